@@ -1,0 +1,54 @@
+"""An embedded checkpoint store for long, paid, row-by-row jobs.
+
+    @ckpt.step("reviews.ckpt", version=1)
+    def label(row: dict) -> dict: ...
+
+    for result in label.run(rows): ...
+
+Killed? Run the same script again: it goes on where it stopped.
+"""
+
+from .errors import (
+    CheckpointError,
+    DecodeError,
+    EncodeError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreVersionError,
+)
+from .keys import key_of
+from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
+from .records import Record
+from .runner import Run
+from .step import Step, arun, run, step
+from .store import MISS, Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISS",
+    "CheckpointError",
+    "DecodeError",
+    "EncodeError",
+    "Pending",
+    "Record",
+    "Run",
+    "SavePolicy",
+    "Step",
+    "Store",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreVersionError",
+    "adaptive",
+    "arun",
+    "by_size",
+    "every",
+    "key_of",
+    "on_exit",
+    "run",
+    "step",
+]

@@ -1,0 +1,275 @@
+"""Open, create and refuse store files. Knows files and SQLite; knows nothing of records.
+
+Every foreign error becomes one of ours here, in `mapped`. A file is never opened by anything but
+SQLite: closing another descriptor of it would drop the locks that SQLite holds in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import secrets
+import stat
+import urllib.parse
+from collections.abc import Iterator
+
+import apsw
+
+from . import schema
+from .errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreVersionError,
+)
+
+OLDEST_SQLITE = (3, 51, 3)
+_READ_WRITE = apsw.SQLITE_OPEN_READWRITE
+_READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+
+
+@contextlib.contextmanager
+def mapped(path: str) -> Iterator[None]:
+    """Turn what apsw raises into our errors, naming the file and what to do."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise _ours(error, path) from error
+
+
+def _ours(error: apsw.Error, path: str) -> StoreError:
+    match error:
+        case apsw.FullError():
+            return StoreFullError(
+                f"{path}: the disk is full; nothing pending is lost. Make room: the next commit "
+                "tries again",
+                path,
+            )
+        case apsw.BusyError() | apsw.LockedError():
+            return StoreLockedError(
+                f"{path}: another process has held the write lock for "
+                f"{schema.BUSY_MILLISECONDS // 1000} s; nothing pending is lost",
+                path,
+            )
+        case apsw.CorruptError() | apsw.NotADBError():
+            return StoreCorruptError(
+                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm, "
+                "copy the three files and work on the copy",
+                path,
+            )
+        case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
+            return StoreError(
+                f"{path}: cannot be written here ({error}). Check the permissions of the file and "
+                "of its directory, in which SQLite puts two files beside it",
+                path,
+            )
+        case _:
+            return StoreError(f"{path}: {type(error).__name__}: {error}", path)
+
+
+def check_sqlite(version: str | None = None) -> None:
+    """Refuse an SQLite with the WAL-reset bug, which can lose committed rows.
+
+    Source: sqlite.org/wal.html, "the WAL-reset bug": 3.7.0 to 3.51.2, two or more connections.
+    """
+    version = version or apsw.sqlite_lib_version()
+    if tuple(map(int, version.split("."))) < OLDEST_SQLITE:
+        raise StoreVersionError(
+            f"SQLite {version} can lose committed rows (its WAL-reset bug): upgrade apsw to a "
+            f"version with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
+
+
+def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Connection:
+    """Open an existing store for writing, hardened and brought to the newest format."""
+    _probe(path, vfs)
+    with mapped(path):
+        connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
+        try:
+            if connection.readonly("main"):
+                raise apsw.ReadOnlyError("no permission to write")
+            schema.harden(connection)
+            schema.tune_writer(connection, durability)
+            present = connection.pragma("user_version")
+            if present < schema.FORMAT:
+                schema.migrate(connection, present)
+            _check_schema(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, bool]:
+    """Open a store for reading only, creating no file; the flag tells whether it is immutable.
+
+    With a log beside the store (a run is writing, or was killed) SQLite's locks are used. Without
+    one, SQLite would have to create it: the file is read as immutable instead, which is sound as
+    long as nobody checkpoints into it meanwhile (`unchanged` tells).
+    """
+    _probe(path, vfs)
+    immutable = not _has_log(path)
+    with mapped(path):
+        connection = _open_uri(path, "immutable=1" if immutable else "mode=ro", vfs)
+        try:
+            schema.harden(connection)
+            connection.set_busy_timeout(schema.BUSY_MILLISECONDS)
+            connection.pragma("query_only", True)
+            _check_schema(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection, immutable
+
+
+def create(path: str, vfs: str | None = None) -> None:
+    """Create an empty store that appears under its name whole, on the disk, mode 0600, or not at all.
+
+    If another process creates it first, theirs is kept.
+    """
+    directory = os.path.dirname(path) or "."
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot create a store here ({error.strerror}). "
+            f"The directory {directory} must exist and be writable",
+            path,
+        ) from error
+    try:
+        with mapped(path):
+            _lay(temporary, vfs)
+        _publish(temporary, path)
+        _sync_directory(directory)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _lay(temporary: str, vfs: str | None) -> None:
+    connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
+    try:
+        schema.harden(connection)
+        connection.pragma("synchronous", "full")
+        connection.pragma("page_size", schema.PAGE_SIZE)
+        schema.migrate(connection, 0)
+        connection.pragma("journal_mode", "wal")
+    finally:
+        connection.close()
+
+
+def _publish(temporary: str, path: str) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, never replaces a store that just appeared
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise StoreError(f"{path}: cannot create the store ({error.strerror})", path) from error
+        os.rename(temporary, path)  # a file system without hard links
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells this file from another that later takes its name; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def unchanged(path: str) -> tuple[int, int, int]:
+    """Return a mark that differs once somebody has written to the main file."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _has_log(path: str) -> bool:
+    try:
+        return os.stat(path + "-wal").st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _open_uri(path: str, options: str, vfs: str | None) -> apsw.Connection:
+    uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?{options}"
+    return apsw.Connection(uri, flags=_READ_ONLY, vfs=vfs)
+
+
+def _probe(path: str, vfs: str | None) -> None:
+    """Refuse whatever is not a store of ours, before anything could write to it."""
+    check_sqlite()
+    _check_file(path)
+    try:
+        connection = _open_uri(path, "immutable=1", vfs)
+        try:
+            application_id, present = _identify(connection)
+        finally:
+            connection.close()
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreError(
+            f"{path}: not a checkpointdb store, nor any SQLite file ({error}); nothing was written. "
+            "Give another path, or move the file away",
+            path,
+        ) from error
+    except apsw.Error as error:
+        raise _ours(error, path) from error
+    if application_id != schema.APPLICATION_ID:
+        raise StoreError(
+            f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
+            "Give another path",
+            path,
+        )
+    if present > schema.FORMAT:
+        raise StoreVersionError(
+            f"{path}: written by a newer checkpointdb (file format {present}, this one knows "
+            f"{schema.FORMAT}); nothing was written. Upgrade checkpointdb",
+            path,
+        )
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}", path) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
+    if status.st_size == 0:
+        raise StoreError(
+            f"{path}: an empty file, which checkpointdb never makes; nothing was written. "
+            "Delete it, or give another path",
+            path,
+        )
+
+
+def _identify(connection: apsw.Connection) -> tuple[int, int]:
+    return connection.pragma("application_id"), connection.pragma("user_version")
+
+
+@functools.cache
+def _expected_schema() -> dict[str, str]:
+    return schema.expected_schema()
+
+
+def _check_schema(connection: apsw.Connection, path: str) -> None:
+    present = schema.schema_of(connection)
+    for name, sql in _expected_schema().items():
+        if present.get(name) != sql:
+            raise StoreCorruptError(
+                f"{path}: its {name} is not the one that checkpointdb made; the file was changed "
+                "by another program, and nothing is read from it or written to it",
+                path,
+            )

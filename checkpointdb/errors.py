@@ -1,0 +1,68 @@
+"""What can go wrong, as a caller sees it. Imports nothing.
+
+    CheckpointError
+    ├── StoreError               the file cannot be used              .path
+    │   ├── StoreLockedError     another process holds it
+    │   ├── StoreCorruptError    its bytes are not what was written
+    │   ├── StoreVersionError    a newer checkpointdb, or too old an SQLite
+    │   └── StoreFullError       no space left; nothing pending is lost
+    ├── EncodeError              a value that cannot be stored        .where .result
+    └── DecodeError              a stored value that does not fit     .key
+
+Misuse of the API is a builtin `TypeError` or `ValueError` at the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+
+class CheckpointError(Exception):
+    """The root of every error that checkpointdb raises on its own account."""
+
+
+class StoreError(CheckpointError):
+    """A store that cannot be opened, read or written; `path` is its file."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StoreLockedError(StoreError):
+    """Another process kept the write lock for longer than we wait. Nothing pending is lost."""
+
+
+class StoreCorruptError(StoreError):
+    """The file's bytes are not those that were written. Nothing is ever deleted because of it."""
+
+
+class StoreVersionError(StoreError):
+    """The store, or the SQLite that would open it, is of a version that cannot be used safely."""
+
+
+class StoreFullError(StoreError):
+    """The disk is full. Pending rows stay in memory; the next commit tries them again."""
+
+
+class EncodeError(CheckpointError):
+    """A row or a result that cannot be stored.
+
+    `where` is the place inside the value (`$.meta[3].file`). For a result, which was paid for,
+    `result` is the value itself: catch the error and save it another way.
+    """
+
+    def __init__(self, message: str, where: str = "$", result: Any = MISSING) -> None:
+        super().__init__(message)
+        self.where = where
+        self.result = result
+
+
+class DecodeError(CheckpointError):
+    """A stored value that does not decode to the type asked for; `key` is its record's, in hex."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key

@@ -1,0 +1,142 @@
+"""Results between the step's return and the commit. Knows policy, time and store; not rows."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from time import perf_counter
+
+from .policy import Pending, SavePolicy, next_look
+from .store import Entry, Store
+
+# A run's row in the store is brought up to date with a commit, at most this often, in seconds.
+COUNTS_EVERY = 1.0
+_ROW_BYTES = 64  # key, checksum, times and SQLite's header, beside input and result
+
+
+class Keeper:
+    """Hold a run's results until its save policy says to commit them.
+
+    Promises: what was added is committed before `close` returns, or raised and still held; the
+    policy's `seconds` is kept by a timer thread; a commit that failed in that thread is raised by
+    the next `add`, `commit` or `close`, with nothing lost.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: SavePolicy,
+        counts: Callable[[], dict[str, float]],
+        committed: Callable[[list[Entry]], None],
+    ) -> None:
+        self.lock = threading.RLock()
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self._store, self._policy = store, policy
+        self._counts, self._committed = counts, committed
+        self._step = self._run = 0
+        self._due = policy.due
+        self._pending = Pending()
+        self._entries: list[Entry] = []
+        self._oldest = self._last_commit = self._last_counts = perf_counter()
+        self._error: BaseException | None = None
+        self._timer: _Timer | None = None
+
+    def open(self, step: int, run: int) -> None:
+        """Say under which step and run entries are to be written, and start the timer."""
+        self._step, self._run = step, run
+        self._last_commit = perf_counter()
+        wait = next_look(self._policy, 0.0)
+        if wait < math.inf:
+            self._timer = _Timer(self, wait)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: Entry, size: int, cost: float, now: float) -> None:
+        """Take over one returned result, and commit if the policy says so.
+
+        Args:
+            entry: what `Store.append` takes.
+            size: bytes of its values.
+            cost: dollars paid for it.
+            now: `perf_counter()` when it returned.
+        """
+        with self.lock:
+            entries, pending = self._entries, self._pending
+            if not entries:
+                self._oldest = now
+            entries.append(entry)
+            pending.rows = len(entries)
+            pending.bytes += size + _ROW_BYTES
+            pending.cost += cost
+            pending.seconds = now - self._oldest
+            pending.elapsed = now - self._last_commit
+            if self._error is not None or self._due(pending):
+                self.commit()
+
+    def commit(self) -> None:
+        """Commit all that is held. If it raises, all is still held."""
+        with self.lock:
+            self._error = None
+            entries = self._entries
+            if not entries:
+                return
+            start = perf_counter()
+            counts = None
+            if start - self._last_counts >= COUNTS_EVERY:
+                counts, self._last_counts = self._counts(), start
+            self._store.append(self._step, self._run, entries, counts)
+            self._note(perf_counter(), start)
+            self._entries = []
+            self._committed(entries)
+
+    def _note(self, now: float, start: float) -> None:
+        self.commits += 1
+        self.commit_seconds += now - start
+        average = self._pending.commit_seconds or now - start
+        self._pending = Pending(commit_seconds=0.7 * average + 0.3 * (now - start))
+        self._last_commit = now
+
+    def tick(self) -> float:
+        """Commit if the policy is due by the clock; return in how many seconds to ask again."""
+        with self.lock:
+            now = perf_counter()
+            if self._entries:
+                pending = self._pending
+                pending.seconds, pending.elapsed = now - self._oldest, now - self._last_commit
+                if self._due(pending):
+                    try:
+                        self.commit()
+                    except Exception as error:  # noqa: BLE001 - raised again in the user's thread
+                        self._error = error
+            age = now - self._oldest if self._entries else 0.0
+            return max(next_look(self._policy, age), 0.001)
+
+    def close(self) -> None:
+        """Commit all that is held, stop the timer. If it raises, all is still held."""
+        self.commit()
+        if self._timer is not None:
+            self._timer.stop()
+
+
+class _Timer(threading.Thread):
+    """Ask the keeper when a row that came right after the last look could be due by the clock,
+    so that adding a row need not wake it."""
+
+    def __init__(self, keeper: Keeper, wait: float) -> None:
+        super().__init__(name="checkpointdb-timer", daemon=True)
+        self._wait = wait
+        self._keeper = keeper
+        self._stopped = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        wait = self._wait
+        while not self._stopped.wait(wait):
+            wait = self._keeper.tick()
+
+    def stop(self) -> None:
+        """Stop; does not wait, for the timer may be waiting for the lock that the caller holds."""
+        self._stopped.set()

@@ -1,0 +1,136 @@
+"""Which record of a key is the newest. Knows keys and record ids; knows nothing of what they hold.
+
+A plain index on random keys costs several times the rest of an insert and grows with the store.
+So the keys of the newest records (the tail) are held in memory, and the index on disk is extended
+in sorted bulk when the tail reaches `TAIL` records. What another process appended is read by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import apsw
+
+TAIL = 50_000
+
+
+class KeyIndex:
+    """Look up record ids by key, over the index on disk and the tail in memory."""
+
+    def __init__(self, reader: apsw.Connection) -> None:
+        self._reader = reader
+        self._tail: dict[bytes, int] = {}
+        self._indexed_to = self._seen = indexed_to(reader)
+
+    def ids(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Return the id of the newest record of each key, None where there is none."""
+        self._catch_up()
+        found: list[int | None] = list(map(self._tail.get, keys))
+        if self._indexed_to and None in found:
+            missing = tuple({key for key, id in zip(keys, found, strict=True) if id is None})
+            on_disk = self._on_disk(missing)
+            found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]
+        return found
+
+    def added(self, keys: Iterable[bytes], first: int, last: int) -> None:
+        """Take note of records just appended by this process, with ids `first` to `last`."""
+        if first == self._seen + 1:  # else another process came between: read its keys too
+            self._tail.update(zip(keys, range(first, last + 1), strict=True))
+            self._seen = last
+
+    @property
+    def tail_is_long(self) -> bool:
+        """Whether it is time to extend the index on disk."""
+        return self._seen - self._indexed_to >= TAIL
+
+    def _catch_up(self) -> None:
+        last = last_id(self._reader)
+        if last == self._seen:
+            return
+        if last - self._seen > TAIL:
+            self.forget_indexed()
+        for key, id in self._reader.execute(
+            "select key, id from records where id > ? order by id", (self._seen,)
+        ).fetchall():
+            self._tail[key] = self._seen = id
+
+    def forget_indexed(self) -> None:
+        """Drop from the tail what the index on disk now holds."""
+        self._indexed_to = indexed_to(self._reader)
+        self._seen = max(self._seen, self._indexed_to)
+        self._tail = {key: id for key, id in self._tail.items() if id > self._indexed_to}
+
+    def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
+        return dict(
+            self._reader.execute(
+                """
+                select wanted.value, key_index.id
+                  from carray(?) as wanted cross join key_index on key_index.key = wanted.value
+                """,
+                (apsw.carray(keys),),
+            ).fetchall()
+        )
+
+
+def last_id(connection: apsw.Connection) -> int:
+    """Return the id of the newest record, 0 in an empty store."""
+    return connection.execute("select max(id) from records").get or 0
+
+
+def indexed_to(connection: apsw.Connection) -> int:
+    """Return the id up to which records are in the index on disk and in the steps' counters."""
+    value: int = connection.execute("select value from state where name = 'indexed_to'").get
+    return value
+
+
+def extend(writer: apsw.Connection) -> None:
+    """Move the tail into the index on disk and the steps' counters; the caller's transaction."""
+    low, high = indexed_to(writer), last_id(writer)
+    for step, results, failures, records, seconds, cost in tally(writer, low, high):
+        writer.execute(
+            """
+            update steps set results = results + ?, failures = failures + ?,
+                   records = records + ?, seconds = seconds + ?, cost = cost + ?
+             where id = ?
+            """,
+            (results, failures, records, seconds, cost, step),
+        )
+    writer.execute(
+        """
+        insert or replace into key_index
+        select key, max(id) from records where id > ? and id <= ? group by key
+        """,
+        (low, high),
+    )
+    writer.execute("update state set value = ? where name = 'indexed_to'", (high,))
+
+
+def tally(
+    connection: apsw.Connection, low: int, high: int
+) -> list[tuple[int, int, int, int, float, float]]:
+    """Count what the records `low` < id <= `high` change, per step.
+
+    Returns rows of (step, results, failures, records, seconds, cost); results and failures count
+    keys by their newest record, so a failure that was retried with success takes one away.
+    """
+    return connection.execute(
+        """
+        with newest as materialized (
+          select key, step, max(id) as id, error is null as good, count(*) as versions,
+                 sum(seconds) as seconds, total(cost) as cost
+            from records where id > ?1 and id <= ?2 group by key
+        ), before as (
+          select newest.key, records.error is null as good
+            from newest join key_index on key_index.key = newest.key
+                        join records on records.id = key_index.id
+           where key_index.id <= ?1
+        )
+        select newest.step,
+               sum(newest.good) - coalesce(sum(before.good), 0),
+               sum(not newest.good) - coalesce(sum(not before.good), 0),
+               sum(versions), sum(seconds), sum(cost)
+          from newest left join before on before.key = newest.key
+         group by newest.step
+        """,
+        (low, high),
+    ).fetchall()

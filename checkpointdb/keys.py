@@ -1,0 +1,110 @@
+"""What makes two rows equal. Knows values; knows nothing of the store, of policies or of runs.
+
+key = xxh3_128(step name, step version, canonical row), 16 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from .canonical import canonical
+from .codec import encode, encode_with_canonical
+from .errors import EncodeError
+
+KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
+Version = int | str
+
+# 0xc1 is the one byte that no MessagePack document contains, so a counted key is never a plain one.
+_NTH = b"\xc1%d"
+
+
+def key_of(name: str, version: Version, row: Any) -> bytes:
+    """Return the 16-byte key of `row` under the step `name` at `version`.
+
+    It is the same in every process, on every platform and Python version; dict order does not
+    matter, types do.
+
+    Raises:
+        EncodeError: the row has no stable content; `.where` is the place.
+    """
+    return xxh3_128_digest(_prefix(name, version) + canonical(row))
+
+
+def _prefix(name: str, version: Version) -> bytes:
+    return msgspec.msgpack.encode((name, version))
+
+
+class Keyer:
+    """Compute the keys of one step's rows.
+
+    Args:
+        name: the step's name.
+        version: the step's version.
+        recipe: None for the whole row; field names, or a callable on the row, to narrow identity.
+    """
+
+    def __init__(self, name: str, version: Version, recipe: KeyRecipe = None) -> None:
+        self._prefix = _prefix(name, version)
+        self._narrow = _narrower(recipe)
+
+    def identify(self, row: Any) -> tuple[bytes, str | bytes | None]:
+        """Return the row's key and its stored form, both taken before the step can change it.
+
+        Under a narrowed identity a row that cannot be stored has the stored form None.
+
+        Raises:
+            EncodeError: the row, or what `key=` makes of it, has no stable content.
+        """
+        if self._narrow is None:
+            content, stored = encode_with_canonical(row)
+            return xxh3_128_digest(self._prefix + content), stored
+        return xxh3_128_digest(self._prefix + canonical(self._narrow(row))), _storable(row)
+
+    def nth(self, key: bytes, n: int) -> bytes:
+        """Return the key of the n-th equal row (n counts from 0) under `duplicates="separate"`."""
+        return key if n == 0 else xxh3_128_digest(key + _NTH % n)
+
+
+def _storable(row: Any) -> str | bytes | None:
+    try:
+        return encode(row)
+    except EncodeError:
+        return None
+
+
+def describe_recipe(recipe: KeyRecipe) -> str:
+    """Name a key recipe for the `steps` table: `row`, the fields, or the callable."""
+    if recipe is None:
+        return "row"
+    if callable(recipe):
+        return f"{getattr(recipe, '__qualname__', type(recipe).__qualname__)}()"
+    return ", ".join(_names(recipe))
+
+
+def _names(recipe: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (recipe,) if isinstance(recipe, str) else tuple(recipe)
+
+
+def _narrower(recipe: KeyRecipe) -> Callable[[Any], Any] | None:
+    if recipe is None or callable(recipe):
+        return recipe
+    names = _names(recipe)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"key= takes field names or a callable on the row, not {recipe!r}")
+
+    def fields(row: Any) -> dict[str, Any]:
+        try:
+            if isinstance(row, Mapping):
+                return {name: row[name] for name in names}
+            return {name: getattr(row, name) for name in names}
+        except (KeyError, AttributeError) as error:
+            missing = error.name if isinstance(error, AttributeError) else error.args[0]
+            raise EncodeError(
+                f"$.{missing}: the row has no such field, and key= names it", f"$.{missing}"
+            ) from None
+
+    return fields

@@ -1,0 +1,72 @@
+"""What becomes of open stores when the process ends or forks. Knows neither SQL nor rows."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import weakref
+from typing import Any, Protocol
+
+log = logging.getLogger("checkpointdb")
+
+
+class Open(Protocol):
+    """Something open that must be closed at exit and must not be touched in a forked child."""
+
+    def close(self) -> None:
+        """Save what is pending and close."""
+
+    def handles(self) -> list[Any]:
+        """Return the objects whose destructors must never run in a forked child."""
+
+
+# Strong references: a store that nobody names any more may still have results to save.
+_open: set[Any] = set()
+
+
+def opened(store: Open) -> None:
+    """Close `store` when this process ends, unless `closed` comes first."""
+    _open.add(store)
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing and multiprocessing.parent_process():
+        # a worker of multiprocessing leaves by os._exit: atexit does not run there
+        from multiprocessing.util import Finalize
+
+        Finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
+
+
+def closed(store: Open) -> None:
+    """Forget a store that was closed."""
+    _open.discard(store)
+
+
+def _close(reference: weakref.ref[Any]) -> None:
+    if (store := reference()) is not None:
+        store.close()
+
+
+def _close_all() -> None:
+    for store in list(_open):
+        try:
+            store.close()
+        except Exception:  # the other stores must be saved all the same
+            log.exception("checkpointdb: results may be lost, a store could not be saved at exit")
+
+
+def _abandon_in_child() -> None:
+    """Keep the parent's connections from ever being closed here: that would disturb its locks."""
+    if not _open:
+        return
+    import ctypes
+
+    for store in list(_open):
+        for handle in store.handles():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+    _open.clear()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_in_child)

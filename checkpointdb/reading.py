@@ -1,0 +1,259 @@
+"""Read a store without changing anything, while others write. Knows SQL and records.
+
+`Store` answers its reading methods through this, and `ckpt` uses nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import msgspec
+
+from . import connection as files
+from .errors import StoreCorruptError, StoreError
+from .key_index import indexed_to, last_id, tally
+from .records import Record, RunInfo, StepInfo, checksum, decoded
+
+Status = Literal["ok", "failed"]
+PAGE = 256
+
+_COLUMNS = """
+       records.key, steps.name, steps.version, records.position, records.input, records.result,
+       records.error, records.attempts, records.seconds, records.cost, records.saved_at,
+       records.run, records.id, records.checksum
+"""
+
+
+class Reader:
+    """A store opened for reading only: it takes no write lock and creates no file.
+
+    Raises:
+        StoreError: no such file, or not a store.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], vfs: str | None = None) -> None:
+        self.path = os.path.realpath(os.fspath(path))
+        self._mark = None
+        if os.path.exists(self.path):
+            self._mark = files.unchanged(self.path)
+        self._connection, self._immutable = files.open_reader(self.path, vfs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; say so if what was read may be torn because somebody wrote meanwhile."""
+        self._connection.close()
+
+    def check_unchanged(self) -> None:
+        """Raise if the file was read without locks and somebody wrote to it meanwhile."""
+        if self._immutable and files.unchanged(self.path) != self._mark:
+            raise StoreError(f"{self.path}: a run began to write while it was read: read again")
+
+    def steps(self) -> list[StepInfo]:
+        """Return the steps, oldest first, with their counts; instant at any size."""
+        with self._snapshot():
+            low, high = indexed_to(self._connection), last_id(self._connection)
+            newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
+            rows = self._connection.execute(
+                """
+                select id, name, version, key_recipe, fingerprint, created_at,
+                       results, failures, records, seconds, cost
+                  from steps order by id
+                """
+            ).fetchall()
+        return [
+            StepInfo(*row[:6], *map(_add, row[6:], newer.get(row[0], (0,) * 5))) for row in rows
+        ]
+
+    def runs(self, step: str | None = None) -> list[RunInfo]:
+        """Return the runs, oldest first."""
+        with files.mapped(self.path):
+            rows = self._connection.execute(
+                """
+                select runs.id, name, version, started_at, updated_at, ended, host, pid, policy,
+                       loss_window, durability, meta, rows, hits, computed, failed, commits,
+                       runs.seconds, commit_seconds, runs.cost
+                  from runs join steps on steps.id = runs.step
+                 where ?1 is null or name = ?1 order by runs.id
+                """,
+                (step,),
+            ).fetchall()
+        return [RunInfo(*row[:11], decoded(row[11]), *row[12:]) for row in rows]
+
+    def records(
+        self,
+        step: str | None = None,
+        version: int | str | None = None,
+        status: Status | None = None,
+    ) -> Iterator[Record]:
+        """Yield the newest record of each key, in input order, from one consistent snapshot.
+
+        The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
+        while the caller works, however long that takes.
+
+        Raises:
+            StoreCorruptError: a record is not what was written; the message names it.
+        """
+        with files.mapped(self.path):
+            self._select(step, version, status)
+        last = 0
+        while True:
+            with files.mapped(self.path):
+                page = self._connection.execute(
+                    f"""
+                    select ordered.rowid, {_COLUMNS}
+                      from temp.ordered join records on records.id = ordered.id
+                                        join steps on steps.id = records.step
+                     where ordered.rowid > ? order by ordered.rowid limit ?
+                    """,
+                    (last, PAGE),
+                ).fetchall()
+            if not page:
+                return
+            for row in page:
+                yield self._record(row[1:])
+            last = page[-1][0]
+
+    def _select(self, step: str | None, version: int | str | None, status: Status | None) -> None:
+        self._connection.pragma("query_only", False)
+        self._connection.execute("drop table if exists temp.ordered")
+        self._connection.execute("create temp table ordered (id integer not null)")
+        self._connection.execute(
+            """
+            insert into temp.ordered
+            select newest.id
+              from (select max(id) as id, step, position, error from records group by key) newest
+              join steps on steps.id = newest.step
+             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
+               and (?3 is null or (error is null) = (?3 = 'ok'))
+             order by newest.step, newest.position, newest.id
+            """,
+            (step, version, status),
+        )
+        self._connection.pragma("query_only", True)
+
+    def get(self, key: bytes) -> Record | None:
+        """Return the newest record of `key`, None if there is none."""
+        found = self.find(key.hex())
+        return found[0] if found else None
+
+    def find(self, start: str, limit: int = 2) -> list[Record]:
+        """Return the newest records of up to `limit` keys whose hex form begins with `start`."""
+        low = bytes.fromhex(start.ljust(32, "0"))
+        high = bytes.fromhex(start.ljust(32, "f"))
+        with self._snapshot():
+            rows = self._connection.execute(
+                f"""
+                with wanted as (
+                  select id from key_index where key between ?1 and ?2
+                   union all
+                  select id from records where id > ?3 and key between ?1 and ?2
+                )
+                select {_COLUMNS}, max(records.id)
+                  from wanted join records on records.id = wanted.id
+                              join steps on steps.id = records.step
+                 group by records.key limit ?4
+                """,
+                (low, high, indexed_to(self._connection), limit),
+            ).fetchall()
+        return [self._record(row[:-1]) for row in rows]
+
+    def last_commit(self) -> tuple[int, float | None]:
+        """Return the id of the newest record and the time it was saved, (0, None) if empty."""
+        with files.mapped(self.path):
+            row = self._connection.execute(
+                "select id, saved_at from records order by id desc limit 1"
+            ).fetchone()
+        return row or (0, None)
+
+    def verify(self) -> list[str]:
+        """Check the whole file; return what is wrong, a line each, [] if all is well.
+
+        SQLite's structure, the checksum of every record, the index against the records.
+        """
+        with files.mapped(self.path):
+            lines = self._connection.execute("pragma integrity_check").fetchall()
+        problems = [f"SQLite: {line}" for (line,) in lines if line != "ok"]
+        return problems + list(self._bad_records()) + list(self._bad_index())
+
+    def _bad_records(self) -> Iterator[str]:
+        last = 0
+        while True:
+            page = self._connection.execute(
+                """
+                select id, key, input, result, error, checksum from records
+                 where id > ? order by id limit ?
+                """,
+                (last, PAGE),
+            ).fetchall()
+            if not page:
+                return
+            for id, key, stored_input, result, error, expected in page:
+                if checksum(key, stored_input, result, error) != expected:
+                    yield f"record {id} (key {key.hex()}): not what was written"
+            last = page[-1][0]
+
+    def _bad_index(self) -> Iterator[str]:
+        wrong = self._connection.execute(
+            """
+            select key_index.id from key_index left join records on records.id = key_index.id
+             where records.key is not key_index.key limit 10
+            """
+        ).fetchall()
+        for (id,) in wrong:
+            yield f"index entry of record {id}: points at another key"
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        *fields, expected = row
+        key, stored_input, result, error = fields[0], fields[4], fields[5], fields[6]
+        check_record(self.path, fields[12], key, stored_input, result, error, expected)
+        fields[4:7] = decoded(stored_input), decoded(result), decoded(error)
+        return Record(*fields)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        with files.mapped(self.path):
+            self._connection.execute("begin")
+            try:
+                yield
+            finally:
+                self._connection.execute("rollback")
+
+
+def check_record(
+    path: str,
+    id: int,
+    key: bytes,
+    stored_input: str | bytes | None,
+    result: str | bytes | None,
+    error: str | None,
+    expected: int,
+) -> None:
+    """Raise StoreCorruptError unless a record's bytes are those that were written."""
+    if checksum(key, stored_input, result, error) != expected:
+        raise StoreCorruptError(
+            f"{path}: record {id} (key {key.hex()}) is not what was written: bits have rotted or "
+            "another program changed it. Every other record is still readable",
+            path,
+        )
+
+
+def _add(before: Any, newer: Any) -> Any:
+    return before + newer
+
+
+def to_builtins(info: msgspec.Struct) -> dict[str, Any]:
+    """Return a record, step or run as a dict for JSON, keys in hex."""
+    fields = {name: getattr(info, name) for name in info.__struct_fields__}
+    if isinstance(fields.get("key"), bytes):
+        fields["key"] = fields["key"].hex()
+    return fields
+
+

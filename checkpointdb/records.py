@@ -1,0 +1,108 @@
+"""What a store holds, as a reader sees it: values only, no SQL and no files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from .codec import decode
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The newest record of a key.
+
+    Attributes:
+        key: 16 bytes.
+        step: name of the step.
+        version: version of the step.
+        position: place of the row in the input of the run that computed it, from 0.
+        input: the row; None if it could not be stored under a narrowed identity.
+        result: what the step returned; None if it failed.
+        error: None on success, else what went wrong: type, message, traceback.
+        attempts: how often the row was tried, over all runs.
+        seconds: how long the call took.
+        cost: dollars, or None.
+        saved_at: time of the commit, seconds since 1970.
+        run: id of the run that wrote it.
+        id: its place in the log, from 1.
+    """
+
+    key: bytes
+    step: str
+    version: int | str
+    position: int
+    input: Any
+    result: Any
+    error: dict[str, Any] | None
+    attempts: int
+    seconds: float
+    cost: float | None
+    saved_at: float
+    run: int
+    id: int
+
+
+class StepInfo(msgspec.Struct, frozen=True):
+    """A step in a store: its identity and what is saved of it."""
+
+    id: int
+    name: str
+    version: int | str
+    key_recipe: str
+    fingerprint: str | None
+    created_at: float
+    results: int
+    failures: int
+    records: int
+    seconds: float
+    cost: float
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """One pass of a step over rows. `ended` is None while it runs, or if it was killed."""
+
+    id: int
+    step: str
+    version: int | str
+    started_at: float
+    updated_at: float
+    ended: str | None
+    host: str
+    pid: int
+    policy: str
+    loss_window: str
+    durability: str
+    meta: Any
+    rows: int
+    hits: int
+    computed: int
+    failed: int
+    commits: int
+    seconds: float
+    commit_seconds: float
+    cost: float
+
+
+def checksum(
+    key: bytes,
+    stored_input: str | bytes | None,
+    result: str | bytes | None,
+    error: str | None,
+) -> int:
+    """Return the 63-bit checksum of a record, over the bytes and storage classes of its values."""
+    digest = xxh3_64_intdigest(key)
+    for data in (stored_input, result, error):
+        if type(data) is str:
+            digest = xxh3_64_intdigest(data.encode(), digest ^ 1)
+        elif data is None:
+            digest ^= 2
+        else:
+            digest = xxh3_64_intdigest(data, digest ^ 3)
+    return digest >> 1
+
+
+def decoded(data: str | bytes | None) -> Any:
+    """Decode a stored value; None stays None."""
+    return None if data is None else decode(data)

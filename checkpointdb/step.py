@@ -1,0 +1,350 @@
+"""The decorator: names and versions a function. Knows how users call; leaves the rest to the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import threading
+import typing
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from . import drivers
+from .canonical import Arguments
+from .codec import Codec
+from .fingerprint import fingerprint
+from .keys import Keyer, KeyRecipe, Version, describe_recipe
+from .policy import SavePolicy, adaptive, check_policy
+from .runner import Run, Spec
+from .signals import Signals
+from .store import Durability, Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+StoreOrPath = Store | str | os.PathLike[str]
+Duplicates = Literal["share", "separate"]
+
+_REQUIRED: Any = object()
+
+
+class Step(Generic[P, R]):
+    """A function with a name and a version whose results are kept in a store; made by `step`.
+
+    Call it like the function, for one row; `run` and `arun` pass it over many. `__wrapped__` is
+    the function itself. Nothing is opened before the first use.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        store: StoreOrPath,
+        *,
+        version: Version,
+        name: str | None = None,
+        key: KeyRecipe = None,
+        save: SavePolicy | None = None,
+        durability: Durability = "power",
+        duplicates: Duplicates = "share",
+        meta: Any = None,
+    ) -> None:
+        _check_function(fn)
+        self.name = _check_name(fn, name)
+        self.version = _check_version(version)
+        if durability not in ("power", "process"):
+            raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
+        if duplicates not in ("share", "separate"):
+            raise ValueError(f"duplicates={duplicates!r}: give 'share' or 'separate'")
+        self._keyer = Keyer(self.name, version, key)
+        self._key_recipe = describe_recipe(key)
+        self._save = check_policy(adaptive() if save is None else save)
+        self._where, self._durability = store, durability
+        self._duplicates, self._meta = duplicates, meta
+        self._lock = threading.Lock()
+        self._store: Store | None = store if isinstance(store, Store) else None
+        self._calls: Run[Any] | None = None
+        functools.update_wrapper(self, fn)
+        self.__wrapped__ = fn
+
+    def __repr__(self) -> str:
+        return f"<step {self.name!r} version {self.version!r} in {self._where!r}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the saved result of this row, or call the function and keep what it returns.
+
+        The result is pending until the save policy, its timer, `flush()` or the exit of the process
+        commits it. Equal calls made at the same time, in threads or tasks, share one computation.
+        """
+        row = self._row(args, kwargs)
+        if self._spec.is_async:
+            return drivers.acall(self._call_run(), row)  # type: ignore[return-value]
+        result: R = drivers.call(self._call_run(), row)
+        return result
+
+    @overload
+    def run(
+        self: Step[P, Coroutine[Any, Any, T]], rows: Iterable[Any], *, batch_size: None = None
+    ) -> Run[T]: ...
+    @overload
+    def run(self, rows: Iterable[Any], *, batch_size: None = None) -> Run[R]: ...
+    @overload
+    def run(self, rows: Iterable[Any], *, batch_size: int) -> Run[Any]: ...
+    def run(self, rows: Iterable[Any], *, batch_size: int | None = None) -> Run[Any]:
+        """Return an iterator over the results of all `rows`, in their order.
+
+        Rows with a saved result are read from the store, the rest are computed and saved as the
+        save policy says. Works for an async step too, also inside a running event loop.
+
+        Args:
+            rows: any iterable, read lazily; it may be endless.
+            batch_size: the step gets a list of up to so many rows, and returns as long a list.
+
+        Raises:
+            TypeError, ValueError: wrong use, at once.
+            StoreError: the store cannot be opened, at once; or written, while iterating.
+            EncodeError: while iterating: a row, before the step is called; or a result, attached.
+        """
+        _check_rows(rows, Iterable)
+        _check_batch_size(batch_size)
+
+        def loop(run: Run[Any], signals: Signals) -> Iterator[Any]:
+            if self._spec.is_async:
+                tasks = drivers.Tasks(run, 1, batch_size)
+                return drivers.bridged(tasks.chunks(rows), run, signals)
+            if batch_size is None:
+                return drivers.sequential(run, rows, signals)
+            return drivers.batches(run, rows, batch_size, signals)
+
+        return self._new_run(batch_size, drive=lambda run: drivers.drive(run, loop))
+
+    def arun(
+        self, rows: Iterable[Any] | AsyncIterable[Any], *, batch_size: int | None = None
+    ) -> Run[Any]:
+        """Return an async iterator over the results of all `rows`; `run` for async code.
+
+        Args:
+            rows: any iterable or async iterable, read lazily.
+            batch_size: as for `run`.
+
+        Raises:
+            TypeError: the step is not an `async def`; and as `run`.
+        """
+        if not self._spec.is_async:
+            raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
+        _check_rows(rows, (Iterable, AsyncIterable))
+        _check_batch_size(batch_size)
+
+        def adrive(run: Run[Any]) -> AsyncIterator[Any]:
+            return drivers.adrive(run, drivers.Tasks(run, 1, batch_size).chunks(rows))
+
+        return self._new_run(batch_size, adrive=adrive)
+
+    def flush(self) -> None:
+        """Commit what is pending and make it survive a power cut."""
+        self.store.flush()
+
+    @property
+    def store(self) -> Store:
+        """The store, opened now if it was not."""
+        with self._lock:
+            reopen = self._store is not None and self._store.closed and self._where is not self._store
+            if self._store is None or reopen:
+                assert not isinstance(self._where, Store)
+                self._store = Store(self._where, durability=self._durability)
+            return self._store
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.__wrapped__)
+
+    @functools.cached_property
+    def _spec(self) -> Spec:
+        return self._make_spec(_return_type(self.__wrapped__))
+
+    @functools.cached_property
+    def _batch_spec(self) -> Spec:
+        args = typing.get_args(_return_type(self.__wrapped__))
+        return self._make_spec(args[0] if args else Any)
+
+    def _make_spec(self, annotation: Any) -> Spec:
+        return Spec(
+            fn=self.__wrapped__,
+            name=self.name,
+            version=self.version,
+            keyer=self._keyer,
+            key_recipe=self._key_recipe,
+            fingerprint=fingerprint(self.__wrapped__),
+            codec=Codec(annotation),
+            is_async=_is_async(self.__wrapped__),
+            separate=self._duplicates == "separate",
+        )
+
+    def _new_run(self, batch_size: int | None, **drive: Any) -> Run[Any]:
+        spec = self._spec if batch_size is None else self._batch_spec
+        return Run(self.store, spec, self._save, self._meta, **drive)
+
+    def _call_run(self) -> Run[Any]:
+        run = self._calls
+        if run is None or run.store.closed:
+            store = self.store
+            with self._lock:
+                run = self._calls
+                if run is None or run.store.closed:
+                    spec = dataclasses.replace(self._spec, fn=self._invoke)
+                    run = Run(store, spec, self._save, self._meta)
+                    run.start()
+                    self._calls = run
+        return run
+
+    def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) == 1 and not kwargs:
+            return args[0]
+        bound = self._signature.bind(*args, **kwargs).arguments
+        if len(bound) == 1 and next(iter(bound)) == next(iter(self._signature.parameters)):
+            return next(iter(bound.values()))
+        return Arguments(bound)
+
+    def _invoke(self, row: Any) -> Any:
+        if type(row) is not Arguments:
+            return self.__wrapped__(row)  # type: ignore[call-arg]
+        bound = inspect.BoundArguments(self._signature, row)  # type: ignore[arg-type]
+        return self.__wrapped__(*bound.args, **bound.kwargs)
+
+
+@overload
+def step(
+    store: StoreOrPath,
+    *,
+    version: Version,
+    name: str | None = None,
+    key: KeyRecipe = None,
+    save: SavePolicy | None = None,
+    durability: Durability = "power",
+    duplicates: Duplicates = "share",
+    meta: Any = None,
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+@overload
+def step(store: Callable[..., Any]) -> typing.NoReturn: ...
+def step(store: Any, *, version: Any = _REQUIRED, **options: Any) -> Any:
+    """Keep a function's results in a store, so that running it again computes only what is missing.
+
+    Promises: a result is pending when it is returned and committed when the save policy says; a
+    committed result survives what `durability` names; a saved result is never thrown away, not even
+    when the code changes. The function's own exceptions pass through, the same objects.
+
+    Args:
+        store: path of the store file, created at first use; or an open `Store`.
+        version: int or str. Results saved under another version are not used. Raise it when the
+            step's results should be computed anew.
+        name: the step's name in the store; the function's name unless given.
+        key: field names of the row, or a callable on it, that make its identity; the whole row
+            unless given.
+        save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
+        durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
+        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
+        meta: anything JSON holds, kept with every run: a model's name, a git commit.
+
+    Raises:
+        TypeError, ValueError: wrong use, at decoration.
+    """
+    if callable(store):
+        raise TypeError('@step needs its store and version: @step("rows.ckpt", version=1)')
+    if version is _REQUIRED:
+        raise TypeError(
+            "step() needs version=, for example version=1: results are reused as long as it stays "
+            "the same, whatever happens to the code"
+        )
+
+    def decorate(fn: Callable[P, R]) -> Step[P, R]:
+        return Step(fn, store, version=version, **options)
+
+    return decorate
+
+
+def run(
+    fn: Callable[..., Any],
+    rows: Iterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Run[Any]:
+    """Pass `fn` over `rows` with its results kept in `store`: `step` and `Step.run` in one call.
+
+    Args:
+        fn: a plain function, sync or async.
+        rows: any iterable.
+        store: path of the store file, or an open `Store`.
+        version: as for `step`.
+        batch_size: as for `Step.run`.
+        **options: `name`, `key`, `save`, `durability`, `duplicates`, `meta`, as for `step`.
+    """
+    return Step(fn, store, version=version, **options).run(rows, batch_size=batch_size)  # type: ignore[call-overload,no-any-return]
+
+
+def arun(
+    fn: Callable[..., Any],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Run[Any]:
+    """Pass an async `fn` over `rows`, for `async for`; see `run`."""
+    return Step(fn, store, version=version, **options).arun(rows, batch_size=batch_size)
+
+
+def _is_async(fn: Any) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        getattr(fn, "__call__", None)
+    )
+
+
+def _return_type(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    target = fn if inspect.isroutine(fn) else getattr(type(fn), "__call__", fn)
+    try:
+        return typing.get_type_hints(target).get("return", Any)
+    except Exception:  # noqa: BLE001 - a name that cannot be resolved: decode without a type
+        return Any
+
+
+def _check_function(fn: Any) -> None:
+    if not callable(fn):
+        raise TypeError(f"a step is a function, not {fn!r}")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TypeError(f"{fn!r} is a generator: a step returns one result for one row")
+
+
+def _check_name(fn: Any, name: str | None) -> str:
+    name = getattr(fn, "__name__", None) if name is None else name
+    if not isinstance(name, str) or not name or name == "<lambda>":
+        raise TypeError("this step has no name of its own: give name=, which goes into every key")
+    return name
+
+
+def _check_version(version: Any) -> Version:
+    if isinstance(version, bool) or not isinstance(version, int | str):
+        raise TypeError(f"version={version!r}: give an int or a str")
+    return version
+
+
+def _check_rows(rows: Any, kinds: Any) -> None:
+    if isinstance(rows, str | bytes | dict) or not isinstance(rows, kinds):
+        raise TypeError(
+            f"rows must be an iterable of rows, not {type(rows).__name__}"
+            + (": for one row, call the step itself" if isinstance(rows, str | dict) else "")
+        )
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size={batch_size!r}: give a whole number above 0, or None")

@@ -1,0 +1,380 @@
+"""Bytes in, bytes out. Knows SQL and files; knows nothing of rows, steps' code or policies."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import functools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol, Self
+
+import apsw
+
+from . import connection as files
+from . import lifetime, schema
+from .errors import StoreError
+from .key_index import KeyIndex, extend
+from .reading import Reader, Status, check_record
+from .records import Record, RunInfo, StepInfo, checksum
+
+Durability = Literal["power", "process"]
+# key, position, attempts, seconds, cost, error, result, input
+Entry = tuple[
+    bytes, int, int, float, float | None, str | None, str | bytes | None, str | bytes | None
+]
+Stored = str | bytes
+
+# One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row,
+# which beside a busy Python thread cost 352 µs a row against 11 (docs/benchmarks.md).
+_ENTRIES_PER_STATEMENT = 1024
+
+
+class _Missing:
+    """Nothing is saved under that key; false in a boolean context."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "MISS"
+
+
+MISS = _Missing()
+
+
+class Found:
+    """A saved record as a look-up returns it: its bytes, checked against their checksum."""
+
+    __slots__ = ("attempts", "error", "result")
+
+    def __init__(self, attempts: int, error: str | None, result: Stored | None) -> None:
+        self.attempts, self.error, self.result = attempts, error, result
+
+
+class Holder(Protocol):
+    """Something that holds results not yet committed to a store."""
+
+    def commit(self) -> None:
+        """Commit them."""
+
+    def close(self) -> None:
+        """Commit them and hold nothing any more."""
+
+
+class Store:
+    """A store file, open for reading and writing. A context manager; safe to share by threads.
+
+    Promises: creation is whole or not at all, and durable; a commit is all or nothing; what a
+    commit acknowledged survives a power cut (`durability="power"`) or the death of the process
+    (`"process"`); `flush` always makes everything before it survive a power cut.
+
+    Args:
+        path: the file; created, mode 0600, if it does not exist.
+        durability: `"power"` or `"process"`.
+        create: False to raise instead of creating the file.
+        vfs: name of an SQLite VFS to use instead of the system's.
+
+    Raises:
+        StoreError: a directory, an empty file, not a store, a place that cannot be written.
+        StoreVersionError: written by a newer version; or an SQLite with a known data-loss bug.
+        StoreCorruptError: truncated or changed by another program.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "power",
+        create: bool = True,
+        vfs: str | None = None,
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
+        files.check_sqlite()
+        self.path = os.path.realpath(os.fspath(path))
+        self.durability = durability
+        self._vfs = vfs
+        self._lock = threading.RLock()
+        self._holders: set[Holder] = set()
+        self._unsynced = False
+        self._pid = os.getpid()
+        if create and not os.path.lexists(self.path):
+            files.create(self.path, vfs)
+        self._writer: apsw.Connection | None = files.open_writer(self.path, durability, vfs)
+        self._identity = files.identity(self.path)
+        with files.mapped(self.path):
+            self._reader = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+            schema.harden(self._reader)
+            self._reader.set_busy_timeout(schema.BUSY_MILLISECONDS)
+            self._reader.pragma("query_only", True)
+            self._index = KeyIndex(self._reader)
+        lifetime.opened(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r}, durability={self.durability!r})"
+
+    # --- for people
+
+    def steps(self) -> list[StepInfo]:
+        """Return the steps, oldest first, with their counts."""
+        with Reader(self.path, self._vfs) as reader:
+            return reader.steps()
+
+    def runs(self, step: str | None = None) -> list[RunInfo]:
+        """Return the runs, oldest first."""
+        with Reader(self.path, self._vfs) as reader:
+            return reader.runs(step)
+
+    def records(self, step: str | None = None, status: Status | None = None) -> Iterator[Record]:
+        """Yield the newest record of each key, in input order, as of the first one asked for."""
+        with Reader(self.path, self._vfs) as reader:
+            yield from reader.records(step, status=status)
+
+    def get(self, key: bytes) -> Record | _Missing:
+        """Return the newest record of `key`, or `MISS`.
+
+        Raises:
+            StoreCorruptError: its bytes are not what was written.
+        """
+        with Reader(self.path, self._vfs) as reader:
+            return reader.get(key) or MISS
+
+    def verify(self) -> list[str]:
+        """Check every byte that can be checked; return what is wrong, a line each."""
+        with Reader(self.path, self._vfs) as reader:
+            return reader.verify()
+
+    def flush(self) -> None:
+        """Commit all that is pending on this store and make it survive a power cut.
+
+        Raises:
+            StoreFullError: no space; what is pending stays so, flush again.
+        """
+        for holder in list(self._holders):
+            holder.commit()
+        self.sync()
+
+    def close(self) -> None:
+        """Flush, then close the file. What is pending is kept if that fails. Can be repeated."""
+        if self._writer is None or self._pid != os.getpid():
+            return
+        for holder in list(self._holders):
+            holder.close()
+        self.sync()
+        with self._lock, files.mapped(self.path):
+            self._reader.close()
+            self._writer.close()
+            self._writer = None
+        lifetime.closed(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed, or belongs to the process this one was forked from."""
+        return self._writer is None or self._pid != os.getpid()
+
+    def handles(self) -> list[Any]:
+        """Return the SQLite connections, for a forked child to leave alone."""
+        return [self._writer, self._reader]
+
+    # --- for the runner
+
+    def hold(self, holder: Holder) -> None:
+        """Have `flush` and `close` commit what `holder` has pending."""
+        self._holders.add(holder)
+
+    def release(self, holder: Holder) -> None:
+        """Forget a holder."""
+        self._holders.discard(holder)
+
+    def sync(self) -> None:
+        """Make every commit so far survive a power cut, whatever the durability."""
+        with self._writing() as writer:
+            if self._unsynced:  # an empty commit syncs nothing: write something, fully synced
+                schema.set_durability(writer, "power")
+                try:
+                    writer.execute("update state set value = value + 1 where name = 'flushes'")
+                finally:
+                    schema.set_durability(writer, self.durability)
+                self._unsynced = False
+
+    def find(self, keys: Sequence[bytes]) -> list[Found | None]:
+        """Return the newest record of each key, None where there is none.
+
+        Raises:
+            StoreCorruptError: a record is not what was written; the message names it.
+        """
+        with self._lock, files.mapped(self.path):
+            self._check_open()
+            ids = self._index.ids(keys)
+            known = tuple(id for id in ids if id is not None)
+            if not known:
+                return [None] * len(keys)
+            rows = self._fetch(known)
+        return [None if id is None else self._found(next(rows), key) for id, key in zip(ids, keys)]
+
+    def _fetch(self, ids: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+        rows = self._reader.execute(
+            """
+            select id, key, input, result, error, checksum, attempts
+              from carray(?) as wanted cross join records on records.id = wanted.value
+            """,
+            (apsw.carray(array.array("q", ids)),),
+        ).fetchall()
+        if len(rows) != len(ids):
+            raise apsw.CorruptError("the key index names records that are not there")
+        return iter(rows)
+
+    def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
+        id, key, stored_input, result, error, expected, attempts = row
+        check_record(self.path, id, wanted, stored_input, result, error, expected)
+        return Found(attempts, error, result)
+
+    def append(
+        self, step: int, run: int, entries: Sequence[Entry], counts: dict[str, float] | None = None
+    ) -> None:
+        """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
+
+        Raises:
+            StoreFullError: no space. StoreLockedError: another process holds the lock.
+        """
+        with self._writing() as writer:
+            self._check_same_file()
+            if len(entries) <= _ENTRIES_PER_STATEMENT and not counts:
+                _insert(writer, step, run, entries)
+            else:
+                with _transaction(writer):
+                    for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
+                        _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
+                    if counts:
+                        _update_run(writer, run, counts)
+            last = writer.last_insert_rowid()
+            self._unsynced = self.durability != "power"
+            self._index.added([entry[0] for entry in entries], last - len(entries) + 1, last)
+            if self._index.tail_is_long:
+                with _transaction(writer):
+                    extend(writer)
+                self._index.forget_indexed()
+
+    def register_step(
+        self, name: str, version: int | str, key_recipe: str, fingerprint: str | None
+    ) -> tuple[int, str, str | None]:
+        """Return the step's id, stored key recipe and stored fingerprint; add it if it is new."""
+        with self._writing() as writer:
+            writer.execute(
+                """
+                insert or ignore into steps (name, version, key_recipe, fingerprint, created_at)
+                values (?, ?, ?, ?, ?)
+                """,
+                (name, version, key_recipe, fingerprint, time.time()),
+            )
+            return writer.execute(
+                "select id, key_recipe, fingerprint from steps where name = ? and version = ?",
+                (name, version),
+            ).fetchone()
+
+    def update_step(self, step: int, key_recipe: str, fingerprint: str | None) -> None:
+        """Store a step's new code fingerprint and key recipe."""
+        with self._writing() as writer:
+            writer.execute(
+                "update steps set key_recipe = ?, fingerprint = ? where id = ?",
+                (key_recipe, fingerprint, step),
+            )
+
+    def begin_run(self, step: int, policy: str, loss_window: str, meta: str | None) -> int:
+        """Record that a run begins; return its id."""
+        now = time.time()
+        with self._writing() as writer:
+            writer.execute(
+                """
+                insert into runs (step, started_at, updated_at, host, pid,
+                                  policy, loss_window, durability, meta)
+                values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (step, now, now, socket.gethostname(), os.getpid(),
+                 policy, loss_window, self.durability, meta),
+            )  # fmt: skip
+            return writer.last_insert_rowid()
+
+    def end_run(self, run: int, counts: dict[str, float], ended: str) -> None:
+        """Write a run's last counts and how it ended, and make it all survive a power cut."""
+        with self._writing() as writer:
+            _update_run(writer, run, counts, ended)
+            self._unsynced = self.durability != "power"
+        self.sync()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        with self._lock, files.mapped(self.path):
+            self._check_open()
+            assert self._writer is not None
+            yield self._writer
+
+    def _check_open(self) -> None:
+        if self._writer is None:
+            raise StoreError(f"{self.path}: the store is closed", self.path)
+        if self._pid != os.getpid():
+            raise StoreError(
+                f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
+                "from it: open the store anew in the child",
+                self.path,
+            )
+
+    def _check_same_file(self) -> None:
+        if files.identity(self.path) != self._identity:
+            raise StoreError(
+                f"{self.path}: the file was deleted or replaced while it was open; what is pending "
+                "is kept in memory. Put the file back to go on",
+                self.path,
+            )
+
+
+def _insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry]) -> None:
+    values: list[Any] = [step, run, time.time()]
+    for key, position, attempts, seconds, cost, error, result, stored_input in entries:
+        values += (
+            key, position, attempts, seconds, cost,
+            checksum(key, stored_input, result, error), error, result, stored_input,
+        )  # fmt: skip
+    writer.execute(_insert_sql(len(entries)), values)
+
+
+def _update_run(
+    writer: apsw.Connection, run: int, counts: dict[str, float], ended: str | None = None
+) -> None:
+    assignments = ", ".join(f"{name} = ?" for name in counts)
+    writer.execute(
+        f"update runs set {assignments}, updated_at = ?, ended = ? where id = ?",
+        (*counts.values(), time.time(), ended, run),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _insert_sql(entries: int) -> str:
+    rows = ",".join(["(?1,?2,?3,?,?,?,?,?,?,?,?,?)"] * entries)
+    return f"""
+        insert into records (step, run, saved_at, key, position, attempts, seconds, cost,
+                             checksum, error, result, input)
+        values {rows}
+        """
+
+
+@contextlib.contextmanager
+def _transaction(writer: apsw.Connection) -> Iterator[None]:
+    writer.execute("begin immediate")
+    try:
+        yield
+        writer.execute("commit")
+    except BaseException:
+        if writer.in_transaction:
+            writer.execute("rollback")
+        raise
