@@ -1,0 +1,106 @@
+"""Fixtures for every test: a store that is verified at the end, and nothing left open behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import threading
+import time
+
+import apsw
+import hypothesis
+import pytest
+
+from checkpointdb import CheckpointError, Store, lifetime
+
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "damages_store: the test destroys its store on purpose; it is not verified"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(tmp_path):
+    """Close what a test left to the exit of the process, and fail if that leaves anything open."""
+    yield
+    close_all()
+    deadline = time.monotonic() + 2
+    while (left := leaks(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a timer thread ends soon after its run, not at once
+    assert not left, f"left open by the test: {left}"
+
+
+@pytest.fixture
+def store_path(tmp_path, request):
+    """A path without a file; whatever store the test makes of it must be sound at the end."""
+    path = str(tmp_path / "rows.ckpt")
+    yield path
+    damaged = request.node.get_closest_marker("damages_store") is not None
+    close_all(force=damaged)
+    if not damaged:
+        assert not glob.glob(glob.escape(path) + ".*.tmp"), "a half-made store was left behind"
+        if os.path.exists(path):
+            verify(path)
+
+
+@pytest.fixture
+def open_store(store_path):
+    """Open `store_path`, as often as you like; all are closed at the end."""
+
+    def open_store(**options):
+        return Store(store_path, **options)
+
+    return open_store
+
+
+def verify(path):
+    """Fail unless the store at `path` is sound and its counters are what its records say."""
+    with Store(path, create=False) as store:
+        assert store.verify() == []
+        counted = {
+            (step.name, step.version): (step.results, step.failures, step.records)
+            for step in store.steps()
+            if step.records
+        }
+        results, failures = {}, {}
+        for record in store.records():
+            kind = results if record.error is None else failures
+            identity = record.step, record.version
+            kind[identity] = kind.get(identity, 0) + 1
+    with contextlib.closing(apsw.Connection(path)) as connection:
+        appended = connection.execute(
+            """
+            select name, version, count(*)
+              from records join steps on steps.id = step group by step
+            """
+        ).fetchall()
+    assert counted == {
+        (name, version): (results.get((name, version), 0), failures.get((name, version), 0), n)
+        for name, version, n in appended
+    }
+
+
+def close_all(force=False):
+    """Close every store that is open in this process."""
+    for store in list(lifetime._open):
+        with contextlib.suppress(CheckpointError) if force else contextlib.nullcontext():
+            store.close()
+        if not store.closed:
+            for connection in store.handles():
+                connection.close()
+            lifetime.closed(store)
+
+
+def leaks(directory):
+    """Return open files under `directory` and running threads of ours."""
+    files = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            files.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    threads = [t.name for t in threading.enumerate() if t.name.startswith("checkpointdb")]
+    return [name for name in files if name.startswith(str(directory))] + threads
