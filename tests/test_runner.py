@@ -1,0 +1,576 @@
+"""A run over rows: order, laziness, memory, duplicates, errors, batches and the report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+import threading
+import time
+
+import pytest
+from drivers import ASYNC, BRIDGED, SEQUENTIAL, each_driver
+
+import checkpointdb as ckpt
+from checkpointdb import EncodeError, Store, every
+
+
+class Step:
+    """A plain function that writes down what it was called with: the oracle of what was paid."""
+
+    def __init__(self, fn=lambda row: {"of": row}):
+        self.fn, self.calls = fn, []
+
+    @property
+    def plain(self):
+        def step(row):
+            self.calls.append(row)
+            return self.fn(row)
+
+        return step
+
+    def batch(self, rows):
+        self.calls.append(list(rows))
+        return [self.fn(row) for row in rows]
+
+
+class Boom(Exception):
+    pass
+
+
+def fail_at(*bad):
+    def fn(row):
+        if row in bad:
+            raise Boom(f"row {row}")
+        return row * 10
+
+    return Step(fn)
+
+
+def saved(path, step=None):
+    """What is on disk: inputs to results, read past every handle of the run."""
+    with Store(path, create=False) as store:
+        return {record.position: record.result for record in store.records(step)}
+
+
+def watched(rows, taken):
+    for row in rows:
+        taken.append(row)
+        yield row
+
+
+# --- order, resume, report
+
+
+@each_driver
+def test_results_come_in_the_order_of_the_rows_and_a_second_run_calls_nothing(driver, store_path):
+    """Results are in input order; a second run over the same rows is all hits and no call."""
+    step = Step()
+    rows = [{"id": i, "text": "é" * (i % 3)} for i in range(300)]
+    results = [{"of": row} for row in rows]
+    first = driver.start(driver.step(step.plain, store_path, name="s"), rows)
+    assert driver.results(first) == results
+    assert step.calls == rows
+    second = driver.start(driver.step(step.plain, store_path, name="s"), rows)
+    assert driver.results(second) == results
+    assert step.calls == rows
+    assert (first.report.rows, first.report.hits, first.report.computed) == (300, 0, 300)
+    assert (second.report.rows, second.report.hits, second.report.computed) == (300, 300, 0)
+    assert first.report.failed == second.report.failed == second.report.commits == 0
+    assert first.report.commits > 0
+    assert first.report.seconds >= first.report.commit_seconds > 0
+
+
+@each_driver
+def test_hits_and_misses_mixed_keep_their_places(driver, store_path):
+    """Rows saved earlier, in any order, are hits at their place among the computed ones."""
+    step = Step()
+    driver.run(driver.step(step.plain, store_path, name="s"), [7, 3, 99, 5])
+    run = driver.start(driver.step(step.plain, store_path, name="s"), range(10))
+    assert driver.results(run) == [{"of": i} for i in range(10)]
+    assert step.calls[4:] == [0, 1, 2, 4, 6, 8, 9]
+    assert (run.report.hits, run.report.computed) == (3, 7)
+
+
+@each_driver
+def test_no_rows(driver, store_path):
+    """A run over no rows gives no results and ends well."""
+    run = driver.start(driver.step(Step().plain, store_path, name="s"), [])
+    assert driver.results(run) == []
+    assert run.report.rows == 0
+    with Store(store_path) as store:
+        assert [r.ended for r in store.runs()] == ["finished"]
+
+
+@each_driver
+def test_how_a_run_ended_is_in_the_store(driver, store_path):
+    """The runs table says of each run whether it finished, was closed or failed, and its counts."""
+    step = driver.step(fail_at(7).plain, store_path, name="s")
+    driver.run(step, range(3))
+    driver.run(step, itertools.count(), until=5)
+    with pytest.raises(Boom):
+        driver.run(step, range(9))
+    with Store(store_path) as store:
+        runs = store.runs()
+    assert [r.ended for r in runs] == ["finished", "closed", "failed: Boom"]
+    assert [r.hits for r in runs] == [0, 3, 5]
+    assert runs[0].rows == runs[0].computed == 3
+    assert runs[2].failed == 1
+
+
+# --- laziness and memory
+
+
+@each_driver
+def test_an_endless_source_of_hits_and_misses_is_read_only_a_little_ahead(driver, store_path):
+    """Rows are read from an endless source as results are asked for, 1,024 ahead at the most."""
+    taken = []
+    step = driver.step(Step().plain, store_path, name="s", save=every(rows=100))
+    for until in (1, 50, 3000):
+        del taken[:]
+        results = driver.run(step, watched(itertools.count(), taken), until=until)
+        assert results == [{"of": i} for i in range(until)]
+        assert len(taken) <= until + 2 * 1024
+
+
+@each_driver
+def test_nothing_happens_before_the_first_result_is_asked_for(driver, store_path):
+    """A run that nobody iterates reads no row and calls nothing."""
+    taken, step = [], Step()
+    driver.start(driver.step(step.plain, store_path, name="s"), watched(range(5), taken))
+    assert taken == step.calls == []
+
+
+@each_driver
+def test_a_slow_step_gets_its_rows_one_by_one(driver, store_path):
+    """With calls of 20 ms, rows are read a handful ahead, whatever came before."""
+    taken, ahead = [], []
+
+    def slow(row):
+        time.sleep(0.02)
+        return row
+
+    run = driver.start(driver.step(slow, store_path), watched(range(20), taken))
+    driver.consume(run, each=lambda row: ahead.append(len(taken) - row))
+    assert max(ahead) <= 3
+
+
+@each_driver
+def test_a_slow_source_is_not_waited_for(driver, store_path):
+    """A result is given out before a slow source has been asked for many more rows."""
+    taken, ahead = [], []
+
+    def source():
+        for i in range(12):
+            time.sleep(0.02)
+            yield i
+
+    run = driver.start(driver.step(Step().plain, store_path), watched(source(), taken))
+    driver.consume(run, each=lambda result: ahead.append(len(taken) - result["of"]))
+    assert max(ahead) <= 3
+
+
+@each_driver
+def test_a_source_that_turns_slow_after_thousands_of_hits_is_not_waited_for(driver, store_path):
+    """However far the read-ahead grew over hits, a source that then stalls holds up few rows."""
+    step = driver.step(Step().plain, store_path, name="s")
+    driver.run(step, range(4000))
+    behind = []
+
+    def source():
+        yield from range(4000)
+        for i in range(4000, 4020):
+            behind.append(i - results)
+            time.sleep(0.02)
+            yield i
+
+    results = 0
+
+    def count(_):
+        nonlocal results
+        results += 1
+
+    run = driver.start(driver.step(Step().plain, store_path, name="s"), source())
+    driver.consume(run, each=count)
+    assert results == 4020
+    assert behind[-1] <= 3
+
+
+@each_driver
+def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
+    """Memory is bounded by the policy, the read-ahead and the newest keys, not by the rows."""
+    n = 200_000 if driver is SEQUENTIAL else 20_000
+    step = driver.step(lambda row: row["id"], store_path, name="s", save=every(rows=1000))
+    run = driver.start(step, ({"id": i, "text": "x" * 100} for i in range(n)))
+    blocks, seen = [], itertools.count(1)
+
+    def look(_):
+        if next(seen) % 2000 == 0:
+            blocks.append(sys.getallocatedblocks())
+            assert len(run._open) <= 1000 + 1024
+
+    driver.consume(run, each=look)
+    assert run.report.rows == n
+    # the newest tens of thousands of keys are held, 2 blocks each; a row kept would be 8
+    assert max(blocks) < blocks[0] + 3 * min(n, 40_000)
+
+
+# --- equal rows
+
+
+@each_driver
+@pytest.mark.parametrize("window", [1, 3, 10_000], ids="window={}".format)
+def test_equal_rows_are_computed_once_and_each_place_has_its_own_copy(driver, store_path, window):
+    """Equal rows, in one window or across, cost one call; changing a result changes no other."""
+    step = Step(lambda row: {"of": row, "tags": []})
+    rows = [{"n": i % 4} for i in range(40)]
+    run = driver.start(driver.step(step.plain, store_path, name="s", save=every(rows=window)), rows)
+    seen = []
+
+    def spoil(result):
+        assert result == {"of": rows[len(seen)], "tags": []}
+        seen.append(result)
+        result["tags"].append("spoiled")
+        result["of"]["n"] = None
+
+    driver.consume(run, each=spoil)
+    assert len(seen) == 40
+    assert len(step.calls) == run.report.computed == 4
+    assert run.report.hits == 36
+
+
+@each_driver
+def test_separate_duplicates_are_computed_each_and_resume_by_their_number(driver, store_path):
+    """Under duplicates="separate" the n-th equal row has the n-th result, also after a stop."""
+    numbers = itertools.count()
+    step = Step(lambda row: f"{row}{next(numbers)}")
+
+    def begin():
+        return driver.step(step.plain, store_path, name="s", duplicates="separate")
+
+    first = driver.run(begin(), ["a", "b", "a", "a"])
+    assert first == ["a0", "b1", "a2", "a3"]
+    again = driver.run(begin(), ["a", "a", "b", "a", "b", "a"])
+    assert again == ["a0", "a2", "b1", "a3", "b4", "a5"]
+    assert driver.run(begin(), ["a"] * 4) == ["a0", "a2", "a3", "a5"]
+    assert len(step.calls) == 6
+
+
+@each_driver
+def test_a_row_that_the_step_changes_keeps_its_key_and_stored_input(driver, store_path):
+    """Key and input are taken before the call: a step that changes its row changes neither."""
+
+    def spoil(row):
+        row["seen"] = True
+        return row["id"]
+
+    step = Step(spoil)
+    driver.run(driver.step(step.plain, store_path, name="s"), [{"id": i} for i in range(3)])
+    run = driver.start(driver.step(step.plain, store_path, name="s"), [{"id": i} for i in range(3)])
+    assert driver.results(run) == [0, 1, 2]
+    assert run.report.hits == 3
+    with Store(store_path) as store:
+        assert [r.input for r in store.records("s")] == [{"id": 0}, {"id": 1}, {"id": 2}]
+
+
+@each_driver
+def test_what_another_handle_commits_meanwhile_is_a_hit(driver, store_path):
+    """Rows that another handle commits while a run is on are not computed by the run."""
+    step, other = Step(), Step()
+    aside = SEQUENTIAL.step(other.plain, store_path, name="s")
+
+    def each(result):
+        if result["of"] == 0:
+            SEQUENTIAL.run(aside, range(1000, 1100))
+
+    run = driver.start(
+        driver.step(step.plain, store_path, name="s"), [*range(5), *range(1000, 1100)]
+    )
+    driver.consume(run, each=each)
+    assert len(other.calls) == 100
+    assert len(step.calls) <= 5 + 4  # those looked up before the other committed
+    assert run.report.rows == 105
+
+
+# --- exceptions and stopping
+
+
+@each_driver
+@pytest.mark.parametrize("save", [every(rows=1), every(rows=100), ckpt.on_exit()], ids=repr)
+def test_the_users_exception_passes_through_with_everything_before_it_saved(
+    driver, store_path, save
+):
+    """The step's own exception comes out, the same object, with a note; a resume does the rest."""
+    boom = Boom("row 7")
+
+    def fn(row):
+        if row == 7 and len(step.calls) <= 8:
+            raise boom
+        return row * 10
+
+    step, results = Step(fn), []
+    run = driver.start(driver.step(step.plain, store_path, name="s", save=save), range(20))
+    with pytest.raises(Boom) as raised:
+        driver.consume(run, each=results.append)
+    assert raised.value is boom
+    (note,) = boom.__notes__
+    assert "7 results of step 's' are saved" in note
+    assert store_path in note
+    assert results == [0, 10, 20, 30, 40, 50, 60]
+    assert saved(store_path) == {i: i * 10 for i in range(7)}
+    assert (run.report.rows, run.report.computed, run.report.failed) == (7, 7, 1)
+
+    del step.calls[:]
+    step.calls += [None] * 8
+    again = driver.step(step.plain, store_path, name="s", save=save)
+    assert driver.run(again, range(20)) == [i * 10 for i in range(20)]
+    assert step.calls[8:] == list(range(7, 20))
+
+
+@each_driver
+@pytest.mark.parametrize("batch_size", [None, 4], ids=["rows", "batches"])
+def test_rows_before_an_error_of_the_source_are_computed_and_saved(driver, store_path, batch_size):
+    """When the iterable of rows fails, the rows that came before are computed, given out, saved."""
+    boom, results = Boom("line 11 is malformed"), []
+
+    def source():
+        yield from range(10)
+        raise boom
+
+    step = Step(lambda row: row * 10)
+    fn = step.batch if batch_size else step.plain
+    run = driver.start(
+        driver.step(fn, store_path, name="s", save=ckpt.on_exit()), source(), batch_size=batch_size
+    )
+    with pytest.raises(Boom) as raised:
+        driver.consume(run, each=results.append)
+    assert raised.value is boom
+    assert results == [i * 10 for i in range(10)]
+    assert saved(store_path) == {i: i * 10 for i in range(10)}
+
+
+@each_driver
+def test_an_exception_in_the_loop_body_loses_nothing(driver, store_path):
+    """An exception in the user's loop leaves every result given out saved."""
+    given = []
+
+    def body(result):
+        given.append(result)
+        if result == 50:
+            raise Boom
+
+    run = driver.start(
+        driver.step(fail_at().plain, store_path, name="s", save=ckpt.on_exit()), range(9)
+    )
+    with pytest.raises(Boom):
+        driver.consume(run, each=body)
+    assert given == [0, 10, 20, 30, 40, 50]
+    assert list(saved(store_path).values())[:6] == given
+
+
+@each_driver
+def test_closing_the_iterator_commits_what_is_pending(driver, store_path):
+    """Leaving the loop early and closing the run saves all that was given out."""
+    step = driver.step(fail_at().plain, store_path, name="s", save=ckpt.on_exit())
+    results = driver.run(step, itertools.count(), until=7)
+    assert list(saved(store_path).values())[:7] == results
+
+
+def test_a_run_that_is_left_and_forgotten_is_saved_and_ended(store_path):
+    """After `break`, once nobody holds the run, what it had pending is saved; it ended."""
+    step = SEQUENTIAL.step(fail_at().plain, store_path, name="s", save=every(seconds=600))
+    for result in step.run(itertools.count()):
+        if result == 60:
+            break
+    assert len(saved(store_path)) == 7
+    with Store(store_path) as store:
+        assert store.runs()[0].ended == "closed"
+    time.sleep(0.05)
+    assert "checkpointdb-timer" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_closed_run_gives_nothing_more(store_path):
+    """A run that was closed, or used up, stays ended; closing it again does nothing."""
+    run = SEQUENTIAL.step(fail_at().plain, store_path).run(itertools.count())
+    assert next(run) == 0
+    run.close()
+    run.close()
+    assert list(run) == []
+    with SEQUENTIAL.step(fail_at().plain, store_path).run(range(3)) as run:
+        assert list(run) == [0, 10, 20]
+    assert list(run) == []
+
+
+# --- rows and results that cannot be stored
+
+
+@each_driver
+@pytest.mark.parametrize("batch_size", [None, 2], ids=["rows", "batches"])
+def test_a_row_without_a_key_is_an_error_before_its_call(driver, store_path, batch_size):
+    """A row that cannot be hashed raises, naming place and row, before the step sees it."""
+    step, results = Step(), []
+    fn = step.batch if batch_size else step.plain
+    rows = [{"id": 0}, {"id": 1}, {"id": 2, "meta": [{"file": object()}]}, {"id": 3}]
+    run = driver.start(driver.step(fn, store_path, name="s"), rows, batch_size=batch_size)
+    with pytest.raises(EncodeError) as raised:
+        driver.consume(run, each=results.append)
+    assert raised.value.where == "$.meta[0].file"
+    assert "$.meta[0].file" in str(raised.value)
+    assert any("row 2" in note for note in raised.value.__notes__)
+    assert results == [{"of": {"id": 0}}, {"of": {"id": 1}}]
+    assert rows[2] not in (itertools.chain(*step.calls) if batch_size else step.calls)
+    assert len(saved(store_path)) >= 2
+
+
+@each_driver
+def test_a_result_that_cannot_be_stored_is_attached_to_the_error(driver, store_path):
+    """A result that cannot be stored was paid for: it is on the error, all before it is saved."""
+    value = {"open": object()}
+    step = driver.step(lambda row: value if row == 3 else row, store_path, name="s")
+    with pytest.raises(EncodeError) as raised:
+        driver.run(step, range(5))
+    assert raised.value.result is value
+    assert saved(store_path) == {0: 0, 1: 1, 2: 2}
+
+
+# --- batches
+
+
+@each_driver
+def test_a_batch_step_gets_the_misses_in_full_batches(driver, store_path):
+    """A batch holds misses only, in order; only the last may be short; places are kept."""
+    step = Step(lambda row: row * 10)
+    begin = lambda: driver.step(step.batch, store_path, name="s")  # noqa: E731
+    assert driver.run(begin(), [2, 5, 6], batch_size=2) == [20, 50, 60]
+    assert step.calls == [[2, 5], [6]]
+    del step.calls[:]
+    run = driver.start(begin(), range(12), batch_size=4)
+    assert driver.results(run) == [i * 10 for i in range(12)]
+    assert step.calls == [[0, 1, 3, 4], [7, 8, 9, 10], [11]]
+    assert (run.report.rows, run.report.hits, run.report.computed) == (12, 3, 9)
+
+
+@each_driver
+def test_equal_rows_in_a_batch_are_sent_once(driver, store_path):
+    """Equal rows take one place in a batch and each gets the result."""
+    step = Step()
+    results = driver.run(driver.step(step.batch, store_path, name="s"), [1, 1, 2, 1], batch_size=2)
+    assert results == [{"of": 1}, {"of": 1}, {"of": 2}, {"of": 1}]
+    assert step.calls == [[1, 2]]
+    assert len({id(result) for result in results}) == 4
+
+
+@each_driver
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [([1, 2], "2 results"), ([], "0 results"), (None, "a NoneType"), ({1: 2}, "a dict")],
+)
+def test_a_batch_step_that_returns_the_wrong_number(driver, store_path, returned, said):
+    """A batch step must return as many results as rows: the error says both and holds what came."""
+    fn = lambda rows: [r for r in rows] if rows[0] == 0 else returned  # noqa: C416, E731
+    with pytest.raises(ValueError, match=f"list of 3 rows and returned {said}") as raised:
+        driver.run(driver.step(fn, store_path, name="s"), range(9), batch_size=3)
+    assert raised.value.result is returned
+    assert saved(store_path) == {0: 0, 1: 1, 2: 2}
+
+
+@each_driver
+def test_one_bad_result_in_a_batch_does_not_lose_the_others(driver, store_path):
+    """The results of a batch beside one that cannot be stored are saved before the error comes."""
+    fn = lambda rows: [object() if row == 4 else row for row in rows]  # noqa: E731
+    with pytest.raises(EncodeError):
+        driver.run(driver.step(fn, store_path, name="s"), range(9), batch_size=3)
+    assert saved(store_path) == {0: 0, 1: 1, 2: 2, 3: 3, 5: 5}
+
+
+@each_driver
+def test_a_batch_is_not_waited_for_over_a_stretch_of_hits(driver, store_path):
+    """A miss does not wait for its batch to fill while thousands of hits go by."""
+    step, taken, ahead = Step(lambda row: row), [], []
+    driver.run(driver.step(step.batch, store_path, name="s"), range(1, 6000), batch_size=100)
+    run = driver.start(
+        driver.step(step.batch, store_path, name="s"),
+        watched(itertools.chain([0], range(1, 6000)), taken),
+        batch_size=8,
+    )
+    driver.consume(run, each=lambda row: ahead.append(len(taken) - row))
+    assert max(ahead) <= 3 * 1024
+
+
+# --- async only
+
+
+def test_a_run_of_an_async_step_works_inside_a_running_loop(store_path):
+    """label.run() of an async step works where a loop is running already, as in a notebook."""
+    step = Step()
+
+    async def cell():
+        return BRIDGED.run(BRIDGED.step(step.plain, store_path, name="s"), range(5))
+
+    assert asyncio.run(cell()) == [{"of": i} for i in range(5)]
+    assert len(step.calls) == 5
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_rows_may_come_from_an_async_generator(store_path, batch_size):
+    """arun() reads async iterables too, lazily, and passes their errors on after their rows."""
+
+    async def source():
+        for i in range(7):
+            await asyncio.sleep(0.001)
+            yield i
+        raise Boom
+
+    step, results = Step(lambda row: row), []
+    fn = step.batch if batch_size else step.plain
+    run = ASYNC.start(ASYNC.step(fn, store_path, name="s"), source(), batch_size=batch_size)
+    with pytest.raises(Boom):
+        ASYNC.consume(run, each=results.append)
+    assert results == list(range(7))
+
+
+def test_results_do_not_wait_for_the_next_row_of_an_async_source(store_path):
+    """A result is given out when it is there, though the source's next row may never come."""
+
+    async def source():
+        yield 1
+        await asyncio.sleep(60)
+
+    async def main():
+        step = ASYNC.step(Step().plain, store_path, name="s")
+        async with contextlib.aclosing(aiter(step.arun(source()))) as results:
+            return await asyncio.wait_for(anext(results), 5)
+
+    assert asyncio.run(main()) == {"of": 1}
+
+
+def test_cancelling_a_task_saves_the_call_in_flight(store_path):
+    """A cancelled run awaits and saves its call in flight, then raises CancelledError."""
+    started, answered = [], []
+
+    async def slow(row):
+        started.append(row)
+        await asyncio.sleep(0.1)
+        answered.append(row)
+        return row
+
+    step = ckpt.step(store_path, version=1, save=ckpt.on_exit())(slow)
+
+    async def consume():
+        async for _ in step.arun(itertools.count()):
+            pass
+
+    async def main():
+        task = asyncio.create_task(consume())
+        while len(started) < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert started == answered
+    assert list(saved(store_path).values()) == answered
+    with Store(store_path) as store:
+        assert store.runs()[0].ended == "interrupted"
