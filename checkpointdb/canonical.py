@@ -15,6 +15,7 @@ import enum
 import pathlib
 import types
 import uuid
+import zoneinfo
 from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
@@ -31,7 +32,6 @@ _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 # Codes are part of the file format and of every key: never reuse one.
 _MAP, _TUPLE, _SET, _FROZENSET, _BIGINT, _DECIMAL = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _PATH, _ENUM, _OBJECT, _CALL = range(7, 16)
-
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
@@ -94,8 +94,6 @@ def _tag(value: Any, where: str, depth: int) -> Any:
         return tag(value, where, depth)
     if isinstance(value, enum.Enum):
         return _ext(_ENUM, [type(value).__name__, _tag(value.value, where, depth)])
-    if isinstance(value, pathlib.PurePath):
-        return _ext(_PATH, _text(str(value), where))
     if isinstance(value, Arguments):
         return _ext(_CALL, _tag_dict(value, where, depth))
     if isinstance(value, dict):
@@ -104,7 +102,7 @@ def _tag(value: Any, where: str, depth: int) -> Any:
     if fields is not None:
         return _ext(_OBJECT, [type(value).__name__, _tag_dict(fields, where, depth)])
     raise EncodeError(
-        f"{where}: a value of type {type(value).__module__}.{_name(value)} cannot be stored or "
+        f"{where}: a value of type {_qualified(value)} cannot be stored or "
         f"compared by content{_advice(value)}",
         where,
     )
@@ -121,10 +119,14 @@ def _fields(value: Any) -> dict[str, Any] | None:
     elif isinstance(value, tuple) and hasattr(kind, "_fields"):
         names = kind._fields
     elif hasattr(kind, "model_validate_json"):
-        return dict(value)
+        names = [*kind.model_fields, *(value.model_extra or ())]
     elif hasattr(kind, "__attrs_attrs__"):
         names = [field.name for field in kind.__attrs_attrs__]
     return None if names is None else {name: getattr(value, name) for name in names}
+
+
+def _qualified(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _advice(value: Any) -> str:
@@ -155,7 +157,7 @@ def _text(value: str, where: str, _depth: int = 0) -> str:
     return value
 
 
-def _tag_int(value: int, where: str, depth: int) -> Any:
+def _tag_int(value: int, *_: Any) -> Any:
     if -(1 << 63) <= value < 1 << 64:
         return value
     return _ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
@@ -179,7 +181,10 @@ def _tag_dict(value: dict[Any, Any], where: str, depth: int) -> Any:
             for name, child in value.items()
         }
     pairs = [
-        (_pack(_tag(name, f"{where}.keys()", depth)), _pack(_tag(child, f"{where}[{name!r}]", depth)))
+        (
+            _pack(_tag(name, f"{where}.keys()", depth)),
+            _pack(_tag(child, f"{where}[{name!r}]", depth)),
+        )
         for name, child in value.items()
     ]
     return _ext(_MAP, sorted(pairs))
@@ -189,15 +194,37 @@ def _step_into(name: str) -> str:
     return f".{name}" if name.isidentifier() else f"[{name!r}]"
 
 
-def _tag_datetime(value: dt.datetime, where: str, depth: int) -> Any:
-    return _ext(_DATETIME, [value.isoformat(), value.fold])
+def _tag_datetime(value: dt.datetime, where: str, _depth: int) -> Any:
+    return _ext(_DATETIME, [value.isoformat(), value.fold, _zone(value, where)])
 
 
-_TAGGERS: dict[type, Callable[[Any, str, int], Any]] = {
-    types.NoneType: lambda value, where, depth: value,
-    bool: lambda value, where, depth: value,
-    float: lambda value, where, depth: value if value == value else float("nan"),
-    bytes: lambda value, where, depth: value,
+def _tag_time(value: dt.time, where: str, _depth: int) -> Any:
+    return _ext(_TIME, [value.isoformat(), value.fold, _zone(value, where)])
+
+
+def _zone(value: dt.datetime | dt.time, where: str) -> str | None:
+    """Return the name of a time zone, where the offset that `isoformat` shows is not all of it."""
+    zone = value.tzinfo
+    if isinstance(zone, zoneinfo.ZoneInfo):
+        return zone.key
+    if zone is not None and value.utcoffset() is None:
+        raise EncodeError(
+            f"{where}: a time in a zone of type {_qualified(zone)} shows neither offset nor name: "
+            "use zoneinfo.ZoneInfo",
+            where,
+        )
+    return None
+
+
+def _tag_path(value: pathlib.PurePosixPath, where: str, _depth: int) -> Any:
+    return _ext(_PATH, _text(str(value), where))
+
+
+_TAGGERS: dict[type, Callable[..., Any]] = {
+    types.NoneType: lambda value, *_: value,
+    bool: lambda value, *_: value,
+    float: lambda value, *_: value if value == value else float("nan"),
+    bytes: lambda value, *_: value,
     int: _tag_int,
     str: _text,
     list: _tag_list,
@@ -205,19 +232,25 @@ _TAGGERS: dict[type, Callable[[Any, str, int], Any]] = {
     tuple: lambda value, where, depth: _ext(_TUPLE, _tag_list(value, where, depth)),
     set: lambda value, where, depth: _ext(_SET, _tag_set(value, where, depth)),
     frozenset: lambda value, where, depth: _ext(_FROZENSET, _tag_set(value, where, depth)),
-    decimal.Decimal: lambda value, where, depth: _ext(_DECIMAL, str(value)),
+    decimal.Decimal: lambda value, *_: _ext(_DECIMAL, str(value)),
     dt.datetime: _tag_datetime,
-    dt.date: lambda value, where, depth: _ext(_DATE, value.isoformat()),
-    dt.time: lambda value, where, depth: _ext(_TIME, [value.isoformat(), value.fold]),
-    dt.timedelta: lambda value, where, depth: _ext(
+    dt.date: lambda value, *_: _ext(_DATE, value.isoformat()),
+    dt.time: _tag_time,
+    dt.timedelta: lambda value, *_: _ext(
         _TIMEDELTA, [value.days, value.seconds, value.microseconds]
     ),
-    uuid.UUID: lambda value, where, depth: _ext(_UUID, value.bytes),
+    uuid.UUID: lambda value, *_: _ext(_UUID, value.bytes),
+    pathlib.PosixPath: _tag_path,
+    pathlib.PurePosixPath: _tag_path,
 }
 
 
 def uncanonical(data: bytes) -> tuple[Any, bool]:
-    """Decode canonical bytes; the flag tells whether objects of user classes came back as dicts."""
+    """Decode canonical bytes; the flag tells whether objects came back as a builtin.
+
+    An instance of a user's class comes back as a dict of its fields, an Enum as its value; a set of
+    such dicts as a list, and a dict with such keys as a list of pairs.
+    """
     objects: list[str] = []
 
     def unpack(raw: bytes | memoryview) -> Any:
@@ -226,11 +259,11 @@ def uncanonical(data: bytes) -> tuple[Any, bool]:
     def revive(code: int, raw: memoryview) -> Any:
         value = unpack(raw)
         if code in (_SET, _FROZENSET):
-            members = map(unpack, value)
-            return set(members) if code == _SET else frozenset(members)
+            kind = set if code == _SET else frozenset
+            return _collected(kind, [unpack(member) for member in value])
         if code == _MAP:
-            return {unpack(name): unpack(child) for name, child in value}
-        if code == _OBJECT:
+            return _collected(dict, [(unpack(name), unpack(child)) for name, child in value])
+        if code in (_OBJECT, _ENUM):
             objects.append(value[0])
             return value[1]
         if code in _REVIVERS:
@@ -240,16 +273,27 @@ def uncanonical(data: bytes) -> tuple[Any, bool]:
     return unpack(data), bool(objects)
 
 
+def _revive_time(value: Any, fold: int, zone: str | None) -> Any:
+    tzinfo = value.tzinfo if zone is None else zoneinfo.ZoneInfo(zone)
+    return value.replace(fold=fold, tzinfo=tzinfo)
+
+
+def _collected(kind: Callable[[Any], Any], members: list[Any]) -> Any:
+    try:
+        return kind(members)
+    except TypeError:
+        return members
+
+
 _REVIVERS: dict[int, Callable[[Any], Any]] = {
     _TUPLE: tuple,
     _BIGINT: lambda value: int.from_bytes(value, "big", signed=True),
     _DECIMAL: decimal.Decimal,
-    _DATETIME: lambda value: dt.datetime.fromisoformat(value[0]).replace(fold=value[1]),
+    _DATETIME: lambda value: _revive_time(dt.datetime.fromisoformat(value[0]), *value[1:]),
     _DATE: dt.date.fromisoformat,
-    _TIME: lambda value: dt.time.fromisoformat(value[0]).replace(fold=value[1]),
+    _TIME: lambda value: _revive_time(dt.time.fromisoformat(value[0]), *value[1:]),
     _TIMEDELTA: lambda value: dt.timedelta(*value),
     _UUID: lambda value: uuid.UUID(bytes=value),
     _PATH: pathlib.Path,
-    _ENUM: lambda value: value[1],
     _CALL: lambda value: value,
 }

@@ -6,7 +6,9 @@ the canonical MessagePack of `canonical.py` for the rest. SQLite's storage class
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -20,7 +22,10 @@ from .errors import DecodeError, EncodeError
 MAX_BYTES = 64 << 20
 
 _PLAIN_TYPES = (str, int, float, bool, types.NoneType, dict, list, None, Any)
-_pack = msgspec.msgpack.Encoder(order="deterministic").encode
+# What hostile bytes, or a machine without the time zone that a value names, may raise.
+_UNREADABLE = (
+    ArithmeticError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError,
+)  # fmt: skip
 _json = msgspec.json.Encoder().encode
 _unjson = msgspec.json.Decoder().decode
 
@@ -44,22 +49,19 @@ def encode(value: Any) -> str | bytes:
     return _sized(to_json(value) or canonical(value))
 
 
-def encode_with_canonical(value: Any) -> tuple[bytes, str | bytes]:
-    """Return the canonical bytes of `value` and its stored form, looking it over only once."""
-    if is_plain(value):
-        try:
-            return _pack(value), _sized(_json(value).decode())
-        except (OverflowError, UnicodeEncodeError):
-            pass
-    content = canonical(value)
-    return content, _sized(to_json(value) or content)
+def plain_text(value: Any) -> str:
+    """Return the JSON text of a value that `is_plain` and was packed before."""
+    text = _json(value).decode()
+    _sized(text)
+    return text
 
 
 def decode(data: str | bytes) -> Any:
     """Decode what `encode` wrote. Objects of user classes come back as a dict of their fields."""
-    if isinstance(data, str):
-        return _unjson(data)
-    return uncanonical(data)[0]
+    try:
+        return _unjson(data) if isinstance(data, str) else uncanonical(data)[0]
+    except _UNREADABLE as error:
+        raise DecodeError(f"a saved value cannot be read: {type(error).__name__}: {error}") from error
 
 
 class Codec:
@@ -76,8 +78,10 @@ class Codec:
     def __init__(self, annotation: Any = Any) -> None:
         self.annotation = annotation
         self._typed = not _is_plain_type(annotation)
-        self._model = _is_pydantic(annotation)
-        if self._typed and not self._model:
+        self._model: Any = None
+        if _holds_model(annotation):
+            self._model = sys.modules["pydantic"].TypeAdapter(annotation)
+        elif self._typed:
             self._from_json = _typed_decoder(annotation)
 
     def encode(self, value: Any) -> str | bytes:
@@ -86,11 +90,9 @@ class Codec:
         Raises:
             EncodeError: nothing decodes to an equal value; `.result` is the value.
         """
-        if not self._typed:
-            text = to_json(value)
-            if text is not None and len(text) < MAX_BYTES:
-                return text
         try:
+            if not self._typed and (text := to_json(value)) is not None:
+                return _sized(text)
             wanted = canonical(value)
             for data in self._candidates(value, wanted):
                 if self._gives_back(data, wanted):
@@ -115,51 +117,47 @@ class Codec:
             return decode(data)
         try:
             if isinstance(data, str):
-                return self._decode_json(data)
+                return self._model.validate_json(data) if self._model else self._from_json(data)
             return self._convert(*uncanonical(data))
-        except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        except Exception as error:  # noqa: BLE001 - validators are the user's code
             raise DecodeError(
                 f"a saved result does not fit {_type_name(self.annotation)} ({error}): restore the "
                 "annotation, or raise the step's version to compute the row again"
             ) from error
 
     def _candidates(self, value: Any, tagged: bytes) -> Iterable[str | bytes]:
-        try:
-            yield value.model_dump_json() if self._model else _json(value).decode()
-        except (TypeError, ValueError, AttributeError, RecursionError):
-            pass
+        with contextlib.suppress(Exception):  # what cannot be JSON is not
+            if not self._model:
+                yield _json(value).decode()
+            else:
+                for alias in (True, False):
+                    yield self._model.dump_json(
+                        value, by_alias=alias, round_trip=True, warnings=False
+                    ).decode()
         yield tagged
 
     def _gives_back(self, data: str | bytes, wanted: bytes) -> bool:
         try:
             return canonical(self.decode(data)) == wanted
-        except (DecodeError, EncodeError, msgspec.DecodeError):
+        except (DecodeError, EncodeError):
             return False
 
-    def _decode_json(self, text: str) -> Any:
-        if self._model:
-            return self.annotation.model_validate_json(text)
-        return self._from_json(text)
-
     def _convert(self, value: Any, has_objects: bool) -> Any:
-        try:
-            if self._model:
-                return self.annotation.model_validate(value)
-            return msgspec.convert(value, self.annotation)
-        except (ValueError, TypeError, msgspec.MsgspecError):
-            if has_objects:
-                raise
-            return value  # a result that never was of the annotated type, as checked on saving
+        if not has_objects:
+            return value  # exactly what was saved, whether or not it fits the annotation
+        if self._model:
+            return self._model.validate_python(value)
+        return msgspec.convert(value, self.annotation)
 
 
 def _typed_decoder(annotation: Any) -> Callable[[str], Any]:
     try:
         return msgspec.json.Decoder(annotation).decode
-    except TypeError:  # a type msgspec does not know: the tagged form may still hold the value
-        return functools.partial(_refuse, annotation)
+    except Exception:  # noqa: BLE001 - a type unknown to msgspec, or a name that is not defined
+        return functools.partial(_refuse, annotation)  # the tagged form may still hold the value
 
 
-def _refuse(annotation: Any, text: str) -> Any:
+def _refuse(annotation: Any, _text: str) -> Any:
     raise TypeError(f"{_type_name(annotation)} cannot be built from JSON")
 
 
@@ -177,8 +175,11 @@ def _is_plain_type(annotation: Any) -> bool:
     return all(map(_is_plain_type, args))
 
 
-def _is_pydantic(annotation: Any) -> bool:
-    return isinstance(annotation, type) and hasattr(annotation, "model_validate_json")
+def _holds_model(annotation: Any) -> bool:
+    """Tell whether `annotation` names a pydantic model, so that pydantic must decode it."""
+    if isinstance(annotation, type) and hasattr(annotation, "model_validate_json"):
+        return True
+    return any(map(_holds_model, typing.get_args(annotation)))
 
 
 def _name(value: Any) -> str:
@@ -192,9 +193,11 @@ def _type_name(annotation: Any) -> str:
 
 
 def _sized(data: str | bytes) -> str | bytes:
-    if len(data) > MAX_BYTES:
+    ascii = isinstance(data, bytes) or data.isascii()
+    size = len(data) if ascii else len(data.encode())  # type: ignore[union-attr]
+    if size > MAX_BYTES:
         raise EncodeError(
-            f"a value of {len(data):,} bytes is over the limit of {MAX_BYTES:,}: "
+            f"a value of {size:,} bytes is over the limit of {MAX_BYTES:,}: "
             "store large data in a file and return its path"
         )
     return data

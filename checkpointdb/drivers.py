@@ -11,7 +11,9 @@ from typing import Any
 
 from .runner import READ_AHEAD, Run
 from .signals import Signals
-from .slots import Slot
+from .slots import Slot, Twin
+
+Place = Slot | Twin
 
 Rows = Iterable[Any] | AsyncIterable[Any]
 Loop = Callable[[Run[Any], Signals], Iterator[Any]]
@@ -37,7 +39,7 @@ def drive(run: Run[Any], loop: Loop) -> Iterator[Any]:
         signals.restore()
 
 
-async def adrive(run: Run[Any], chunks: AsyncIterator[list[Slot]]) -> AsyncIterator[Any]:
+async def adrive(run: Run[Any], chunks: AsyncIterator[list[Place]]) -> AsyncIterator[Any]:
     """Begin the run, give out results, and end it: `drive` for async code."""
     run.start()
     try:
@@ -68,7 +70,7 @@ def sequential(run: Run[Any], rows: Iterable[Any], signals: Signals) -> Iterator
     take, compute = run.take, run.compute
     for slot in run.slots(rows):
         if slot.mine:
-            compute(slot)
+            compute(slot)  # type: ignore[arg-type]
         yield take(slot)
         if signals.held is not None:
             stop(run, signals)
@@ -100,8 +102,9 @@ def stop(run: Run[Any], signals: Signals) -> None:
 def call(run: Run[Any], row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
     slot = run.lookup([row])[0]
-    if slot.mine:
-        run.compute(slot)
+    if isinstance(slot, Slot):
+        if slot.mine:
+            run.compute(slot)
     elif not slot.settled:
         settled = threading.Event()
         run.when_settled(slot, settled.set)
@@ -112,8 +115,9 @@ def call(run: Run[Any], row: Any) -> Any:
 async def acall(run: Run[Any], row: Any) -> Any:
     """Call an async step for one row outside any loop; from any task."""
     slot = run.lookup([row])[0]
-    if slot.mine:
-        await run.acompute([slot], batch=False)
+    if isinstance(slot, Slot):
+        if slot.mine:
+            await run.acompute([slot], batch=False)
     elif not slot.settled:
         loop, settled = asyncio.get_running_loop(), asyncio.Event()
         run.when_settled(slot, lambda: loop.call_soon_threadsafe(settled.set))
@@ -127,17 +131,17 @@ class Window:
     def __init__(self, size: int, concurrency: int = 1) -> None:
         self._size = size
         self._limit = max(READ_AHEAD, 4 * size * concurrency)
-        self._rows: deque[Slot] = deque()
+        self._rows: deque[Place] = deque()
         self._unit: list[Slot] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def push(self, slot: Slot) -> list[Slot] | None:
+    def push(self, slot: Place) -> list[Slot] | None:
         """Add a row; return the rows of a call when there are enough for one."""
         self._rows.append(slot)
         if slot.mine:
-            self._unit.append(slot)
+            self._unit.append(slot)  # type: ignore[arg-type]
         return self.rest() if len(self._unit) == self._size else None
 
     def rest(self) -> list[Slot]:
@@ -150,7 +154,7 @@ class Window:
         """Whether so many rows wait that no more should be read."""
         return len(self._rows) >= self._limit
 
-    def ready(self) -> Iterator[Slot]:
+    def ready(self) -> Iterator[Place]:
         """Give out rows from the front, as long as their outcome is there."""
         rows = self._rows
         while rows and rows[0].settled:
@@ -173,7 +177,7 @@ class Tasks:
         self._errors: list[BaseException] = []
         self._wake = asyncio.Event()
 
-    async def chunks(self, rows: Rows) -> AsyncIterator[list[Slot]]:
+    async def chunks(self, rows: Rows) -> AsyncIterator[list[Place]]:
         """Yield lists of settled rows, in input order."""
         try:
             async for slot in _aslots(self._run, rows, self._wake):
@@ -212,9 +216,7 @@ class Tasks:
             return
         self._todo.append(unit)
         if len(self._workers) < self._concurrency:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(asyncio.create_task(self._work()))
 
     async def _work(self) -> None:
         while self._todo:
@@ -224,13 +226,15 @@ class Tasks:
                 self._errors.append(error)
                 self._todo.clear()
             self._wake.set()
+        # not by a done callback: the next row must not count on a worker that has just ended
+        self._workers.discard(asyncio.current_task())  # type: ignore[arg-type]
 
     def _raise(self) -> None:
         if self._errors:
             raise self._errors[0]
 
 
-async def _aslots(run: Run[Any], rows: Rows, wake: asyncio.Event) -> AsyncIterator[Slot | None]:
+async def _aslots(run: Run[Any], rows: Rows, wake: asyncio.Event) -> AsyncIterator[Place | None]:
     """Yield slots; None when nothing came yet but something else may have happened."""
     if not isinstance(rows, AsyncIterable):
         for n, slot in enumerate(run.slots(rows), 1):
@@ -269,7 +273,7 @@ async def _finish(workers: set[asyncio.Task[None]]) -> None:
         raise cancelled
 
 
-def bridged(chunks: AsyncIterator[list[Slot]], run: Run[Any], signals: Signals) -> Iterator[Any]:
+def bridged(chunks: AsyncIterator[list[Place]], run: Run[Any], signals: Signals) -> Iterator[Any]:
     """Run an async loop from sync code, in a thread with an event loop of its own.
 
     A thread, so that it works inside Jupyter's running loop as well.

@@ -11,6 +11,7 @@ import functools
 import inspect
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,7 @@ def fingerprint(fn: Callable[..., Any]) -> str | None:
         code = getattr(fn, "__code__", None)
     if code is None:
         return None
-    constants = repr([c for c in code.co_consts if not inspect.iscode(c)]).encode()
-    digest = xxh3_64_hexdigest(code.co_code + constants)
+    digest = xxh3_64_hexdigest(repr(_compiled(code)).encode())
     return f"{sys.version_info.major}.{sys.version_info.minor}:{digest}"
 
 
@@ -52,7 +52,19 @@ def _function(fn: Any) -> Any:
     fn = inspect.unwrap(fn)
     if inspect.isroutine(fn) or inspect.isclass(fn):
         return fn
-    return getattr(type(fn), "__call__", fn)
+    return getattr(type(fn), "__call__", fn)  # noqa: B004 - its code is wanted, not whether it is there
+
+
+def _compiled(code: types.CodeType) -> tuple[Any, ...]:
+    return code.co_code, code.co_names, [_constant(value) for value in code.co_consts]
+
+
+def _constant(value: Any) -> Any:
+    if inspect.iscode(value):
+        return _compiled(value)
+    if isinstance(value, frozenset):  # its order changes from process to process
+        return sorted(map(repr, value))
+    return value
 
 
 def _normalised(source: str) -> str:
@@ -62,4 +74,17 @@ def _normalised(source: str) -> str:
             node.decorator_list = []
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return repr(_outline(tree))
+
+
+def _outline(node: Any) -> Any:
+    """Rebuild a syntax tree of what every Python version agrees on.
+
+    `ast.unparse` quotes f-strings anew in 3.12, `ast.dump` differs in 3.12 and again in 3.13.
+    """
+    if isinstance(node, list):
+        return [_outline(child) for child in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = {name: _outline(child) for name, child in ast.iter_fields(node)}
+    return type(node).__name__, {k: v for k, v in fields.items() if v is not None and v != []}

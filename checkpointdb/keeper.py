@@ -31,7 +31,7 @@ class Keeper:
         committed: Callable[[list[Entry]], None],
     ) -> None:
         self.lock = threading.RLock()
-        self.commits = 0
+        self.added = self.commits = 0
         self.commit_seconds = 0.0
         self._store, self._policy = store, policy
         self._counts, self._committed = counts, committed
@@ -68,9 +68,11 @@ class Keeper:
             if not entries:
                 self._oldest = now
             entries.append(entry)
-            pending.rows = len(entries)
+            self.added += 1
+            pending.rows += 1
             pending.bytes += size + _ROW_BYTES
-            pending.cost += cost
+            if cost:
+                pending.cost += cost
             pending.seconds = now - self._oldest
             pending.elapsed = now - self._last_commit
             if self._error is not None or self._due(pending):

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_128_digest
 
-from .canonical import canonical
-from .codec import encode, encode_with_canonical
+from .canonical import canonical, is_plain
+from .codec import encode, plain_text
 from .errors import EncodeError
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
@@ -20,6 +20,7 @@ Version = int | str
 
 # 0xc1 is the one byte that no MessagePack document contains, so a counted key is never a plain one.
 _NTH = b"\xc1%d"
+_pack = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def key_of(name: str, version: Version, row: Any) -> bytes:
@@ -51,29 +52,39 @@ class Keyer:
         self._prefix = _prefix(name, version)
         self._narrow = _narrower(recipe)
 
-    def identify(self, row: Any) -> tuple[bytes, str | bytes | None]:
-        """Return the row's key and its stored form, both taken before the step can change it.
-
-        Under a narrowed identity a row that cannot be stored has the stored form None.
+    def identify(self, row: Any) -> tuple[bytes, bool]:
+        """Return the row's key, and whether the row is plain JSON.
 
         Raises:
             EncodeError: the row, or what `key=` makes of it, has no stable content.
         """
-        if self._narrow is None:
-            content, stored = encode_with_canonical(row)
-            return xxh3_128_digest(self._prefix + content), stored
-        return xxh3_128_digest(self._prefix + canonical(self._narrow(row))), _storable(row)
+        content = row if self._narrow is None else self._narrow(row)
+        if is_plain(content):
+            try:
+                return xxh3_128_digest(self._prefix + _pack(content)), content is row
+            except (OverflowError, UnicodeEncodeError):
+                pass
+        return xxh3_128_digest(self._prefix + canonical(content)), False
+
+    def stored(self, row: Any, plain: bool) -> str | bytes | None:
+        """Return the stored form of a row, None if it cannot be stored and need not be.
+
+        Args:
+            row: the row, not yet given to the step, which may change it.
+            plain: what `identify` said.
+        """
+        if plain:
+            return plain_text(row)
+        try:
+            return encode(row)
+        except EncodeError:
+            if self._narrow is None:
+                raise
+            return None  # what a narrowed identity leaves out may be anything
 
     def nth(self, key: bytes, n: int) -> bytes:
         """Return the key of the n-th equal row (n counts from 0) under `duplicates="separate"`."""
         return key if n == 0 else xxh3_128_digest(key + _NTH % n)
-
-
-def _storable(row: Any) -> str | bytes | None:
-    try:
-        return encode(row)
-    except EncodeError:
-        return None
 
 
 def describe_recipe(recipe: KeyRecipe) -> str:

@@ -213,7 +213,8 @@ class Reader:
     def _record(self, row: tuple[Any, ...]) -> Record:
         *fields, expected = row
         key, stored_input, result, error = fields[0], fields[4], fields[5], fields[6]
-        check_record(self.path, fields[12], key, stored_input, result, error, expected)
+        if checksum(key, stored_input, result, error) != expected:
+            raise rotten(self.path, fields[12], key)
         fields[4:7] = decoded(stored_input), decoded(result), decoded(error)
         return Record(*fields)
 
@@ -227,22 +228,13 @@ class Reader:
                 self._connection.execute("rollback")
 
 
-def check_record(
-    path: str,
-    id: int,
-    key: bytes,
-    stored_input: str | bytes | None,
-    result: str | bytes | None,
-    error: str | None,
-    expected: int,
-) -> None:
-    """Raise StoreCorruptError unless a record's bytes are those that were written."""
-    if checksum(key, stored_input, result, error) != expected:
-        raise StoreCorruptError(
-            f"{path}: record {id} (key {key.hex()}) is not what was written: bits have rotted or "
-            "another program changed it. Every other record is still readable",
-            path,
-        )
+def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
+    """Say that a record's bytes are not those that were written."""
+    return StoreCorruptError(
+        f"{path}: record {id} (key {key.hex()}) is not what was written: bits have rotted or "
+        "another program changed it. Every other record is still readable",
+        path,
+    )
 
 
 def _add(before: Any, newer: Any) -> Any:

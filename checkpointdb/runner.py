@@ -23,7 +23,7 @@ from .keeper import Keeper
 from .keys import Keyer, Version
 from .occurrences import Occurrences
 from .policy import SavePolicy, loss_window
-from .slots import Slot
+from .slots import Slot, Twin
 from .store import Entry, Store
 
 R = TypeVar("R", covariant=True)
@@ -101,7 +101,8 @@ class Run(Generic[R]):
         self._open: dict[bytes, Slot] = {}  # being computed, or pending
         self._positions = itertools.count()
         self._seen = Occurrences() if spec.separate else None
-        self._rows = self._hits = self._computed = self._failed = 0
+        self._identity, self._decode = spec.keyer.identify, spec.codec.decode
+        self._rows = self._hits = self._failed = 0
         self._cost = 0.0
         self._started = self._ended = 0.0
         self._id = 0
@@ -174,7 +175,7 @@ class Run(Generic[R]):
         self._keeper.open(step, self._id)
         self.store.hold(self)
 
-    def slots(self, rows: Iterable[Any]) -> Iterator[Slot]:
+    def slots(self, rows: Iterable[Any]) -> Iterator[Slot | Twin]:
         """Yield a slot for each row, looked up in batches that grow while rows are done fast."""
         source, size, chunk = iter(rows), 1, [None]
         while chunk:
@@ -186,52 +187,67 @@ class Run(Generic[R]):
             fast = perf_counter() - began < READ_AHEAD_SECONDS
             size = min(size * 2, READ_AHEAD) if fast else max(size // 2, 1)
 
-    def lookup(self, rows: Sequence[Any]) -> list[Slot]:
+    def lookup(self, rows: Sequence[Any]) -> list[Slot | Twin]:
         """Give each row a slot: a hit, the twin of an equal row, or `mine`: to be computed."""
         slots = [self._identify(row) for row in rows]
+        places: list[Slot | Twin] = list(slots)
         wanted = []
         with self._lock:
-            for slot in slots:
+            open_ = self._open
+            for i, slot in enumerate(slots):
                 if slot.error is None:
-                    earlier = self._open.setdefault(slot.key, slot)
+                    earlier = open_.setdefault(slot.key, slot)
                     if earlier is slot:
                         wanted.append(slot)
                     else:
-                        slot.twin = earlier
+                        places[i] = Twin(earlier)
         if wanted:
             self._find(wanted)
-        return slots
+        return places
 
     def _identify(self, row: Any) -> Slot:
-        position = next(self._positions)
         try:
-            key, stored_input = self.spec.keyer.identify(row)
+            key, plain = self._identity(row)
         except EncodeError as error:
-            slot = Slot(row, position, b"", None)
-            error.add_note(f"in row {position} of step {self.spec.name!r}; it was not called")
-            slot.error, slot.waiters = error, None
+            slot = Slot(row, next(self._positions), b"", False)
+            self._refuse(slot, error)
             return slot
         if self._seen is not None:
             key = self.spec.keyer.nth(key, self._seen.count(key))
-        return Slot(row, position, key, stored_input)
+        return Slot(row, next(self._positions), key, plain)
+
+    def _refuse(self, slot: Slot, error: EncodeError) -> None:
+        error.add_note(f"in row {slot.position} of step {self.spec.name!r}; it was not called")
+        slot.error = error
+        slot.settle()
 
     def _find(self, slots: list[Slot]) -> None:
         try:
             all_found = self.store.find([slot.key for slot in slots])
         except BaseException as error:
-            with self._lock:
-                for slot in slots:
-                    self._refuse(slot, error)
+            self.fail(slots, error)
             raise
+        closed = []
         for slot, found in zip(slots, all_found, strict=True):
-            if found is None or found.error is not None:
-                slot.mine = True
-                slot.attempts = found.attempts if found else 0
-            else:
-                slot.found = found
-                with self._lock:
+            if found is not None and found[1] is None:
+                slot.data = found[2]
+                closed.append(slot)
+                continue
+            try:
+                slot.input = self.spec.keyer.stored(slot.row, slot.plain)
+            except EncodeError as error:
+                self._refuse(slot, error)
+                closed.append(slot)
+                continue
+            slot.mine = True
+            if found is not None:
+                slot.attempts = found[0]
+        if closed:
+            with self._lock:
+                for slot in closed:
                     del self._open[slot.key]
-                    slot.settle()
+            for slot in closed:
+                slot.settle()
 
     def compute(self, slot: Slot) -> None:
         """Call the step for one row and keep what it returns."""
@@ -284,19 +300,14 @@ class Run(Generic[R]):
         except EncodeError as error:
             self.fail([slot], error)
             raise
-        slot.value, slot.encoded = value, encoded
+        slot.value, slot.data = value, encoded
+        stored_input = slot.input
         entry = (
-            slot.key, slot.position, slot.attempts + 1, now - start, None, None, encoded, slot.input,
+            slot.key, slot.position, slot.attempts + 1, now - start, None, None, encoded,
+            stored_input,
         )  # fmt: skip
-        self._add(slot, entry, now)
-
-    def _add(self, slot: Slot, entry: Entry, now: float) -> None:
-        encoded, stored_input = entry[6], entry[7]
-        size = len(encoded or "") + len(stored_input or "")
-        with self._lock:
-            self._computed += 1
-            slot.settle()
-            self._keeper.add(entry, size, entry[4] or 0.0, now)
+        slot.settle()
+        self._keeper.add(entry, len(encoded) + len(stored_input or ""), 0.0, now)
 
     def keep_batch(self, slots: list[Slot], values: Any, start: float) -> None:
         """Make the results of a batch pending; those that can be stored are, before any raises.
@@ -337,36 +348,31 @@ class Run(Generic[R]):
         with self._lock:
             self._failed += len(slots)
             for slot in slots:
-                self._refuse(slot, error)
+                slot.error = error
+                self._open.pop(slot.key, None)
+        for slot in slots:
+            slot.settle()
 
-    def _refuse(self, slot: Slot, error: BaseException) -> None:
-        slot.error = error
-        self._open.pop(slot.key, None)
-        slot.settle()
-
-    def when_settled(self, slot: Slot, wake: Callable[[], object]) -> None:
-        """Call `wake` once the slot's outcome is there; at once if it is."""
+    def when_settled(self, place: Twin, wake: Callable[[], object]) -> None:
+        """Call `wake`, once or twice, when the outcome is there; at once if it is."""
         with self._lock:
-            waiters = (slot.twin or slot).waiters
-            if waiters is not None:
-                waiters.append(wake)
-                return
-        wake()
+            place.first.waiters += (wake,)
+        if place.settled:
+            wake()
 
-    def take(self, slot: Slot) -> Any:
-        """Return the outcome of a settled slot: its result, or raise its error."""
-        source = slot.twin or slot
-        if source.error is not None:
-            raise source.error
+    def take(self, place: Slot | Twin) -> Any:
+        """Return the outcome of a settled row: its result, or raise its error."""
+        slot = place.first if isinstance(place, Twin) else place
+        if slot.error is not None:
+            raise slot.error
         self._rows += 1
-        if slot.mine:
+        if place.mine:
             value, slot.value = slot.value, None
             return value
         self._hits += 1
-        data = source.encoded if source.found is None else source.found.result
-        assert data is not None
+        assert slot.data is not None
         try:
-            return self.spec.codec.decode(data)
+            return self._decode(slot.data)
         except DecodeError as error:
             error.key = slot.key.hex()
             error.add_note(f"key {error.key} in {self.store.path}")
@@ -395,7 +401,7 @@ class Run(Generic[R]):
         return {
             "rows": self._rows,
             "hits": self._hits,
-            "computed": self._computed,
+            "computed": self._keeper.added,
             "failed": self._failed,
             "commits": self._keeper.commits,
             "seconds": now - self._started if self._id else 0.0,
@@ -430,12 +436,16 @@ class Run(Generic[R]):
 
 
 def _take(source: Iterator[Any], size: int) -> tuple[list[Any], BaseException | None]:
-    """Take up to `size` rows; if the source fails, keep the rows before it and the error."""
+    """Take up to `size` rows, fewer if they come slowly.
+
+    If the source fails, return the rows before it and the error.
+    """
     rows: list[Any] = []
+    until = perf_counter() + READ_AHEAD_SECONDS
     try:
         for row in source:
             rows.append(row)
-            if len(rows) == size:
+            if len(rows) == size or perf_counter() > until:
                 break
     except BaseException as error:  # noqa: BLE001 - raised by the caller, after the rows before it
         return rows, error

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from .store import Found
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -30,36 +29,42 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Slot:
-    """A row's identity, and in time its result or error."""
+    """A row's identity, and in time its result or error.
 
-    __slots__ = (
-        "attempts", "encoded", "error", "found", "input", "key", "mine", "position", "row",
-        "twin", "value", "waiters",
-    )  # fmt: skip
+    Defaults are class attributes: most slots never set most of them, and a million are made.
+    """
 
-    def __init__(
-        self, row: Any, position: int, key: bytes, stored_input: str | bytes | None
-    ) -> None:
-        self.row, self.position, self.key, self.input = row, position, key, stored_input
-        self.mine = False  # to be computed by whoever looked it up
-        self.attempts = 0  # in earlier runs
-        self.found: Found | None = None
-        self.twin: Slot | None = None  # the equal row that is computed for both
-        self.encoded: str | bytes | None = None
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.waiters: list[Callable[[], object]] | None = []  # None once it is settled
+    mine = False  # to be computed by whoever looked it up
+    settled = False  # its outcome is there
+    attempts = 0  # in earlier runs
+    input: str | bytes | None = None  # the stored form of the row
+    data: str | bytes | None = None  # the stored form of the result
+    value: Any = None  # the result as the step returned it
+    error: BaseException | None = None
+    waiters: tuple[Callable[[], object], ...] = ()
+
+    def __init__(self, row: Any, position: int, key: bytes, plain: bool) -> None:
+        self.row, self.position, self.key, self.plain = row, position, key, plain
+
+    def settle(self) -> None:
+        """Tell those who wait for the outcome that it is there."""
+        self.settled = True
+        for wake in self.waiters:
+            wake()
+
+
+class Twin:
+    """A row equal to an earlier one that is computed for both."""
+
+    mine = False
+
+    def __init__(self, first: Slot) -> None:
+        self.first = first
 
     @property
     def settled(self) -> bool:
-        """Whether its outcome is there."""
-        return self.waiters is None if self.twin is None else self.twin.waiters is None
-
-    def settle(self) -> None:
-        """Tell those who wait for the outcome that it is there; under the run's lock."""
-        waiters, self.waiters = self.waiters, None
-        for wake in waiters or ():
-            wake()
+        """Whether the earlier row's outcome is there."""
+        return self.first.settled
 
 
 def failure(slot: Slot, error: BaseException) -> Failed:
