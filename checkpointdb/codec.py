@@ -61,7 +61,9 @@ def decode(data: str | bytes) -> Any:
     try:
         return _unjson(data) if isinstance(data, str) else uncanonical(data)[0]
     except _UNREADABLE as error:
-        raise DecodeError(f"a saved value cannot be read: {type(error).__name__}: {error}") from error
+        raise DecodeError(
+            f"a saved value cannot be read: {type(error).__name__}: {error}"
+        ) from error
 
 
 class Codec:
@@ -119,7 +121,7 @@ class Codec:
             if isinstance(data, str):
                 return self._model.validate_json(data) if self._model else self._from_json(data)
             return self._convert(*uncanonical(data))
-        except Exception as error:  # noqa: BLE001 - validators are the user's code
+        except Exception as error:  # validators are the user's code
             raise DecodeError(
                 f"a saved result does not fit {_type_name(self.annotation)} ({error}): restore the "
                 "annotation, or raise the step's version to compute the row again"
