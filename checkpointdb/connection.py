@@ -38,6 +38,8 @@ def mapped(path: str) -> Iterator[None]:
         yield
     except apsw.Error as error:
         raise _ours(error, path) from error
+    except UnicodeDecodeError as error:
+        raise _ours(apsw.CorruptError(f"a text is not UTF-8: {error}"), path) from error
 
 
 def _ours(error: apsw.Error, path: str) -> StoreError:
@@ -90,13 +92,14 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
         try:
             if connection.readonly("main"):
-                raise apsw.ReadOnlyError("no permission to write")
+                raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
             schema.harden(connection)
-            schema.tune_writer(connection, durability)
+            connection.set_busy_timeout(schema.BUSY_MILLISECONDS)
             present = connection.pragma("user_version")
             if present < schema.FORMAT:
                 schema.migrate(connection, present)
             _check_schema(connection, path)
+            schema.tune_writer(connection, durability)
         except BaseException:
             connection.close()
             raise
@@ -106,7 +109,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
 def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, bool]:
     """Open a store for reading only, creating no file; the flag tells whether it is immutable.
 
-    With a log beside the store (a run is writing, or was killed) SQLite's locks are used. Without
+    With a log beside the store (it is open, or its run was killed) SQLite's locks are used. Without
     one, SQLite would have to create it: the file is read as immutable instead, which is sound as
     long as nobody checkpoints into it meanwhile (`unchanged` tells).
     """
@@ -126,7 +129,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
 
 
 def create(path: str, vfs: str | None = None) -> None:
-    """Create an empty store that appears under its name whole, on the disk, mode 0600, or not at all.
+    """Create an empty store; under its name it appears whole, on the disk and mode 0600, or never.
 
     If another process creates it first, theirs is kept.
     """
@@ -198,7 +201,7 @@ def unchanged(path: str) -> tuple[int, int, int]:
 
 def _has_log(path: str) -> bool:
     try:
-        return os.stat(path + "-wal").st_size > 0
+        return os.stat(path + "-wal").st_size > 0 or os.path.exists(path + "-shm")
     except FileNotFoundError:
         return False
 
@@ -220,8 +223,8 @@ def _probe(path: str, vfs: str | None) -> None:
             connection.close()
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise StoreError(
-            f"{path}: not a checkpointdb store, nor any SQLite file ({error}); nothing was written. "
-            "Give another path, or move the file away",
+            f"{path}: not a checkpointdb store, nor any SQLite file ({error}); nothing was "
+            "written. Give another path, or move the file away",
             path,
         ) from error
     except apsw.Error as error:
@@ -231,6 +234,10 @@ def _probe(path: str, vfs: str | None) -> None:
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
             "Give another path",
             path,
+        )
+    if present < 1:
+        raise StoreCorruptError(
+            f"{path}: damaged: it has no file format; nothing was written", path
         )
     if present > schema.FORMAT:
         raise StoreVersionError(

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
+import apsw
 import msgspec
 
 from . import connection as files
@@ -107,18 +109,14 @@ class Reader:
         while True:
             with files.mapped(self.path):
                 page = self._connection.execute(
-                    f"""
-                    select ordered.rowid, {_COLUMNS}
-                      from temp.ordered join records on records.id = ordered.id
-                                        join steps on steps.id = records.step
-                     where ordered.rowid > ? order by ordered.rowid limit ?
-                    """,
+                    "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
                     (last, PAGE),
                 ).fetchall()
+                rows = self._fetch([id for _, id in page])
             if not page:
                 return
-            for row in page:
-                yield self._record(row[1:])
+            for row in rows:
+                yield self._record(row)
             last = page[-1][0]
 
     def _select(self, step: str | None, version: int | str | None, status: Status | None) -> None:
@@ -149,21 +147,20 @@ class Reader:
         low = bytes.fromhex(start.ljust(32, "0"))
         high = bytes.fromhex(start.ljust(32, "f"))
         with self._snapshot():
-            rows = self._connection.execute(
-                f"""
-                with wanted as (
-                  select id from key_index where key between ?1 and ?2
-                   union all
-                  select id from records where id > ?3 and key between ?1 and ?2
-                )
-                select {_COLUMNS}, max(records.id)
-                  from wanted join records on records.id = wanted.id
-                              join steps on steps.id = records.step
-                 group by records.key limit ?4
+            wanted = self._connection.execute(
+                """
+                select key, max(id)
+                  from (select key, id from key_index where key between ?1 and ?2
+                         union all
+                        select key, id from records where id > ?3 and key between ?1 and ?2)
+                 group by key limit ?4
                 """,
                 (low, high, indexed_to(self._connection), limit),
             ).fetchall()
-        return [self._record(row[:-1]) for row in rows]
+            rows = self._fetch([id for _, id in wanted])
+            if [row[0] for row in rows] != [key for key, _ in wanted]:
+                raise apsw.CorruptError("the key index points at other records")
+        return [self._record(row) for row in rows]
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
@@ -178,37 +175,73 @@ class Reader:
 
         SQLite's structure, the checksum of every record, the index against the records.
         """
-        with files.mapped(self.path):
-            lines = self._connection.execute("pragma integrity_check").fetchall()
-        problems = [f"SQLite: {line}" for (line,) in lines if line != "ok"]
-        return problems + list(self._bad_records()) + list(self._bad_index())
+        problems: list[str] = []
+        for check in (self._bad_structure, self._bad_records, self._bad_index):
+            try:
+                problems.extend(check())
+            except apsw.Error as error:
+                problems.append(f"SQLite: {error}")
+        return problems
+
+    def _bad_structure(self) -> Iterator[str]:
+        for (line,) in self._connection.execute("pragma integrity_check").fetchall():
+            if line != "ok":
+                yield f"SQLite: {line}"
 
     def _bad_records(self) -> Iterator[str]:
         last = 0
-        while True:
-            page = self._connection.execute(
-                """
-                select id, key, input, result, error, checksum from records
-                 where id > ? order by id limit ?
-                """,
-                (last, PAGE),
-            ).fetchall()
-            if not page:
-                return
+        while page := self._page(last):
             for id, key, stored_input, result, error, expected in page:
                 if checksum(key, stored_input, result, error) != expected:
                     yield f"record {id} (key {key.hex()}): not what was written"
             last = page[-1][0]
 
+    def _page(self, last: int) -> list[tuple[Any, ...]]:
+        """Return the records after `last`; where text is rotten to not being UTF-8, one of them."""
+        for columns, limit in (
+            ("cast(key as blob), input, result, error, checksum", PAGE),
+            ("cast(key as blob), input, result, error, checksum", 1),
+            ("cast(key as blob), null, null, null, -2", 1),
+        ):
+            with contextlib.suppress(UnicodeDecodeError):
+                return self._connection.execute(
+                    f"select id, {columns} from records where id > ? order by id limit ?",
+                    (last, limit),
+                ).fetchall()
+        return []
+
     def _bad_index(self) -> Iterator[str]:
         wrong = self._connection.execute(
             """
             select key_index.id from key_index left join records on records.id = key_index.id
-             where records.key is not key_index.key limit 10
+             where records.key is not key_index.key
+             union
+            select newest.id
+              from (select key, max(id) as id from records
+                     where id <= (select value from state where name = 'indexed_to')
+                     group by key) as newest
+              left join key_index on key_index.key = newest.key
+             where key_index.id is not newest.id
+             limit 10
             """
         ).fetchall()
         for (id,) in wrong:
-            yield f"index entry of record {id}: points at another key"
+            yield f"record {id}: its entry in the key index is wrong"
+
+    def _fetch(self, ids: list[int]) -> list[tuple[Any, ...]]:
+        if not ids:  # there is no array of nothing
+            return []
+        try:
+            return self._connection.execute(
+                f"""
+                select {_COLUMNS}
+                  from carray(?) as wanted cross join records on records.id = wanted.value
+                                           cross join steps on steps.id = records.step
+                """,
+                (apsw.carray(array.array("q", ids)),),
+            ).fetchall()
+        except UnicodeDecodeError:
+            raise first_rotten(self.path, self._connection, ids) from None
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         *fields, expected = row
@@ -225,7 +258,21 @@ class Reader:
             try:
                 yield
             finally:
-                self._connection.execute("rollback")
+                if self._connection.in_transaction:
+                    self._connection.execute("rollback")
+
+
+def first_rotten(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
+    """Name the first of some records whose text is rotten to not being UTF-8."""
+    for id in ids:
+        key = connection.execute("select cast(key as blob) from records where id = ?", (id,)).get
+        try:
+            connection.execute(
+                "select input, result, error from records where id = ?", (id,)
+            ).fetchall()
+        except UnicodeDecodeError:
+            break
+    return rotten(path, id, key)
 
 
 def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
@@ -247,5 +294,3 @@ def to_builtins(info: msgspec.Struct) -> dict[str, Any]:
     if isinstance(fields.get("key"), bytes):
         fields["key"] = fields["key"].hex()
     return fields
-
-

@@ -98,8 +98,10 @@ def checksum(
             digest = xxh3_64_intdigest(data.encode(), digest ^ 1)
         elif data is None:
             digest ^= 2
-        else:
+        elif type(data) is bytes:
             digest = xxh3_64_intdigest(data, digest ^ 3)
+        else:
+            return -1  # rotten: we never write a number there
     return digest >> 1
 
 

@@ -137,7 +137,6 @@ def harden(connection: apsw.Connection) -> None:
 
 def tune_writer(connection: apsw.Connection, durability: str) -> None:
     """Set what a writing connection needs: WAL, the durability, a bounded log."""
-    connection.set_busy_timeout(BUSY_MILLISECONDS)
     connection.pragma("journal_mode", "wal")
     connection.pragma("wal_autocheckpoint", WAL_PAGES)
     connection.pragma("journal_size_limit", WAL_BYTES)
