@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import apsw
 
 CACHE_KIB = 32 << 10
@@ -11,6 +13,7 @@ class Occurrences:
     """Count keys in bounded memory: past 32 MiB the counts spill into a private temporary file."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # a connection used by two threads at once raises
         self._connection = apsw.Connection("")
         self._connection.pragma("cache_size", -CACHE_KIB)
         self._connection.pragma("journal_mode", "off")
@@ -19,10 +22,11 @@ class Occurrences:
 
     def count(self, key: bytes) -> int:
         """Return how often `key` was counted before, and count it."""
-        n: int = self._connection.execute(
-            """
-            insert into seen values (?, 0) on conflict (key) do update set n = n + 1 returning n
-            """,
-            (key,),
-        ).get
+        with self._lock:
+            n: int = self._connection.execute(
+                """
+                insert into seen values (?, 0) on conflict (key) do update set n = n + 1 returning n
+                """,
+                (key,),
+            ).get
         return n
