@@ -93,19 +93,20 @@ def describe_recipe(recipe: KeyRecipe) -> str:
         return "row"
     if callable(recipe):
         return f"{getattr(recipe, '__qualname__', type(recipe).__qualname__)}()"
-    return ", ".join(_names(recipe))
+    return ", ".join(sorted(_names(recipe)))
 
 
-def _names(recipe: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (recipe,) if isinstance(recipe, str) else tuple(recipe)
+def _names(recipe: Any) -> tuple[str, ...]:
+    names = (recipe,) if isinstance(recipe, str) else recipe
+    if not (isinstance(names, tuple | list) and names and all(type(n) is str for n in names)):
+        raise TypeError(f"key= takes field names or a callable on the row, not {recipe!r}")
+    return tuple(names)
 
 
 def _narrower(recipe: KeyRecipe) -> Callable[[Any], Any] | None:
     if recipe is None or callable(recipe):
         return recipe
     names = _names(recipe)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"key= takes field names or a callable on the row, not {recipe!r}")
 
     def fields(row: Any) -> dict[str, Any]:
         try:
