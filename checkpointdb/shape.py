@@ -1,0 +1,81 @@
+"""What a row of output looks like. Knows values; knows nothing of files."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from .canonical import is_plain
+from .formats import TableError
+
+_KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with objects of user classes as dicts; dates and the like stay."""
+    if is_plain(value):
+        return value
+    return msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_fields)
+
+
+def to_json(value: Any) -> bytes:
+    """Return any value as JSON, for people and programs: what JSON lacks becomes its text."""
+    try:
+        return msgspec.json.encode(value, enc_hook=_fields)
+    except (TypeError, UnicodeEncodeError):  # keys that are no strings; lone surrogates
+        return msgspec.json.encode(repr(value).encode("ascii", "backslashreplace").decode())
+
+
+def _fields(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else str(value)
+
+
+class Shape:
+    """How a row and its result become one row of output.
+
+    By default the result is one more column, so that it can never overwrite a column of the input.
+    Under `merge` a result that is a dict adds its own columns, and a clash of names is an error.
+    A row that is not a dict goes under the column `input`.
+    """
+
+    def __init__(self, column: str = "result", merge: bool = False) -> None:
+        self.column, self.merge = column, merge
+
+    def check(self, row: Any, where: str) -> None:
+        """Refuse a row that has a column of the result's name, before the step is paid for it.
+
+        Raises:
+            TableError: it has.
+        """
+        if not self.merge and self.column in (row if isinstance(row, dict) else ("input",)):
+            raise TableError(
+                f"{where} has a column {self.column!r} of its own: name the result's column with "
+                "--column NAME, or use --merge"
+            )
+
+    def join(self, row: Any, result: Any, where: str) -> dict[str, Any]:
+        """Return the row of output.
+
+        Raises:
+            TableError: under `merge`, the result is no dict, or would overwrite another value.
+        """
+        joined = dict(row) if isinstance(row, dict) else {"input": row}
+        if not self.merge:
+            joined[self.column] = result
+            return joined
+        if not isinstance(result, dict):
+            raise TableError(
+                f"{where}: --merge needs results that are dicts, not a {type(result).__name__}"
+            )
+        for name, value in result.items():
+            if name in joined and to_json(joined[name]) != to_json(value):
+                raise TableError(
+                    f"{where}: --merge would overwrite column {name!r} with another value: leave "
+                    "out --merge, or have the step return it under another name"
+                )
+            joined[name] = value
+        return joined
