@@ -1,0 +1,295 @@
+"""Keys: what makes two rows equal, the same in every process and every version, for ever."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import uuid
+import zoneinfo
+
+import msgspec
+import pytest
+
+from checkpointdb import EncodeError, key_of
+from checkpointdb.canonical import Arguments
+from checkpointdb.codec import decode
+from checkpointdb.keys import Keyer, describe_recipe
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "data", "golden_keys.json")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+
+
+class Struct(msgspec.Struct):
+    name: str
+    tags: list[str]
+
+
+Pair = collections.namedtuple("Pair", "first second")
+
+
+# What the expressions of the golden file may name.
+NAMES = {
+    "Arguments": Arguments,
+    "Colour": Colour,
+    "Level": Level,
+    "Pair": Pair,
+    "Point": Point,
+    "Struct": Struct,
+    "decimal": decimal,
+    "dt": dt,
+    "pathlib": pathlib,
+    "uuid": uuid,
+    "zoneinfo": zoneinfo,
+}
+
+
+def golden():
+    with open(GOLDEN, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def key_of_expression(entry):
+    return key_of(entry["step"], entry["version"], eval(entry["row"], NAMES)).hex()
+
+
+@pytest.mark.parametrize("entry", golden(), ids=lambda entry: entry["row"][:40])
+def test_a_key_never_changes(entry):
+    """A changed key is every user's store broken: this file only ever grows."""
+    assert key_of_expression(entry) == entry["key"]
+
+
+def test_no_two_golden_rows_share_a_key():
+    """Every line of the golden file is another row, step or version."""
+    assert len({entry["key"] for entry in golden()}) == len(golden())
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2", "3", "random"])
+def test_keys_are_the_same_in_every_process(seed):
+    """The hash seed of the process, and so the order of sets and dicts, does not matter."""
+    code = "import test_keys as t; print([t.key_of_expression(entry) for entry in t.golden()])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert eval(done.stdout) == [entry["key"] for entry in golden()]
+
+
+def test_a_key_is_of_the_step_the_version_and_the_row():
+    """Another name, another version, the version as text: each has other keys, all of 16 bytes."""
+    keys = {
+        key_of(name, version, row)
+        for name in ("a", "b", "a1")
+        for version in (1, 2, "1", "")
+        for row in (1, "1", [1], {"a": 1})
+    }
+    assert len(keys) == 3 * 4 * 4
+    assert {len(key) for key in keys} == {16}
+
+
+@pytest.mark.parametrize("row", [{"a": 1}, 2**70, "é", (1, 2), {1: {2}}, None, [0.1, float("nan")]])
+def test_a_keyer_gives_the_key_of_and_a_stored_form_that_reads_back(row):
+    """The fast path of a run and `key_of` agree."""
+    keyer = Keyer("s", 1)
+    key, plain = keyer.identify(row)
+    assert key == key_of("s", 1, row)
+    assert repr(decode(keyer.stored(row, plain))) == repr(row)
+
+
+def test_a_row_that_cannot_be_stored_is_refused():
+    """Without `key=` the whole row must have a content."""
+    with pytest.raises(EncodeError, match=r"^\$.f: "):
+        Keyer("s", 1).identify({"f": len})
+
+
+@dataclasses.dataclass
+class Row:
+    id: int
+    text: str
+    client: object = None
+
+
+@pytest.mark.parametrize("recipe", ["id", ("id",), ["id"]])
+def test_field_names_narrow_a_row_to_those_fields(recipe):
+    """Whatever the other fields hold does not matter, in a dict or an object."""
+    keyer = Keyer("s", 1, recipe)
+    key, _ = keyer.identify({"id": 1, "text": "a"})
+    assert key == keyer.identify({"id": 1, "client": len})[0]
+    assert key == keyer.identify(Row(1, "b", len))[0]
+    assert key == keyer.identify(Arguments(id=1, n=2))[0]
+    assert key != keyer.identify({"id": "1"})[0]
+
+
+def test_a_callable_narrows_a_row_to_what_it_returns():
+    """`key=` may compute the identity."""
+    keyer = Keyer("s", 1, lambda row: row["text"].strip().lower())
+    assert keyer.identify({"text": " A "})[0] == keyer.identify({"text": "a"})[0]
+    assert keyer.identify({"text": "a"})[0] == key_of("s", 1, "a")
+
+
+def test_under_a_narrowed_identity_the_rest_of_a_row_may_be_anything():
+    """A row that cannot be stored is then computed all the same, with no input kept."""
+    keyer = Keyer("s", 1, "id")
+    row = {"id": 1, "client": len}
+    assert keyer.stored(row, keyer.identify(row)[1]) is None
+    row = {"id": 1, "text": "a"}
+    assert decode(keyer.stored(row, keyer.identify(row)[1])) == row
+
+
+@pytest.mark.parametrize("row", [{"text": "a"}, Pair(1, 2), 5, {}])
+def test_a_row_without_a_field_that_identifies_it_is_an_error_that_names_the_field(row):
+    """Two rows are never taken for equal because both lack a field."""
+    with pytest.raises(EncodeError, match=r"^\$.id: the row has no such field") as caught:
+        Keyer("s", 1, ("id",)).identify(row)
+    assert caught.value.where == "$.id"
+
+
+def test_what_narrows_a_row_must_have_a_content():
+    """The identity itself cannot be a lambda."""
+    with pytest.raises(EncodeError, match=r"^\$.f: "):
+        Keyer("s", 1, "f").identify({"f": len})
+    with pytest.raises(EncodeError):
+        Keyer("s", 1, lambda row: row["f"]).identify({"f": len})
+
+
+@pytest.mark.parametrize("recipe", [(), [], 5, (1,), {"a"}, b"id", ("id", None)])
+def test_a_recipe_of_another_kind_is_a_type_error(recipe):
+    """Also a set, which has no order to show."""
+    with pytest.raises(TypeError, match="field names or a callable"):
+        Keyer("s", 1, recipe)
+
+
+def test_a_recipe_has_a_description_that_does_not_depend_on_order():
+    """The store says what makes two rows of a step equal; the order of fields makes no key."""
+    assert describe_recipe(None) == "row"
+    assert describe_recipe("id") == "id"
+    assert describe_recipe(("id", "a")) == describe_recipe(["a", "id"]) == "a, id"
+    assert describe_recipe(golden) == "golden()"
+    assert Keyer("s", 1, ("id", "a")).identify({"id": 1, "a": 2}) == Keyer(
+        "s", 1, ("a", "id")
+    ).identify({"a": 2, "id": 1})
+
+
+def test_the_nth_equal_row_has_a_key_of_its_own():
+    """The first has the usual key; no counted key is the key of any row."""
+    keyer = Keyer("s", 1)
+    key, _ = keyer.identify({"a": 1})
+    keys = [keyer.nth(key, n) for n in range(1000)]
+    assert keys[0] == key
+    assert len(set(keys)) == 1000
+    assert keys == [keyer.nth(key, n) for n in range(1000)]
+
+
+EXPRESSIONS = """
+{"id": 1, "text": "I liked it", "meta": {"lang": "en", "score": 0.5, "ok": True, "none": None}}
+{"text": "naïve café ☕ 日本語 👩‍🚀", "": [], "nested": [[], {}, [[1]]]}
+"plain text"
+""
+b"bytes"
+0
+-1
+1
+1.0
+True
+"1"
+None
+False
+0.0
+-0.0
+1e300
+5e-324
+float("inf")
+float("-inf")
+float("nan")
+2**63 - 1
+2**63
+2**64 - 1
+2**64
+-2**63
+-2**63 - 1
+10**40
+-10**40
+[]
+{}
+()
+set()
+frozenset()
+[1, 2]
+(1, 2)
+{1, 2}
+frozenset({1, 2})
+{"a", 1, None, (1, "b")}
+{"1": 2}
+{1: 2}
+{1.5: "a", None: "b", (1, 2): "c", "k": "d"}
+[1, [2, (3, {4})], {"k": (5,)}]
+decimal.Decimal("1.10")
+decimal.Decimal("1.1")
+decimal.Decimal("-0")
+decimal.Decimal("NaN")
+dt.datetime(2024, 2, 29, 23, 59, 59, 999999)
+dt.datetime(2024, 2, 29, 23, 59, 59, tzinfo=dt.timezone.utc)
+dt.datetime(2024, 2, 29, 23, 59, 59, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30)))
+dt.datetime(2024, 10, 27, 2, 30, tzinfo=zoneinfo.ZoneInfo("Europe/Paris"))
+dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Paris"))
+dt.date(2024, 2, 29)
+dt.time(12, 30, 1, 5)
+dt.time(12, 30, tzinfo=dt.timezone.utc)
+dt.timedelta(days=-1, seconds=5, microseconds=7)
+uuid.UUID("12345678-1234-5678-1234-567812345678")
+pathlib.PurePosixPath("data/rows.csv")
+Colour.RED
+Level.LOW
+Point(1.0, -0.0)
+Struct("a", ["b", "c"])
+Pair(1, [2])
+{"rows": [Point(0.5, 1.5), {"when": dt.date(2024, 1, 1), "price": decimal.Decimal("9.99")}]}
+Arguments(row={"id": 1}, model="m")
+"""
+
+
+def write_golden():
+    """Add new expressions to the golden file: `python tests/test_keys.py`. Never changes a line."""
+    try:
+        entries = golden()
+    except FileNotFoundError:
+        entries = []
+    known = {(e["step"], e["version"], e["row"]) for e in entries}
+    for row in EXPRESSIONS.strip().splitlines():
+        steps = [("label", 1)] if row != "[1, 2]" else [("label", 1), ("label", "1"), ("étape", 2)]
+        for step, version in steps:
+            if (step, version, row) not in known:
+                entry = {"step": step, "version": version, "row": row}
+                entries.append({**entry, "key": key_of_expression(entry)})
+    with open(GOLDEN, "w", encoding="utf-8") as file:
+        lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+        file.write("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+if __name__ == "__main__":
+    write_golden()
