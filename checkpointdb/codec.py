@@ -191,7 +191,7 @@ def _name(value: Any) -> str:
 def _type_name(annotation: Any) -> str:
     if annotation is Any:
         return "not annotated"
-    return getattr(annotation, "__qualname__", None) or str(annotation)
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
 def _sized(data: str | bytes) -> str | bytes:
