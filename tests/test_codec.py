@@ -1,0 +1,372 @@
+"""Values to what is stored and back: an encoding that gives back an equal value, or an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import json
+import pathlib
+import tracemalloc
+import typing
+import uuid
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from test_canonical import ANY, PLAIN, image
+
+from checkpointdb import DecodeError, EncodeError, codec
+from checkpointdb.codec import Codec, decode, encode
+
+NAN = float("nan")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@dataclasses.dataclass
+class Label:
+    text: str
+    score: float = 0.5
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Event:
+    when: dt.datetime
+    price: decimal.Decimal
+    colour: Colour = Colour.RED
+    ids: set[int] = dataclasses.field(default_factory=set)
+    pair: tuple[int, str] = (1, "a")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    y: int
+
+
+class Struct(msgspec.Struct):
+    text: str
+    score: float = 0.5
+
+
+class Keyed(typing.TypedDict):
+    text: str
+    score: float
+
+
+class Dated(typing.TypedDict):
+    day: dt.date
+
+
+class Pair(typing.NamedTuple):
+    first: str
+    second: int
+
+
+class Model(pydantic.BaseModel):
+    text: str
+    score: float = 0.5
+    when: dt.datetime | None = None
+
+
+class Aliased(pydantic.BaseModel):
+    is_ok: bool = pydantic.Field(alias="isOk")
+    n: int = pydantic.Field(serialization_alias="N", default=1)
+
+    @pydantic.computed_field
+    @property
+    def double(self) -> int:
+        return 2 * self.n
+
+
+class Strict(pydantic.BaseModel, extra="forbid"):
+    n: int
+
+    @pydantic.computed_field
+    @property
+    def double(self) -> int:
+        return 2 * self.n
+
+
+NOON = dt.datetime(2024, 3, 31, 12, tzinfo=dt.UTC)
+
+# annotation, value, whether it is stored as JSON text
+TYPED = {
+    "any plain value": (typing.Any, {"a": [1, 2.5, True, None, "é"]}, True),
+    "no annotation, tuple": (typing.Any, (1, 2), False),
+    "no annotation, nan": (typing.Any, {"score": NAN}, False),
+    "no annotation, datetime": (typing.Any, {"at": NOON}, False),
+    "no annotation, bytes": (typing.Any, b"\x00\xff", False),
+    "no annotation, int keys": (typing.Any, {1: "a"}, False),
+    "dict": (dict, {"a": 1}, True),
+    "dict of lists": (dict[str, list[int]], {"a": [1]}, True),
+    "none": (None, None, True),
+    "str": (str, "é", True),
+    "float that is an int": (float, 1, True),
+    "big int": (int, 2**80, True),
+    "negative zero": (float, -0.0, True),
+    "infinity": (float, float("inf"), False),
+    "literal": (typing.Literal["a", "b"], "a", True),
+    "optional str": (str | None, None, True),
+    "dataclass": (Label, Label("good", 0.75, ["a"]), True),
+    "dataclass with rich fields": (Event, Event(NOON, decimal.Decimal("1.10"), ids={2, 1}), True),
+    "dataclass with a nan": (Label, Label("good", NAN), False),
+    "optional dataclass, there": (Label | None, Label("good"), True),
+    "optional dataclass, none": (Label | None, None, True),
+    "old optional": (typing.Optional[Label], Label("good"), True),  # noqa: UP045
+    "list of dataclasses": (list[Label], [Label("a"), Label("b")], True),
+    "dict of dataclasses": (dict[str, Label], {"x": Label("a")}, True),
+    "struct": (Struct, Struct("good"), True),
+    "list of structs": (list[Struct], [Struct("a", -0.0)], True),
+    "struct with a nan": (Struct, Struct("good", NAN), False),
+    "typed dict": (Keyed, {"text": "a", "score": 1.5}, True),
+    "typed dict with dates": (Dated, {"day": NOON.date()}, True),
+    "typed dict with more": (Dated, {"day": NOON.date(), "more": 1}, False),
+    "named tuple": (Pair, Pair("a", 1), True),
+    "list of named tuples": (list[Pair], [Pair("a", 1)], True),
+    "tuple": (tuple[int, str], (1, "a"), True),
+    "tuple of any length": (tuple[float, ...], (1.0, 2.5), True),
+    "tuple with a nan": (tuple[float, ...], (1.0, NAN), False),
+    "set": (set[int], {3, 1, 2}, True),
+    "frozenset": (frozenset[str], frozenset("ab"), True),
+    "set of dataclasses": (set[Point], {Point(1, 2), Point(3, 4)}, True),
+    "enum": (Colour, Colour.BLUE, True),
+    "int enum": (Level, Level.LOW, True),
+    "list of enums": (list[Colour], [Colour.BLUE, Colour.RED], True),
+    "datetime": (dt.datetime, NOON, True),
+    "naive datetime": (dt.datetime, NOON.replace(tzinfo=None), True),
+    "date": (dt.date, NOON.date(), True),
+    "timedelta": (dt.timedelta, dt.timedelta(days=3, microseconds=1), True),
+    "uuid": (uuid.UUID, uuid.UUID(int=5), True),
+    "decimal": (decimal.Decimal, decimal.Decimal("1.10"), True),
+    "bytes": (bytes, b"\x00\xff", True),
+    "path": (pathlib.Path, pathlib.Path("a/b"), False),
+    "pydantic": (Model, Model(text="a", when=NOON), True),
+    "pydantic with a nan": (Model, Model(text="a", score=NAN), False),
+    "optional pydantic": (Model | None, Model(text="a"), True),
+    "list of pydantic": (list[Model], [Model(text="a"), Model(text="b")], True),
+    "dict of pydantic": (dict[str, Model], {"x": Model(text="a")}, True),
+    "pydantic with aliases": (Aliased, Aliased(isOk=True), False),
+    "pydantic that forbids more": (Strict, Strict(n=1), True),
+}
+
+
+@pytest.mark.parametrize(("annotation", "value", "is_json"), TYPED.values(), ids=TYPED)
+def test_a_result_comes_back_equal_by_the_annotation(annotation, value, is_json):
+    """The first encoding that gives back the same is stored: JSON text if that does."""
+    typed = Codec(annotation)
+    data = typed.encode(value)
+    back = typed.decode(data)
+    assert type(back) is type(value)
+    assert back == value or "nan" in repr(value)
+    assert repr(back) == repr(value) or isinstance(value, Model | set | frozenset)
+    if annotation is not Aliased:
+        assert isinstance(data, str) == is_json
+    if isinstance(data, str):
+        json.loads(data)
+
+
+def test_a_datetime_in_a_named_zone_keeps_its_zone():
+    """Its offset alone would be wrong the next summer."""
+    import zoneinfo
+
+    paris = NOON.astimezone(zoneinfo.ZoneInfo("Europe/Paris"))
+    for annotation in (typing.Any, dt.datetime):
+        back = Codec(annotation).decode(Codec(annotation).encode(paris))
+        assert back == paris
+        assert back.tzinfo is paris.tzinfo
+
+
+# annotation, value: the annotation is wrong, or vaguer than the value
+MISFITS = {
+    "dict for a dataclass": (Label, {"text": "a", "score": 0.5, "tags": []}),
+    "incomplete dict for a dataclass": (Label, {"error": "none"}),
+    "str for a dataclass": (Label, "sorry"),
+    "none for a dataclass": (Label, None),
+    "tuple for a list": (list[int], (1, 2)),
+    "list for a tuple": (tuple[int, int], [1, 2]),
+    "list for a named tuple": (Pair, ["a", 1]),
+    "str for an int": (int, "1"),
+    "int for a str": (str, 1),
+    "bool for an int": (int, True),
+    "int for a bool": (bool, 1),
+    "str for an enum": (Colour, "red"),
+    "str for a datetime": (dt.datetime, "2024-03-31T12:00:00Z"),
+    "int for a datetime": (dt.datetime, 5),
+    "float for a decimal": (decimal.Decimal, 1.5),
+    "dict for pydantic": (Model, {"text": "a", "score": 0.5, "when": None}),
+    "list for pydantic": (list[Model], [{"text": "a"}]),
+    "wide for pydantic": (Model, "a"),
+    "tuple for a typed dict": (Dated, (1,)),
+    "set for a list": (list[int], {1}),
+    "a type nobody knows": (typing.Callable, {"a": 1}),
+    "an undefined name": ("Nobody", {"a": (1,)}),
+    "too large for its constraint": (typing.Annotated[int, msgspec.Meta(le=5)], 7),
+}
+
+
+@pytest.mark.parametrize(("annotation", "value"), MISFITS.values(), ids=MISFITS)
+def test_an_annotation_that_does_not_fit_the_result_loses_nothing(annotation, value):
+    """Users' annotations are often wrong: what the step returned is what comes back."""
+    typed = Codec(annotation)
+    back = typed.decode(typed.encode(value))
+    assert type(back) is type(value)
+    assert back == value
+
+
+class Throws(pydantic.BaseModel):
+    n: int
+
+    @pydantic.model_validator(mode="after")
+    def check(self):
+        raise KeyError("validators may raise anything")
+
+
+@dataclasses.dataclass
+class Picky:
+    n: int
+    seen: bool = False
+
+    def __post_init__(self):
+        if self.seen:
+            raise LookupError("as may __post_init__")
+
+
+class Unknown:
+    pass
+
+
+def unknown():
+    return {"rows": [Unknown()]}
+
+
+# annotation, value: there is no way to give the value back
+UNSTORABLE = {
+    "an object": (typing.Any, unknown()),
+    "an object in a dataclass": (Label, Label("a", tags=[Unknown()])),
+    "a dataclass, no annotation": (typing.Any, Label("a")),
+    "a dataclass in a set, no annotation": (typing.Any, {Point(1, 2)}),
+    "a dataclass as key, no annotation": (typing.Any, {Point(1, 2): 1}),
+    "a dataclass as key": (dict[Point, int], {Point(1, 2): 1}),
+    "an enum, no annotation": (typing.Any, Colour.RED),
+    "an int enum, no annotation": (int, Level.LOW),
+    "another dataclass": (Label, Point(1, 2)),
+    "a struct for a dataclass": (Label, Struct("a")),
+    "a model, no annotation": (dict, Model(text="a")),
+    "a named tuple for a tuple": (tuple[str, int], Pair("a", 1)),
+    "a mixed list": (list[Label], [Label("a"), {"text": "b"}]),
+    "__post_init__ that raises": (Picky, Picky(1, False)),
+    "a generator": (typing.Any, (i for i in [])),
+    "a lone surrogate": (str, "\ud800"),
+    "too deep": (typing.Any, eval("[" * 129 + "]" * 129)),
+}
+UNSTORABLE["__post_init__ that raises"][1].seen = True
+UNSTORABLE["a validator that raises"] = (Throws, Throws.model_construct(n=1))
+
+
+@pytest.mark.parametrize(("annotation", "value"), UNSTORABLE.values(), ids=UNSTORABLE)
+def test_a_result_that_cannot_be_stored_is_attached_to_the_error(annotation, value):
+    """It was paid for: `.result` is the very object, and the message says what to do."""
+    with pytest.raises(EncodeError) as caught:
+        Codec(annotation).encode(value)
+    assert caught.value.result is value
+
+
+def test_a_result_that_would_come_back_as_something_else_says_how_to_annotate():
+    """The message names the type returned and the annotation there is."""
+    with pytest.raises(EncodeError, match=r"a Label, would come back.*it is not annotated"):
+        Codec().encode(Label("a"))
+    with pytest.raises(EncodeError, match=r"a Point, would come back.*it is Label"):
+        Codec(Label).encode(Point(1, 2))
+
+
+def test_mutated_models_raise_no_warning():
+    """Serialising a model whose field was set to another type is not the user's business here."""
+    model = Model(text="a")
+    model.text = 5
+    with pytest.raises(EncodeError):
+        Codec(Model).encode(model)
+
+
+@dataclasses.dataclass
+class Grown:
+    text: str
+    language: str
+
+
+@pytest.mark.parametrize("value", [Label("a"), Label("a", NAN)])
+def test_an_annotation_changed_later_is_an_error_that_says_what_to_do(value):
+    """A saved result that no longer fits is never made to fit."""
+    data = Codec(Label).encode(value)
+    for annotation in (Grown, Strict, Colour):
+        with pytest.raises(
+            DecodeError, match="restore the annotation, or raise the step's version"
+        ):
+            Codec(annotation).decode(data)
+
+
+def test_a_result_saved_without_annotation_is_decoded_by_one_added_later():
+    """Dicts that were saved become the dataclass that has their fields."""
+    assert Codec(Label).decode(Codec(dict).encode({"text": "a"})) == Label("a")
+
+
+@pytest.mark.parametrize(
+    "data", ["", "{", "nonsense", "\x00", b"", b"\xc1", b"\x00\x00", b"\xc7\x01\x63a"]
+)
+def test_stored_bytes_that_are_no_value_are_a_decode_error(data):
+    """A file that another program wrote raises our error, not its parser's."""
+    for annotation in (typing.Any, Label, Model):
+        with pytest.raises(DecodeError):
+            Codec(annotation).decode(data)
+    with pytest.raises(DecodeError):
+        decode(data)
+
+
+def test_a_value_over_the_limit_is_refused_and_one_at_the_limit_is_not(monkeypatch):
+    """The limit is of bytes, not of characters, for text and for blobs."""
+    monkeypatch.setattr(codec, "MAX_BYTES", 100)
+    assert len(encode("a" * 98)) == 100
+    for value in ("a" * 99, "é" * 50, b"a" * 120, ["a" * 120, (1,)]):
+        with pytest.raises(EncodeError, match="over the limit of 100: store large data in a file"):
+            encode(value)
+        with pytest.raises(EncodeError, match="over the limit") as caught:
+            Codec().encode(value)
+        assert caught.value.result is value
+
+
+def test_the_limit_is_64_mib():
+    """A value of 64 MiB and a little is refused, with memory for a few copies of it."""
+    assert codec.MAX_BYTES == 64 * 2**20
+    tracemalloc.start()
+    with pytest.raises(EncodeError, match="67,108,865 bytes is over the limit of 67,108,864"):
+        encode("a" * (codec.MAX_BYTES - 1))
+    assert tracemalloc.get_traced_memory()[1] < 5 * codec.MAX_BYTES
+    tracemalloc.stop()
+
+
+@given(PLAIN)
+def test_a_plain_value_is_json_text(value):
+    """Any SQLite tool can read it, and it comes back equal in types too."""
+    for data in (encode(value), Codec().encode(value), Codec(dict).encode(value)):
+        assert isinstance(data, str)
+        assert image(decode(data)) == image(json.loads(data)) == image(value)
+
+
+@given(ANY)
+def test_any_value_comes_back_equal(value):
+    """Whatever the annotation says about it."""
+    assert image(decode(encode(value))) == image(value)
+    for annotation in (typing.Any, dict[str, dt.datetime], list[float], tuple[int, ...], set[str]):
+        typed = Codec(annotation)
+        assert image(typed.decode(typed.encode(value))) == image(value)
