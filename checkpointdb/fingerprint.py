@@ -87,4 +87,6 @@ def _outline(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return node
     fields = {name: _outline(child) for name, child in ast.iter_fields(node)}
+    if isinstance(node, ast.JoinedStr):  # 3.12 puts an empty string after a nested format
+        fields["values"] = [v for v in fields["values"] if v != ("Constant", {"value": ""})]
     return type(node).__name__, {k: v for k, v in fields.items() if v is not None and v != []}
