@@ -245,7 +245,8 @@ def loss_window(policy: SavePolicy) -> str:
         return f"as {type(policy).__name__} decides"
     limits = []
     if policy.rows is not None:
-        limits.append(f"{policy.rows - 1:,} rows" if policy.rows > 1 else "no returned row")
+        lost = policy.rows - 1
+        limits.append(f"{lost:,} row{'s' * (lost != 1)}" if lost else "no returned row")
     if policy.seconds is not None:
         limits.append(f"{policy.seconds:g} s")
     if policy.bytes is not None:
