@@ -9,6 +9,7 @@ Killed? Run the same script again: it goes on where it stopped.
 """
 
 from .errors import (
+    BudgetExceeded,
     CheckpointError,
     DecodeError,
     EncodeError,
@@ -18,10 +19,11 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
+from .handle import Run
 from .keys import key_of
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
 from .records import Record
-from .runner import Run
+from .slots import Failed
 from .step import Step, arun, run, step
 from .store import MISS, Store
 
@@ -29,9 +31,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MISS",
+    "BudgetExceeded",
     "CheckpointError",
     "DecodeError",
     "EncodeError",
+    "Failed",
     "Pending",
     "Record",
     "Run",

@@ -1,61 +1,74 @@
-"""The loops over a `Run`: in order, in batches, in tasks. Know when to call what, and when to end."""
+"""The loops over a `Runner`: in order, in batches, in a pool, in tasks. Know when to call what."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import aclosing
+from queue import SimpleQueue
 from typing import Any
 
-from .runner import READ_AHEAD, Run
+from .runner import Runner
 from .signals import Signals
-from .slots import Slot, Twin
-
-Place = Slot | Twin
+from .slots import Slot
+from .window import Place, Window
 
 Rows = Iterable[Any] | AsyncIterable[Any]
-Loop = Callable[[Run[Any], Signals], Iterator[Any]]
+Loop = Callable[[Signals], Iterator[Any]]
 
 
-def drive(run: Run[Any], loop: Loop) -> Iterator[Any]:
+def drive(runner: Runner, rows: Rows, loop: Loop) -> Iterator[Any]:
     """Begin the run, loop, and end it, however the loop ends."""
-    signals = Signals(lambda: run.busy, run.commit)
-    run.start()
+    signals = Signals(lambda: runner.busy, runner.commit)
+    runner.start()
     signals.install()
     try:
-        yield from loop(run, signals)
+        yield from loop(signals)
+        runner.raise_source_error()
     except GeneratorExit:
-        run.finish("closed")
+        runner.finish("closed")
         raise
     except BaseException as error:
-        run.finish(how(error))
-        run.explain(error)
+        runner.finish(how(error))
+        runner.explain(error, rows)
         raise
     else:
-        run.finish("finished")
+        runner.finish("finished")
     finally:
         signals.restore()
 
 
-async def adrive(run: Run[Any], chunks: AsyncIterator[list[Place]]) -> AsyncIterator[Any]:
-    """Begin the run, give out results, and end it: `drive` for async code."""
-    run.start()
+async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[Any]:
+    """Begin the run, give out results, and end it: `drive` for async code.
+
+    SIGINT is left to asyncio, which cancels the task that iterates; SIGTERM does the same here.
+    """
+    signals = Signals(lambda: True, runner.commit, interrupt=False)
+    tasks = Tasks(runner, concurrency, signals)
+    runner.start()
+    signals.install()
     try:
-        async with aclosing(chunks):  # type: ignore[type-var]
-            async for slots in chunks:
-                for slot in slots:
-                    yield run.take(slot)
+        async with aclosing(tasks.chunks(rows)) as chunks:
+            async for places in chunks:
+                if not places:
+                    stop(runner, signals)
+                for place in places:
+                    yield runner.take(place)
+        runner.raise_source_error()
     except GeneratorExit:
-        run.finish("closed")
+        runner.finish("closed")
         raise
     except BaseException as error:
-        run.finish(how(error))
-        run.explain(error)
+        runner.finish(how(error))
+        runner.explain(error, rows)
         raise
     else:
-        run.finish("finished")
+        runner.finish("finished")
+    finally:
+        signals.restore()
 
 
 def how(error: BaseException) -> str:
@@ -65,100 +78,126 @@ def how(error: BaseException) -> str:
     return f"failed: {type(error).__name__}"
 
 
-def sequential(run: Run[Any], rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+def sequential(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
     """Call the step for one row after the other."""
-    take, compute = run.take, run.compute
-    for slot in run.slots(rows):
-        if slot.mine:
-            compute(slot)  # type: ignore[arg-type]
-        yield take(slot)
+    take, compute = runner.take, runner.compute
+    for place in runner.slots(rows):
+        if place.mine:
+            compute(place)  # type: ignore[arg-type]
+        yield take(place)
         if signals.held is not None:
-            stop(run, signals)
+            stop(runner, signals)
 
 
-def batches(run: Run[Any], rows: Iterable[Any], size: int, signals: Signals) -> Iterator[Any]:
-    """Call a batch step for `size` rows at a time, hits left out."""
-    window = Window(size)
-    for slot in run.slots(rows):
-        unit = window.push(slot)
-        if unit is None and window.full:
-            unit = window.rest()
+def batches(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+    """Call a batch step for some rows at a time, hits left out."""
+    window = Window(runner)
+    for place in runner.slots(rows):
+        unit = window.push(place) or (window.rest() if window.full else [])
         if unit:
-            run.compute_batch(unit)
-        yield from map(run.take, window.ready())
+            runner.compute_batch(unit)
+        yield from map(runner.take, window.ready())
         if signals.held is not None:
-            stop(run, signals)
+            stop(runner, signals)
     if unit := window.rest():
-        run.compute_batch(unit)
-    yield from map(run.take, window.ready())
+        runner.compute_batch(unit)
+    yield from map(runner.take, window.ready())
 
 
-def stop(run: Run[Any], signals: Signals) -> None:
+def stop(runner: Runner, signals: Signals) -> None:
     """Save, then let the signal that was held back do its work."""
-    run.commit()
+    runner.commit()
     signals.deliver()
 
 
-def call(run: Run[Any], row: Any) -> Any:
+def pooled(
+    runner: Runner,
+    rows: Iterable[Any],
+    signals: Signals,
+    submit: Callable[[list[Slot]], Future[None]],
+    concurrency: int,
+) -> Iterator[Any]:
+    """Keep `concurrency` calls in flight in a pool, and as many ready to start.
+
+    Rows are read and results are given out in the caller's thread; what returns is kept in the
+    pool's, so that a slow consumer does not hold up saving. However the loop ends, calls in flight
+    are awaited.
+    """
+    window, finished = Window(runner, concurrency), SimpleQueue[Future[None]]()
+    places, more = runner.slots(rows), True
+    in_flight: dict[Future[None], list[Slot]] = {}
+
+    def start(unit: list[Slot]) -> None:
+        if unit:
+            future = submit(unit)
+            in_flight[future] = unit
+            future.add_done_callback(finished.put)
+
+    try:
+        while more or len(window):
+            if more and len(in_flight) < 2 * concurrency and not window.full:
+                place = next(places, None)
+                more = place is not None
+                start(window.push(place) if place is not None else window.rest())
+            elif in_flight:
+                _reap(finished.get(), in_flight)
+            else:
+                start(window.rest())
+            while not finished.empty():
+                _reap(finished.get(), in_flight)
+            if signals.held is not None:
+                unbegun = _drain(in_flight)
+                stop(runner, signals)
+                for unit in unbegun:
+                    start(unit)
+            yield from map(runner.take, window.ready())
+    finally:
+        _drain(in_flight)
+
+
+def _reap(future: Future[None], in_flight: dict[Future[None], list[Slot]]) -> None:
+    if in_flight.pop(future, None):
+        future.result()
+
+
+def _drain(in_flight: dict[Future[None], list[Slot]]) -> list[list[Slot]]:
+    """Await calls in flight, for they are paid for; cancel and return those that have not begun."""
+    unbegun = [in_flight.pop(future) for future in list(in_flight) if future.cancel()]
+    for future in in_flight:
+        future.exception()
+    return unbegun
+
+
+def call(runner: Runner, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
-    slot = run.lookup([row])[0]
-    if isinstance(slot, Slot):
-        if slot.mine:
-            run.compute(slot)
-    elif not slot.settled:
+    place = runner.lookup([row])[0]
+    if place.mine:
+        assert isinstance(place, Slot)
+        runner.compute(place)
+    elif not place.settled:
         settled = threading.Event()
-        run.when_settled(slot, settled.set)
+        runner.when_settled(place, settled.set)
         settled.wait()
-    return run.take(slot)
+    return runner.take(place)
 
 
-async def acall(run: Run[Any], row: Any) -> Any:
-    """Call an async step for one row outside any loop; from any task."""
-    slot = run.lookup([row])[0]
-    if isinstance(slot, Slot):
-        if slot.mine:
-            await run.acompute([slot], batch=False)
-    elif not slot.settled:
+async def acall(runner: Runner, row: Any) -> Any:
+    """Call an async step for one row outside any loop; from any task.
+
+    The call runs in a task of its own: if the caller is cancelled, it is awaited and kept first.
+    """
+    place = runner.lookup([row])[0]
+    if place.mine:
+        assert isinstance(place, Slot)
+        workers = {asyncio.create_task(runner.acompute([place]))}
+        (worker,) = workers
+        await _finish(workers)
+        worker.result()
+    elif not place.settled:
         loop, settled = asyncio.get_running_loop(), asyncio.Event()
-        run.when_settled(slot, lambda: loop.call_soon_threadsafe(settled.set))
+        runner.when_settled(place, lambda: loop.call_soon_threadsafe(settled.set))
         await settled.wait()
-    return run.take(slot)
-
-
-class Window:
-    """Rows in input order that wait for their outcome, and the call that is being filled."""
-
-    def __init__(self, size: int, concurrency: int = 1) -> None:
-        self._size = size
-        self._limit = max(READ_AHEAD, 4 * size * concurrency)
-        self._rows: deque[Place] = deque()
-        self._unit: list[Slot] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def push(self, slot: Place) -> list[Slot] | None:
-        """Add a row; return the rows of a call when there are enough for one."""
-        self._rows.append(slot)
-        if slot.mine:
-            self._unit.append(slot)  # type: ignore[arg-type]
-        return self.rest() if len(self._unit) == self._size else None
-
-    def rest(self) -> list[Slot]:
-        """Return the rows of a call that is not full."""
-        unit, self._unit = self._unit, []
-        return unit
-
-    @property
-    def full(self) -> bool:
-        """Whether so many rows wait that no more should be read."""
-        return len(self._rows) >= self._limit
-
-    def ready(self) -> Iterator[Place]:
-        """Give out rows from the front, as long as their outcome is there."""
-        rows = self._rows
-        while rows and rows[0].settled:
-            yield rows.popleft()
+    return runner.take(place)
 
 
 class Tasks:
@@ -168,35 +207,41 @@ class Tasks:
     the consumer's own task, so that cancelling it does not cancel a call that is paid for.
     """
 
-    def __init__(self, run: Run[Any], concurrency: int, batch_size: int | None) -> None:
-        self._run, self._concurrency = run, concurrency
-        self._batch = batch_size is not None
-        self._window = Window(batch_size or 1, concurrency)
+    def __init__(self, runner: Runner, concurrency: int, signals: Signals) -> None:
+        self._runner, self._concurrency, self._signals = runner, concurrency, signals
+        self._window = Window(runner, concurrency)
         self._todo: deque[list[Slot]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._errors: list[BaseException] = []
         self._wake = asyncio.Event()
 
-    async def chunks(self, rows: Rows) -> AsyncIterator[list[Place]]:
-        """Yield lists of settled rows, in input order."""
+    async def chunks(self, rows: Rows) -> AsyncGenerator[list[Place]]:
+        """Yield lists of settled rows, in input order if they are to be in order.
+
+        An empty list says that nothing is in flight and a held signal can be delivered.
+        """
+        self._signals.wake_by(asyncio.get_running_loop(), self._wake)
         try:
-            async for slot in _aslots(self._run, rows, self._wake):
-                if slot is not None:
-                    self._start(self._window.push(slot))
-                while True:
-                    if ready := list(self._window.ready()):
-                        yield ready
-                    self._raise()
-                    if not self._crowded:
-                        break
-                    await self._settled()
+            async with aclosing(self._places(rows)) as places:
+                async for place in places:
+                    if place is not None:
+                        self._start(self._window.push(place))
+                    while True:
+                        if ready := list(self._window.ready()):
+                            yield ready
+                        if await self._interrupted():
+                            yield []
+                        if not self._crowded:
+                            break
+                        await self._settled()
             self._start(self._window.rest())
             while len(self._window):
                 if ready := list(self._window.ready()):
                     yield ready
                 else:
                     await self._settled()
-                self._raise()
+                if await self._interrupted():
+                    yield []
         finally:
             self._todo.clear()
             await _finish(self._workers)
@@ -211,7 +256,19 @@ class Tasks:
         self._wake.clear()
         await self._wake.wait()
 
-    def _start(self, unit: list[Slot] | None) -> None:
+    async def _interrupted(self) -> bool:
+        if self._errors:
+            raise self._errors[0]
+        if self._signals.held is None:
+            return False
+        unbegun = list(self._todo)
+        self._todo.clear()
+        await _finish(self._workers)
+        for unit in unbegun:  # they run only if the user's own handler lets the run go on
+            asyncio.get_running_loop().call_soon(self._start, unit)
+        return True
+
+    def _start(self, unit: list[Slot]) -> None:
         if not unit:
             return
         self._todo.append(unit)
@@ -221,7 +278,7 @@ class Tasks:
     async def _work(self) -> None:
         while self._todo:
             try:
-                await self._run.acompute(self._todo.popleft(), self._batch)
+                await self._runner.acompute(self._todo.popleft())
             except BaseException as error:  # noqa: BLE001 - raised in the consumer's task
                 self._errors.append(error)
                 self._todo.clear()
@@ -229,42 +286,44 @@ class Tasks:
         # not by a done callback: the next row must not count on a worker that has just ended
         self._workers.discard(asyncio.current_task())  # type: ignore[arg-type]
 
-    def _raise(self) -> None:
-        if self._errors:
-            raise self._errors[0]
-
-
-async def _aslots(run: Run[Any], rows: Rows, wake: asyncio.Event) -> AsyncIterator[Place | None]:
-    """Yield slots; None when nothing came yet but something else may have happened."""
-    if not isinstance(rows, AsyncIterable):
-        for n, slot in enumerate(run.slots(rows), 1):
-            yield slot
-            if n % 64 == 0:  # a stretch of hits must not starve the other tasks of the loop
-                await asyncio.sleep(0)
-        return
-    source = aiter(rows)
-    while True:
-        coming = asyncio.ensure_future(anext(source, _END))
-        coming.add_done_callback(lambda _: wake.set())
-        while not coming.done():
-            wake.clear()
-            yield None
-            await wake.wait()
-        row = coming.result()
-        if row is _END:
+    async def _places(self, rows: Rows) -> AsyncGenerator[Place | None]:
+        """Yield rows looked up; None when none came yet but something else may have happened."""
+        if not isinstance(rows, AsyncIterable):
+            for n, place in enumerate(self._runner.slots(rows), 1):
+                yield place
+                if n % 64 == 0:  # a stretch of hits must not starve the other tasks of the loop
+                    await asyncio.sleep(0)
             return
-        yield run.lookup([row])[0]
+        source = aiter(rows)
+        while True:
+            coming = asyncio.ensure_future(anext(source, _END))
+            coming.add_done_callback(lambda _: self._wake.set())
+            try:
+                while not coming.done():
+                    self._wake.clear()
+                    yield None
+                    if not coming.done():
+                        await self._wake.wait()
+                row = coming.result()
+            except Exception as error:  # noqa: BLE001 - raised after the rows before it
+                self._runner.source_error = error
+                return
+            finally:
+                coming.cancel()
+            if row is _END:
+                return
+            yield self._runner.lookup([row])[0]
 
 
 _END: Any = object()
 
 
 async def _finish(workers: set[asyncio.Task[None]]) -> None:
-    """Await calls in flight, for they are paid for; a cancellation waits until they are saved."""
+    """Await calls in flight, for they are paid for; a first cancellation waits for them too."""
     cancelled: asyncio.CancelledError | None = None
-    while workers:
+    while pending := {worker for worker in workers if not worker.done()}:
         try:
-            await asyncio.wait(set(workers))
+            await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             if cancelled is not None:
                 raise
@@ -273,7 +332,7 @@ async def _finish(workers: set[asyncio.Task[None]]) -> None:
         raise cancelled
 
 
-def bridged(chunks: AsyncIterator[list[Place]], run: Run[Any], signals: Signals) -> Iterator[Any]:
+def bridged(runner: Runner, rows: Rows, signals: Signals, concurrency: int) -> Iterator[Any]:
     """Run an async loop from sync code, in a thread with an event loop of its own.
 
     A thread, so that it works inside Jupyter's running loop as well.
@@ -282,21 +341,25 @@ def bridged(chunks: AsyncIterator[list[Place]], run: Run[Any], signals: Signals)
     thread = threading.Thread(target=loop.run_forever, name="checkpointdb-loop", daemon=True)
     thread.start()
 
-    def wait(awaitable: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(_await(awaitable), loop).result()
+    def wait(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
+    async def begin() -> AsyncIterator[list[Place]]:
+        return Tasks(runner, concurrency, signals).chunks(rows)
+
+    chunks = wait(begin())
     try:
-        while slots := wait(anext(chunks, [])):
-            for slot in slots:
-                yield run.take(slot)
-                if signals.held is not None:
-                    stop(run, signals)
+        while (places := wait(_next(chunks))) is not None:
+            if not places:
+                stop(runner, signals)
+            for place in places:
+                yield runner.take(place)
     finally:
-        wait(chunks.aclose())  # type: ignore[attr-defined]
+        wait(chunks.aclose())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
+async def _next(chunks: AsyncIterator[list[Place]]) -> list[Place] | None:
+    return await anext(chunks, None)

@@ -7,7 +7,8 @@
     │   ├── StoreVersionError    a newer checkpointdb, or too old an SQLite
     │   └── StoreFullError       no space left; nothing pending is lost
     ├── EncodeError              a value that cannot be stored        .where .result
-    └── DecodeError              a stored value that does not fit     .key
+    ├── DecodeError              a stored value that does not fit     .key
+    └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
 Misuse of the API is a builtin `TypeError` or `ValueError` at the call.
 """
@@ -66,3 +67,15 @@ class DecodeError(CheckpointError):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+class BudgetExceeded(CheckpointError):
+    """A step's budget over all its runs is spent; what was paid for is saved.
+
+    `spent` and `budget` are dollars.
+    """
+
+    def __init__(self, message: str, spent: float, budget: float) -> None:
+        super().__init__(message)
+        self.spent = spent
+        self.budget = budget

@@ -28,10 +28,10 @@ class Keeper:
         store: Store,
         policy: SavePolicy,
         counts: Callable[[], dict[str, float]],
-        committed: Callable[[list[Entry]], None],
+        committed: Callable[[list[Entry], float], None],
     ) -> None:
         self.lock = threading.RLock()
-        self.added = self.commits = 0
+        self.results = self.commits = 0
         self.commit_seconds = 0.0
         self._store, self._policy = store, policy
         self._counts, self._committed = counts, committed
@@ -68,7 +68,8 @@ class Keeper:
             if not entries:
                 self._oldest = now
             entries.append(entry)
-            self.added += 1
+            if entry[5] is None:
+                self.results += 1
             pending.rows += 1
             pending.bytes += size + _ROW_BYTES
             if cost:
@@ -90,9 +91,10 @@ class Keeper:
             if start - self._last_counts >= COUNTS_EVERY:
                 counts, self._last_counts = self._counts(), start
             self._store.append(self._step, self._run, entries, counts)
-            self._note(perf_counter(), start)
             self._entries = []
-            self._committed(entries)
+            now = perf_counter()
+            self._note(now, start)
+            self._committed(entries, now - start)
 
     def _note(self, now: float, start: float) -> None:
         self.commits += 1

@@ -1,6 +1,6 @@
 """A run without its loop: look up, compute, keep, commit, end. Knows rows, policy and store.
 
-The loops are in `drivers.py`; each is a few lines over `Run`.
+The loops are in `drivers.py`; each is a few lines over `Runner`.
 """
 
 from __future__ import annotations
@@ -8,54 +8,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any
 
 import msgspec
 
 from .codec import Codec
-from .errors import DecodeError, EncodeError, StoreError
+from .errors import BudgetExceeded, DecodeError, EncodeError, StoreError
+from .events import Committed, Report, RowFailed, RunEnded, RunStarted, emit
 from .fingerprint import changed
 from .keeper import Keeper
 from .keys import Keyer, Version
 from .occurrences import Occurrences
+from .options import Options
 from .policy import SavePolicy, loss_window
-from .slots import Slot, Twin
+from .slots import Failed, Slot, Twin, failure, from_error_text, to_error_text
 from .store import Entry, Store
-
-R = TypeVar("R", covariant=True)
 
 READ_AHEAD = 1024
 # The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
 # is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
 READ_AHEAD_SECONDS = 0.01
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What a run has done so far.
-
-    Attributes:
-        rows: results given out.
-        hits: of these, those saved earlier or shared with an equal row.
-        computed: calls of the step that returned.
-        failed: calls of the step that failed.
-        commits: transactions.
-        seconds: run time.
-        commit_seconds: of that, in commits.
-        cost: dollars paid in this run.
-    """
-
-    rows: int
-    hits: int
-    computed: int
-    failed: int
-    commits: int
-    seconds: float
-    commit_seconds: float
-    cost: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,29 +49,14 @@ class Spec:
     separate: bool = False
 
 
-class Run(Generic[R]):
-    """One pass of a step over rows: an iterator over its results, sync or async.
-
-    Promises: results come in input order; every result given out is pending or committed; however
-    the run ends short of a kill (exhausted, closed, an exception, the first Ctrl-C, SIGTERM, exit
-    of the process), all that returned is committed first. A crash costs at most the save policy's
-    loss window plus the call in flight. Memory is bounded by the policy and a read-ahead of 1,024
-    rows, which grows only while rows are done in microseconds.
-    """
+class Runner:
+    """One pass of a step over rows, as the drivers see it."""
 
     def __init__(
-        self,
-        store: Store,
-        spec: Spec,
-        save: SavePolicy,
-        meta: Any = None,
-        drive: Callable[[Run[Any]], Iterator[Any]] | None = None,
-        adrive: Callable[[Run[Any]], AsyncIterator[Any]] | None = None,
+        self, store: Store, spec: Spec, save: SavePolicy, meta: Any, options: Options
     ) -> None:
-        self.spec, self.store = spec, store
+        self.spec, self.store, self.options = spec, store, options
         self._save, self._meta = save, meta
-        self._drive, self._adrive = drive, adrive
-        self._iterator: Iterator[Any] | None = None
         self._keeper = Keeper(store, save, self.counts, self._committed)
         self._lock = self._keeper.lock
         self._open: dict[bytes, Slot] = {}  # being computed, or pending
@@ -103,65 +64,27 @@ class Run(Generic[R]):
         self._seen = Occurrences() if spec.separate else None
         self._identity, self._decode = spec.keyer.identify, spec.codec.decode
         self._rows = self._hits = self._failed = 0
-        self._cost = 0.0
+        self._cost = self._spent_before = 0.0
         self._started = self._ended = 0.0
         self._id = 0
+        self.source_error: Exception | None = None
+        self.reading = False  # inside the source of rows: nothing is at risk there
+        self.loop: Callable[[], Any] = _no_loop  # the driver's generator; weak, so it can end
 
-    # --- for the user
-
-    def __iter__(self) -> Iterator[R]:
-        if self._iterator is None:
-            if self._drive is None:
-                raise TypeError("this run is asynchronous: iterate with `async for`")
-            self._iterator = self._drive(self)
-        return self._iterator
-
-    def __next__(self) -> R:
-        return next(iter(self))
-
-    def __aiter__(self) -> AsyncIterator[R]:
-        if self._adrive is None:
-            raise TypeError("this run is synchronous: iterate with `for`, or use arun()")
-        return self._adrive(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def report(self) -> Report:
-        """Counts so far; final once the run has ended."""
-        return Report(**self.counts())
-
-    def close(self) -> None:
-        """End the run: whatever returned is committed. Can be repeated."""
-        if self._iterator is not None and hasattr(self._iterator, "close"):
-            self._iterator.close()
-        self.finish("closed")
-
-    # --- for the drivers
-
-    @property
-    def busy(self) -> bool:
-        """Whether the run's own code, or the step, is on the stack, not the user's loop body."""
-        return bool(getattr(self._iterator, "gi_running", False))
+    # --- begin and end
 
     @property
     def active(self) -> bool:
         """Whether the run has begun and not ended."""
         return bool(self._id) and not self._ended
 
+    @property
+    def busy(self) -> bool:
+        """Whether the run's own code, or the step, is on the stack of the thread that iterates."""
+        return not self.reading and bool(getattr(self.loop(), "gi_running", False))
+
     def start(self) -> None:
         """Register the step and the run; warn if the code changed and the version did not."""
-        if self._id:
-            return
         spec = self.spec
         step, recipe, print_ = self.store.register_step(
             spec.name, spec.version, spec.key_recipe, spec.fingerprint
@@ -169,23 +92,80 @@ class Run(Generic[R]):
         if recipe != spec.key_recipe or changed(print_, spec.fingerprint):
             self._warn_of_change(recipe)
             self.store.update_step(step, spec.key_recipe, spec.fingerprint)
+        if self.options.max_cost is not None:
+            self._spent_before = self._saved()[1]
         meta = None if self._meta is None else msgspec.json.encode(self._meta).decode()
-        self._id = self.store.begin_run(step, repr(self._save), loss_window(self._save), meta)
+        window = loss_window(self._save)
+        self._id = self.store.begin_run(step, repr(self._save), window, meta)
         self._started = perf_counter()
         self._keeper.open(step, self._id)
         self.store.hold(self)
+        self._emit(
+            RunStarted(
+                spec.name, spec.version, self.store.path, self._id, repr(self._save), window
+            )
+        )
+
+    def finish(self, ended: str) -> None:
+        """Commit what is pending and record how the run ended. Can be repeated."""
+        if not self.active or self.store.closed:
+            return
+        self._keeper.close()
+        self._ended = perf_counter()
+        self.store.release(self)
+        self.store.end_run(self._id, self.counts(), ended)
+        self._emit(RunEnded(self.spec.name, self.store.path, self._id, ended, self.report()))
+
+    def close(self) -> None:
+        """End a run that nobody goes on with."""
+        self.finish("closed")
+
+    def commit(self) -> None:
+        """Commit what is pending."""
+        self._keeper.commit()
+
+    def _committed(self, entries: list[Entry], seconds: float) -> None:
+        for entry in entries:
+            self._open.pop(entry[0], None)
+        self._emit(Committed(self.spec.name, len(entries), seconds))
+
+    def raise_source_error(self) -> None:
+        """Raise what the source of rows raised, once the rows before it are done."""
+        if self.source_error is not None:
+            raise self.source_error
+
+    def _emit(self, event: Any) -> None:
+        emit(event, self.options.on_event)
+
+    # --- look up
 
     def slots(self, rows: Iterable[Any]) -> Iterator[Slot | Twin]:
-        """Yield a slot for each row, looked up in batches that grow while rows are done fast."""
+        """Yield a slot for each row, looked up in batches that grow while rows are done fast.
+
+        If the source raises, the rows before it are yielded and `source_error` is set.
+        """
         source, size, chunk = iter(rows), 1, [None]
-        while chunk:
+        while chunk and self.source_error is None:
             began = perf_counter()
-            chunk, error = _take(source, size)
+            chunk = self._take_rows(source, size)
             yield from self.lookup(chunk)
-            if error is not None:
-                raise error
             fast = perf_counter() - began < READ_AHEAD_SECONDS
             size = min(size * 2, READ_AHEAD) if fast else max(size // 2, 1)
+
+    def _take_rows(self, source: Iterator[Any], size: int) -> list[Any]:
+        rows: list[Any] = []
+        until = perf_counter() + READ_AHEAD_SECONDS
+        self.reading = True
+        try:
+            for row in source:
+                rows.append(row)
+                if len(rows) == size or perf_counter() > until:
+                    break
+        except Exception as error:  # noqa: BLE001 - raised after the rows before it are computed
+            self.source_error = error
+        finally:
+            self.reading = False
+        return rows
 
     def lookup(self, rows: Sequence[Any]) -> list[Slot | Twin]:
         """Give each row a slot: a hit, the twin of an equal row, or `mine`: to be computed."""
@@ -195,7 +175,7 @@ class Run(Generic[R]):
         with self._lock:
             open_ = self._open
             for i, slot in enumerate(slots):
-                if slot.error is None:
+                if not slot.settled:
                     earlier = open_.setdefault(slot.key, slot)
                     if earlier is slot:
                         wanted.append(slot)
@@ -217,31 +197,36 @@ class Run(Generic[R]):
         return Slot(row, next(self._positions), key, plain)
 
     def _refuse(self, slot: Slot, error: EncodeError) -> None:
+        """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
         error.add_note(f"in row {slot.position} of step {self.spec.name!r}; it was not called")
-        slot.error = error
+        recorded = self.options.on_error == "record"
+        if recorded:
+            slot.failed = failure(slot, error)
+        else:
+            slot.error = error
+        self._count_failures([slot], error, recorded)
         slot.settle()
 
     def _find(self, slots: list[Slot]) -> None:
         try:
             all_found = self.store.find([slot.key for slot in slots])
         except BaseException as error:
-            self.fail(slots, error)
+            self._give_up(slots, error)
             raise
-        closed = []
+        closed: list[Slot] = []
         for slot, found in zip(slots, all_found, strict=True):
-            if found is not None and found[1] is None:
+            if found is None:
+                self._open_row(slot, closed)
+            elif found[1] is None:
                 slot.data = found[2]
                 closed.append(slot)
-                continue
-            try:
-                slot.input = self.spec.keyer.stored(slot.row, slot.plain)
-            except EncodeError as error:
-                self._refuse(slot, error)
-                closed.append(slot)
-                continue
-            slot.mine = True
-            if found is not None:
+            elif self.options.retry_failed:
                 slot.attempts = found[0]
+                self._open_row(slot, closed)
+            else:
+                slot.failed = from_error_text(slot.row, found[0], found[1])
+                self._failed += 1
+                closed.append(slot)
         if closed:
             with self._lock:
                 for slot in closed:
@@ -249,38 +234,72 @@ class Run(Generic[R]):
             for slot in closed:
                 slot.settle()
 
+    def _open_row(self, slot: Slot, closed: list[Slot]) -> None:
+        try:
+            slot.input = self.spec.keyer.stored(slot.row, slot.plain)
+        except EncodeError as error:
+            self._refuse(slot, error)
+            closed.append(slot)
+            return
+        slot.mine = True
+
+    # --- compute
+
     def compute(self, slot: Slot) -> None:
         """Call the step for one row and keep what it returns."""
-        start = perf_counter()
+        start = self.begin_call([slot])
         try:
             value = self.spec.fn(slot.row)
         except BaseException as error:
-            self.fail([slot], error)
-            raise
+            self.fail([slot], error, start)
+            return
         self.keep(slot, value, start)
+
+    def compute_unit(self, slots: list[Slot]) -> None:
+        """Call the step for the rows of one call: a batch, or a single row."""
+        if self.options.batch_size is None:
+            self.compute(slots[0])
+        else:
+            self.compute_batch(slots)
 
     def compute_batch(self, slots: list[Slot]) -> None:
         """Call a batch step for several rows and keep what it returns."""
-        start = perf_counter()
+        start = self.begin_call(slots)
         try:
             values = self.spec.fn([slot.row for slot in slots])
         except BaseException as error:
-            self.fail(slots, error)
-            raise
+            self.fail(slots, error, start)
+            return
         self.keep_batch(slots, values, start)
 
-    async def acompute(self, slots: list[Slot], batch: bool) -> None:
+    async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
-        start = perf_counter()
+        batch = self.options.batch_size is not None
+        start = self.begin_call(slots)
         try:
             values = await self.spec.fn([s.row for s in slots] if batch else slots[0].row)
         except BaseException as error:
-            self.fail(slots, error)
-            raise
+            self.fail(slots, error, start)
+            return
         if batch:
             self.keep_batch(slots, values, start)
         else:
             self.keep(slots[0], values, start)
+
+    def begin_call(self, slots: list[Slot]) -> float:
+        """Return the time; raise instead if the budget is spent."""
+        budget = self.options.max_cost
+        if budget is not None and self._spent_before + self._cost >= budget:
+            spent = self._spent_before + self._cost
+            error = BudgetExceeded(
+                f"step {self.spec.name!r} has spent ${spent:.6g} of its budget of ${budget:.6g}: "
+                "raise max_cost= to go on",
+                spent,
+                budget,
+            )
+            self._give_up(slots, error)
+            raise error
+        return perf_counter()
 
     def keep(self, slot: Slot, value: Any, start: float) -> None:
         """Make a returned result pending; commit if the policy says so.
@@ -298,16 +317,43 @@ class Run(Generic[R]):
         try:
             encoded = self.spec.codec.encode(value)
         except EncodeError as error:
-            self.fail([slot], error)
-            raise
+            self.fail([slot], error, start, value)
+            return
         slot.value, slot.data = value, encoded
-        stored_input = slot.input
+        cost = problem = None
+        if self.options.cost is not None or self.options.valid is not None:
+            cost, problem = self._judge(slot, value)
+        stored_input, text = slot.input, None
+        if slot.failed is not None:
+            text = to_error_text(slot.failed)
         entry = (
-            slot.key, slot.position, slot.attempts + 1, now - start, None, None, encoded,
+            slot.key, slot.position, slot.attempts + 1, now - start, cost, text, encoded,
             stored_input,
         )  # fmt: skip
         slot.settle()
-        self._keeper.add(entry, len(encoded) + len(stored_input or ""), 0.0, now)
+        self._keeper.add(entry, len(encoded) + len(stored_input or ""), cost or 0.0, now)
+        if problem is not None:
+            raise problem
+
+    def _judge(self, slot: Slot, value: Any) -> tuple[float | None, Exception | None]:
+        """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
+        cost = None
+        try:
+            if self.options.cost is not None:
+                cost = _dollars(self.options.cost(value))
+                with self._lock:
+                    self._cost += cost
+            if self.options.valid is None or self.options.valid(value):
+                return cost, None
+        except Exception as error:  # noqa: BLE001 - the result is paid for: keep it first
+            return cost, error
+        refused = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
+        recorded = self.options.on_error == "record"
+        slot.failed = Failed(slot.row, "invalid", str(refused), "", slot.attempts + 1)
+        if not recorded:
+            slot.error = refused
+        self._count_failures([slot], refused, recorded)
+        return cost, None if recorded else refused
 
     def keep_batch(self, slots: list[Slot], values: Any, start: float) -> None:
         """Make the results of a batch pending; those that can be stored are, before any raises.
@@ -318,7 +364,7 @@ class Run(Generic[R]):
         elapsed = perf_counter() - start
         problem: Exception | None = self._misfit(slots, values)
         if problem is not None:
-            self.fail(slots, problem)
+            self._give_up(slots, problem)
             raise problem
         for slot, value in zip(slots, values, strict=True):
             try:
@@ -343,29 +389,73 @@ class Run(Generic[R]):
         error.result = values  # type: ignore[attr-defined]
         return error
 
-    def fail(self, slots: list[Slot], error: BaseException) -> None:
-        """Settle rows whose call failed."""
+    def fail(
+        self, slots: list[Slot], error: BaseException, start: float, result: Any = None
+    ) -> None:
+        """Settle rows whose call failed: as records if the run goes on, else raise the error."""
+        if (
+            self.options.on_error != "record"
+            or not isinstance(error, Exception)
+            or isinstance(error, self.options.stop_on)
+        ):
+            self._count_failures(slots, error, recorded=False)
+            self._give_up(slots, error)
+            raise error
+        self._count_failures(slots, error, recorded=True)
+        now = perf_counter()
+        for slot in slots:
+            slot.failed = failure(slot, error)
+            text = to_error_text(slot.failed, result)
+            entry = (
+                slot.key, slot.position, slot.attempts + 1, (now - start) / len(slots), None, text,
+                None, slot.input,
+            )  # fmt: skip
+            slot.settle()
+            self._keeper.add(entry, len(text) + len(slot.input or ""), 0.0, now)
+
+    def _count_failures(self, slots: list[Slot], error: BaseException, recorded: bool) -> None:
         with self._lock:
             self._failed += len(slots)
+        for slot in slots:
+            kind, attempts = type(error).__qualname__, slot.attempts + 1
+            self._emit(
+                RowFailed(self.spec.name, slot.position, kind, str(error), attempts, recorded)
+            )
+
+    def _give_up(self, slots: list[Slot], error: BaseException) -> None:
+        """Settle rows with an error that the run will raise."""
+        with self._lock:
             for slot in slots:
                 slot.error = error
                 self._open.pop(slot.key, None)
         for slot in slots:
             slot.settle()
 
-    def when_settled(self, place: Twin, wake: Callable[[], object]) -> None:
-        """Call `wake`, once or twice, when the outcome is there; at once if it is."""
+    # --- give out
+
+    def when_settled(self, place: Slot | Twin, wake: Callable[[], object]) -> None:
+        """Call `wake` once, when the row's outcome is there; at once if it is."""
+        once = [wake]
+
+        def wake_once() -> None:
+            with contextlib.suppress(IndexError):
+                once.pop()()
+
+        slot = place.first if isinstance(place, Twin) else place
         with self._lock:
-            place.first.waiters += (wake,)
-        if place.settled:
-            wake()
+            slot.waiters += (wake_once,)
+        if slot.settled:
+            wake_once()
 
     def take(self, place: Slot | Twin) -> Any:
-        """Return the outcome of a settled row: its result, or raise its error."""
+        """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
         slot = place.first if isinstance(place, Twin) else place
         if slot.error is not None:
             raise slot.error
         self._rows += 1
+        if slot.failed is not None:
+            self._hits += not place.mine
+            return slot.failed
         if place.mine:
             value, slot.value = slot.value, None
             return value
@@ -378,22 +468,11 @@ class Run(Generic[R]):
             error.add_note(f"key {error.key} in {self.store.path}")
             raise
 
-    def commit(self) -> None:
-        """Commit what is pending."""
-        self._keeper.commit()
+    # --- tell
 
-    def _committed(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._open.pop(entry[0], None)
-
-    def finish(self, ended: str) -> None:
-        """Commit what is pending and record how the run ended. Can be repeated."""
-        if not self.active or self.store.closed:
-            return
-        self._keeper.close()
-        self._ended = perf_counter()
-        self.store.release(self)
-        self.store.end_run(self._id, self.counts(), ended)
+    def report(self) -> Report:
+        """Return the counts so far."""
+        return Report(**self.counts())  # type: ignore[arg-type]
 
     def counts(self) -> dict[str, float]:
         """Return the report as the columns of the `runs` table."""
@@ -401,7 +480,7 @@ class Run(Generic[R]):
         return {
             "rows": self._rows,
             "hits": self._hits,
-            "computed": self._keeper.added,
+            "computed": self._keeper.results,
             "failed": self._failed,
             "commits": self._keeper.commits,
             "seconds": now - self._started if self._id else 0.0,
@@ -409,20 +488,26 @@ class Run(Generic[R]):
             "cost": self._cost,
         }
 
-    def explain(self, error: BaseException) -> None:
+    def explain(self, error: BaseException, rows: Any) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""
         with contextlib.suppress(StoreError):
+            left = ""
+            if hasattr(rows, "__len__"):
+                left = f" of {len(rows):,} rows"
             error.add_note(
-                f"checkpointdb: {self._saved():,} results of step {self.spec.name!r} are saved in "
-                f"{self.store.path}; run the same again to go on from there"
+                f"checkpointdb: {self._saved()[0]:,} results{left} of step {self.spec.name!r} are "
+                f"saved in {self.store.path}; run the same again to go on from there"
             )
 
-    def _saved(self) -> int:
+    def _saved(self) -> tuple[int, float]:
         identity = (self.spec.name, self.spec.version)
-        return next((s.results for s in self.store.steps() if (s.name, s.version) == identity), 0)
+        for step in self.store.steps():
+            if (step.name, step.version) == identity:
+                return step.results, step.cost
+        return 0, 0.0
 
     def _warn_of_change(self, stored_recipe: str) -> None:
-        name, version, saved = self.spec.name, self.spec.version, self._saved()
+        name, version, saved = self.spec.name, self.spec.version, self._saved()[0]
         if stored_recipe != self.spec.key_recipe:
             what = f"its key= changed from {stored_recipe} to {self.spec.key_recipe}"
             effect = "will not be found for rows whose key differs. Restore key= to reuse them"
@@ -435,18 +520,11 @@ class Run(Generic[R]):
         )
 
 
-def _take(source: Iterator[Any], size: int) -> tuple[list[Any], BaseException | None]:
-    """Take up to `size` rows, fewer if they come slowly.
+def _dollars(cost: Any) -> float:
+    if isinstance(cost, int | float) and 0 <= cost < math.inf:
+        return float(cost)
+    raise ValueError(f"cost= returned {cost!r}: it must be dollars, 0 or more; the result is saved")
 
-    If the source fails, return the rows before it and the error.
-    """
-    rows: list[Any] = []
-    until = perf_counter() + READ_AHEAD_SECONDS
-    try:
-        for row in source:
-            rows.append(row)
-            if len(rows) == size or perf_counter() > until:
-                break
-    except BaseException as error:  # noqa: BLE001 - raised by the caller, after the rows before it
-        return rows, error
-    return rows, None
+
+def _no_loop() -> None:
+    return None

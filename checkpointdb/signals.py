@@ -7,6 +7,7 @@ on the stack; the run delivers the signal once the row is saved. The second sign
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -15,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 log = logging.getLogger("checkpointdb.run")
-_HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
@@ -24,10 +24,15 @@ class Signals:
     Args:
         busy: tells whether the run's own code is on the stack.
         save: commits what is pending.
+        interrupt: False to leave SIGINT alone.
     """
 
-    def __init__(self, busy: Callable[[], bool], save: Callable[[], None]) -> None:
+    def __init__(
+        self, busy: Callable[[], bool], save: Callable[[], None], interrupt: bool = True
+    ) -> None:
         self._busy, self._save = busy, save
+        self._numbers = (signal.SIGINT, signal.SIGTERM) if interrupt else (signal.SIGTERM,)
+        self._wake: Callable[[], object] = int
         self._previous: dict[int, Any] = {}
         self.held: int | None = None
 
@@ -35,11 +40,15 @@ class Signals:
         """Take the signals over from handlers that would stop the program."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in _HELD:
+        for number in self._numbers:
             previous = signal.getsignal(number)
             if previous is not None and previous is not signal.SIG_IGN:
                 self._previous[number] = previous
                 signal.signal(number, self._handle)
+
+    def wake_by(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+        """Set `event` when a signal is held, for a loop that waits."""
+        self._wake = lambda: loop.call_soon_threadsafe(event.set)
 
     def restore(self) -> None:
         """Give the signals back to the handlers they were taken from; deliver one still held."""
@@ -53,6 +62,7 @@ class Signals:
             self.deliver(frame)
         elif self._busy():
             self.held = number
+            self._wake()
             log.warning(
                 "%s: finishing the call in flight, then stopping; once more stops at once",
                 signal.Signals(number).name,

@@ -10,6 +10,9 @@ import msgspec
 
 
 
+_REPR_LIMIT = 1 << 20
+
+
 class Failed(msgspec.Struct, frozen=True):
     """Takes the place of a result when the step failed under `on_error="record"`.
 
@@ -40,7 +43,8 @@ class Slot:
     input: str | bytes | None = None  # the stored form of the row
     data: str | bytes | None = None  # the stored form of the result
     value: Any = None  # the result as the step returned it
-    error: BaseException | None = None
+    error: BaseException | None = None  # what the run will raise for it
+    failed: Failed | None = None  # or what takes the place of its result
     waiters: tuple[Callable[[], object], ...] = ()
 
     def __init__(self, row: Any, position: int, key: bytes, plain: bool) -> None:
@@ -76,3 +80,28 @@ def failure(slot: Slot, error: BaseException) -> Failed:
         traceback="".join(traceback.format_exception(error)),
         attempts=slot.attempts + 1,
     )
+
+
+def to_error_text(failed: Failed, result: Any = None) -> str:
+    """Return a failure as the JSON of the `error` column.
+
+    Args:
+        failed: the failure.
+        result: what the step returned, if that could not be stored: kept as its `repr`.
+    """
+    fields = {
+        "type": failed.error_type,
+        "message": failed.message,
+        "traceback": failed.traceback,
+    }
+    if result is not None:
+        fields["repr"] = repr(result)[:_REPR_LIMIT]
+    # an exception's text may hold what no file can, such as the lone surrogate it complains about
+    clean = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
+    return msgspec.json.encode(clean).decode()
+
+
+def from_error_text(row: Any, attempts: int, text: str) -> Failed:
+    """Return the failure that an `error` column holds."""
+    fields = msgspec.json.decode(text)
+    return Failed(row, fields["type"], fields["message"], fields["traceback"], attempts)

@@ -8,17 +8,20 @@ import inspect
 import os
 import threading
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from . import drivers
 from .canonical import Arguments
 from .codec import Codec
 from .fingerprint import fingerprint
+from .handle import Run
 from .keys import Keyer, KeyRecipe, Version, describe_recipe
+from .options import Options, RunOptions
 from .policy import SavePolicy, adaptive, check_policy
-from .runner import Run, Spec
-from .signals import Signals
+from .pool import DaemonPool
+from .runner import Runner, Spec
+from .shipping import shipping
 from .store import Durability, Store
 
 P = ParamSpec("P")
@@ -65,12 +68,15 @@ class Step(Generic[P, R]):
         self._duplicates, self._meta = duplicates, meta
         self._lock = threading.Lock()
         self._store: Store | None = store if isinstance(store, Store) else None
-        self._calls: Run[Any] | None = None
+        self._calls: Runner | None = None
         functools.update_wrapper(self, fn)
         self.__wrapped__ = fn
 
     def __repr__(self) -> str:
         return f"<step {self.name!r} version {self.version!r} in {self._where!r}>"
+
+    def __reduce__(self) -> str:
+        return getattr(self, "__qualname__", self.name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the saved result of this row, or call the function and keep what it returns.
@@ -80,67 +86,80 @@ class Step(Generic[P, R]):
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
-            return drivers.acall(self._call_run(), row)  # type: ignore[return-value]
-        result: R = drivers.call(self._call_run(), row)
+            return drivers.acall(self._call_runner(), row)  # type: ignore[return-value]
+        result: R = drivers.call(self._call_runner(), row)
         return result
 
     @overload
     def run(
-        self: Step[P, Coroutine[Any, Any, T]], rows: Iterable[Any], *, batch_size: None = None
+        self: Step[P, Coroutine[Any, Any, T]],
+        rows: Iterable[Any] | AsyncIterable[Any],
+        **options: Unpack[RunOptions],
     ) -> Run[T]: ...
     @overload
-    def run(self, rows: Iterable[Any], *, batch_size: None = None) -> Run[R]: ...
-    @overload
-    def run(self, rows: Iterable[Any], *, batch_size: int) -> Run[Any]: ...
-    def run(self, rows: Iterable[Any], *, batch_size: int | None = None) -> Run[Any]:
-        """Return an iterator over the results of all `rows`, in their order.
+    def run(self, rows: Iterable[Any], **options: Unpack[RunOptions]) -> Run[R]: ...
+    def run(
+        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
+    ) -> Run[Any]:
+        """Return an iterator over the results of all `rows`.
 
         Rows with a saved result are read from the store, the rest are computed and saved as the
-        save policy says. Works for an async step too, also inside a running event loop.
+        save policy says. Works for an async step too, also inside a running event loop: there the
+        rows are read and the calls made in a thread with a loop of its own.
 
         Args:
             rows: any iterable, read lazily; it may be endless.
-            batch_size: the step gets a list of up to so many rows, and returns as long a list.
+            **options: see `RunOptions`.
 
         Raises:
             TypeError, ValueError: wrong use, at once.
             StoreError: the store cannot be opened, at once; or written, while iterating.
             EncodeError: while iterating: a row, before the step is called; or a result, attached.
+            BudgetExceeded: while iterating, when `max_cost` is spent.
         """
-        _check_rows(rows, Iterable)
-        _check_batch_size(batch_size)
+        checked = Options(**options)
+        kinds = (Iterable, AsyncIterable) if self._spec.is_async else Iterable
+        _check_rows(rows, kinds)
+        runner = self._runner(checked)
+        loop = self._loop(runner, rows, checked)
+        return Run(runner, drive=lambda: drivers.drive(runner, rows, loop))
 
-        def loop(run: Run[Any], signals: Signals) -> Iterator[Any]:
-            if self._spec.is_async:
-                tasks = drivers.Tasks(run, 1, batch_size)
-                return drivers.bridged(tasks.chunks(rows), run, signals)
-            if batch_size is None:
-                return drivers.sequential(run, rows, signals)
-            return drivers.batches(run, rows, batch_size, signals)
-
-        return self._new_run(batch_size, drive=lambda run: drivers.drive(run, loop))
+    def _loop(self, runner: Runner, rows: Any, options: Options) -> drivers.Loop:
+        concurrency = options.concurrency
+        if self._spec.is_async:
+            _refuse_executor(options)
+            return lambda signals: drivers.bridged(runner, rows, signals, concurrency)
+        if options.executor is not None:
+            submit = shipping(self, runner, options.executor)
+            concurrency = _workers(options)
+        elif concurrency > 1:
+            compute = runner.compute_unit
+            submit = functools.partial(DaemonPool(concurrency).submit, compute)
+        elif options.batch_size is not None:
+            return lambda signals: drivers.batches(runner, rows, signals)
+        else:
+            return lambda signals: drivers.sequential(runner, rows, signals)
+        return lambda signals: drivers.pooled(runner, rows, signals, submit, concurrency)
 
     def arun(
-        self, rows: Iterable[Any] | AsyncIterable[Any], *, batch_size: int | None = None
+        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
     ) -> Run[Any]:
         """Return an async iterator over the results of all `rows`; `run` for async code.
 
         Args:
             rows: any iterable or async iterable, read lazily.
-            batch_size: as for `run`.
+            **options: see `RunOptions`.
 
         Raises:
             TypeError: the step is not an `async def`; and as `run`.
         """
+        checked = Options(**options)
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
+        _refuse_executor(checked)
         _check_rows(rows, (Iterable, AsyncIterable))
-        _check_batch_size(batch_size)
-
-        def adrive(run: Run[Any]) -> AsyncIterator[Any]:
-            return drivers.adrive(run, drivers.Tasks(run, 1, batch_size).chunks(rows))
-
-        return self._new_run(batch_size, adrive=adrive)
+        runner = self._runner(checked)
+        return Run(runner, adrive=lambda: drivers.adrive(runner, rows, checked.concurrency))
 
     def flush(self) -> None:
         """Commit what is pending and make it survive a power cut."""
@@ -182,22 +201,22 @@ class Step(Generic[P, R]):
             separate=self._duplicates == "separate",
         )
 
-    def _new_run(self, batch_size: int | None, **drive: Any) -> Run[Any]:
-        spec = self._spec if batch_size is None else self._batch_spec
-        return Run(self.store, spec, self._save, self._meta, **drive)
+    def _runner(self, options: Options) -> Runner:
+        spec = self._spec if options.batch_size is None else self._batch_spec
+        return Runner(self.store, spec, self._save, self._meta, options)
 
-    def _call_run(self) -> Run[Any]:
-        run = self._calls
-        if run is None or run.store.closed:
+    def _call_runner(self) -> Runner:
+        runner = self._calls
+        if runner is None or runner.store.closed:
             store = self.store
             with self._lock:
-                run = self._calls
-                if run is None or run.store.closed:
+                runner = self._calls
+                if runner is None or runner.store.closed:
                     spec = dataclasses.replace(self._spec, fn=self._invoke)
-                    run = Run(store, spec, self._save, self._meta)
-                    run.start()
-                    self._calls = run
-        return run
+                    runner = Runner(store, spec, self._save, self._meta, Options())
+                    runner.start()
+                    self._calls = runner
+        return runner
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 1 and not kwargs:
@@ -264,13 +283,15 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Any) -> Any:
     return decorate
 
 
+_RUN_KEYWORDS = frozenset(RunOptions.__annotations__)
+
+
 def run(
     fn: Callable[..., Any],
-    rows: Iterable[Any],
+    rows: Iterable[Any] | AsyncIterable[Any],
     *,
     store: StoreOrPath,
     version: Version,
-    batch_size: int | None = None,
     **options: Any,
 ) -> Run[Any]:
     """Pass `fn` over `rows` with its results kept in `store`: `step` and `Step.run` in one call.
@@ -280,10 +301,10 @@ def run(
         rows: any iterable.
         store: path of the store file, or an open `Store`.
         version: as for `step`.
-        batch_size: as for `Step.run`.
-        **options: `name`, `key`, `save`, `durability`, `duplicates`, `meta`, as for `step`.
+        **options: every keyword of `step` and of `Step.run`.
     """
-    return Step(fn, store, version=version, **options).run(rows, batch_size=batch_size)  # type: ignore[call-overload,no-any-return]
+    of_run, of_step = _split(options)
+    return Step(fn, store, version=version, **of_step).run(rows, **of_run)  # type: ignore[no-any-return]
 
 
 def arun(
@@ -292,11 +313,26 @@ def arun(
     *,
     store: StoreOrPath,
     version: Version,
-    batch_size: int | None = None,
     **options: Any,
 ) -> Run[Any]:
     """Pass an async `fn` over `rows`, for `async for`; see `run`."""
-    return Step(fn, store, version=version, **options).arun(rows, batch_size=batch_size)
+    of_run, of_step = _split(options)
+    return Step(fn, store, version=version, **of_step).arun(rows, **of_run)
+
+
+def _split(options: dict[str, Any]) -> tuple[Any, Any]:
+    of_run = {name: value for name, value in options.items() if name in _RUN_KEYWORDS}
+    return of_run, {name: value for name, value in options.items() if name not in _RUN_KEYWORDS}
+
+
+def _refuse_executor(options: Options) -> None:
+    if options.executor is not None:
+        raise TypeError("executor= is for a plain function; an async step runs in tasks: drop it")
+
+
+def _workers(options: Options) -> int:
+    known: int | None = getattr(options.executor, "_max_workers", None)
+    return options.concurrency if options.concurrency > 1 else known or os.cpu_count() or 1
 
 
 def _is_async(fn: Any) -> bool:
@@ -343,8 +379,3 @@ def _check_rows(rows: Any, kinds: Any) -> None:
             f"rows must be an iterable of rows, not {type(rows).__name__}"
             + (": for one row, call the step itself" if isinstance(rows, str | dict) else "")
         )
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ValueError(f"batch_size={batch_size!r}: give a whole number above 0, or None")

@@ -276,10 +276,11 @@ class Store:
                 """,
                 (name, version, key_recipe, fingerprint, time.time()),
             )
-            return writer.execute(
+            row: Any = writer.execute(
                 "select id, key_recipe, fingerprint from steps where name = ? and version = ?",
                 (name, version),
             ).fetchone()
+        return row[0], row[1], row[2]
 
     def update_step(self, step: int, key_recipe: str, fingerprint: str | None) -> None:
         """Store a step's new code fingerprint and key recipe."""

@@ -1,0 +1,118 @@
+"""What happens in a run, as frozen values, to a log and to whoever asked. Knows nothing else.
+
+Loggers are `checkpointdb.run` and its children; each record carries the event as `record.event`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+log = logging.getLogger("checkpointdb.run")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run has done so far.
+
+    Attributes:
+        rows: results given out.
+        hits: of these, those saved earlier or shared with an equal row.
+        computed: calls of the step whose result is kept.
+        failed: rows that failed.
+        commits: transactions.
+        seconds: run time.
+        commit_seconds: of that, in commits.
+        cost: dollars paid in this run.
+    """
+
+    rows: int
+    hits: int
+    computed: int
+    failed: int
+    commits: int
+    seconds: float
+    commit_seconds: float
+    cost: float
+
+
+class RunStarted(msgspec.Struct, frozen=True):
+    """A run has begun; a crash from here on costs at most `loss_window` and the calls in flight."""
+
+    step: str
+    version: int | str
+    store: str
+    run: int
+    policy: str
+    loss_window: str
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """So many rows are durable; the commit took so long."""
+
+    step: str
+    rows: int
+    seconds: float
+
+
+class RowFailed(msgspec.Struct, frozen=True):
+    """The step failed for a row; `recorded` tells whether the run goes on."""
+
+    step: str
+    position: int
+    error_type: str
+    message: str
+    attempts: int
+    recorded: bool
+
+
+class RunEnded(msgspec.Struct, frozen=True):
+    """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`."""
+
+    step: str
+    store: str
+    run: int
+    ended: str
+    report: Report
+
+
+Event = RunStarted | Committed | RowFailed | RunEnded
+_LEVELS = {RunStarted: logging.INFO, Committed: logging.DEBUG, RowFailed: logging.WARNING}
+
+
+def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
+    """Log an event and hand it to the listener."""
+    level = _LEVELS.get(type(event), logging.INFO)
+    if isinstance(event, RunEnded) and event.report.failed:
+        level = logging.WARNING
+    if log.isEnabledFor(level):
+        log.log(level, "%s", _line(event), extra={"event": event})
+    if listener is not None:
+        listener(event)
+
+
+def _line(event: Event) -> str:
+    match event:
+        case RunStarted():
+            return (
+                f"{event.step}: run {event.run} on {event.store} started, {event.policy}; a crash "
+                f"costs at most {event.loss_window} and the calls in flight"
+            )
+        case Committed():
+            return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
+        case RowFailed():
+            return (
+                f"{event.step}: row {event.position} failed, attempt {event.attempts}: "
+                f"{event.error_type}: {event.message}"
+            )
+        case RunEnded():
+            report = event.report
+            return (
+                f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "
+                f"{report.hits:,} hits, {report.computed:,} computed, {report.failed:,} FAILED"
+                if report.failed
+                else f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "
+                f"{report.hits:,} hits, {report.computed:,} computed"
+            )

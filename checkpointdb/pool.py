@@ -1,0 +1,48 @@
+"""Threads that call a step. Knows futures; knows nothing of rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from typing import Any
+
+
+class DaemonPool(Executor):
+    """A thread pool that a second Ctrl-C can leave: `ThreadPoolExecutor` joins its threads at exit.
+
+    Threads are started as calls come, up to `size`.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._threads: list[threading.Thread] = []
+        self._todo: SimpleQueue[Any] = SimpleQueue()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a thread call `fn`."""
+        future: Future[Any] = Future()
+        self._todo.put((future, fn, args, kwargs))
+        if len(self._threads) < self._size:
+            name = f"checkpointdb-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let each thread end after the call it is in."""
+        for _ in self._threads:
+            self._todo.put(None)
+
+    def _work(self) -> None:
+        while (item := self._todo.get()) is not None:
+            future, fn, args, kwargs = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - handed over by the future
+                future.set_exception(error)
+            del item, future  # hold no result while waiting for the next call

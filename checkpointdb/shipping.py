@@ -1,0 +1,86 @@
+"""Have an executor's workers call a step. The step travels; the store stays with the driver."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any
+
+from .runner import Runner
+from .slots import Slot
+
+
+def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Slot]], Future[None]]:
+    """Return a function that sends one call to `executor` and keeps what comes back.
+
+    Raises:
+        TypeError: the step cannot travel to another process; the message says which object.
+    """
+    batch = runner.options.batch_size is not None
+    fn = _portable(step, executor)
+
+    def submit(slots: list[Slot]) -> Future[None]:
+        start = runner.begin_call(slots)
+        rows = [slot.row for slot in slots] if batch else slots[0].row
+        sent, kept = executor.submit(_call, fn, rows), _Kept()
+        sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
+        kept.sent = sent
+        return kept
+
+    def receive(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+        if not kept.set_running_or_notify_cancel():
+            return
+        try:
+            _keep(runner, slots, start, sent, batch)
+        except BaseException as error:  # noqa: BLE001 - handed over by the future
+            kept.set_exception(error)
+        else:
+            kept.set_result(None)
+
+    return submit
+
+
+class _Kept(Future[None]):
+    """Done when a call's result is kept; cancelled only if the call itself could be."""
+
+    sent: Future[Any]
+
+    def cancel(self) -> bool:
+        return self.sent.cancel() and super().cancel()
+
+
+def _keep(
+    runner: Runner, slots: list[Slot], start: float, sent: Future[Any], batch: bool
+) -> None:
+    try:
+        value = sent.result()
+    except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
+        runner.fail(slots, error, start)
+        return
+    if batch:
+        runner.keep_batch(slots, value, start)
+    else:
+        runner.keep(slots[0], value, start)
+
+
+def _call(fn: Any, rows: Any) -> Any:
+    return getattr(fn, "__wrapped__", fn)(rows)
+
+
+def _portable(step: Any, executor: Executor) -> Any:
+    """Return what pickles: the step by its name in its module, else the function itself."""
+    fn = step.__wrapped__
+    if not isinstance(executor, ProcessPoolExecutor):
+        return fn  # a thread pool, or a cluster's executor with a pickler of its own
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    travels = step if getattr(sys.modules.get(module or ""), name, None) is step else fn
+    try:
+        pickle.dumps(travels)
+    except Exception as error:
+        raise TypeError(
+            f"executor=: {travels!r} cannot be sent to another process ({error}): define the step "
+            "at the top level of a module"
+        ) from error
+    return travels

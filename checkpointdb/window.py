@@ -1,0 +1,66 @@
+"""Rows between being read and being given out. Knows their order; knows nothing of calls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from .runner import READ_AHEAD, Runner
+from .slots import Slot, Twin
+
+Place = Slot | Twin
+
+
+class Window:
+    """Rows that wait for their outcome, and the call that is being filled.
+
+    Args:
+        runner: the run.
+        concurrency: how many calls may be in flight.
+    """
+
+    def __init__(self, runner: Runner, concurrency: int = 1) -> None:
+        self._runner = runner
+        self._size = runner.options.batch_size or 1
+        self._ordered = runner.options.ordered
+        # a slow first row holds back this many others, all of them saved, and no more
+        self._limit = max(READ_AHEAD, 4 * self._size * concurrency)
+        self._waiting = 0
+        self._rows: deque[Place] = deque()
+        self._unit: list[Slot] = []
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether so many rows wait that no more should be read."""
+        return self._waiting >= self._limit
+
+    def push(self, place: Place) -> list[Slot]:
+        """Add a row; return the rows of a call when there are enough for one, else nothing."""
+        self._waiting += 1
+        if self._ordered or place.settled:
+            self._rows.append(place)
+        else:
+            self._runner.when_settled(place, _appender(self._rows, place))
+        if place.mine:
+            assert isinstance(place, Slot)
+            self._unit.append(place)
+        return self.rest() if len(self._unit) >= self._size else []
+
+    def rest(self) -> list[Slot]:
+        """Return the rows of a call that is not full."""
+        unit, self._unit = self._unit, []
+        return unit
+
+    def ready(self) -> Iterator[Place]:
+        """Give out the rows whose outcome is there, in order if they are to be in order."""
+        rows = self._rows
+        while rows and rows[0].settled:
+            self._waiting -= 1
+            yield rows.popleft()
+
+
+def _appender(rows: deque[Place], place: Place) -> Callable[[], object]:
+    return lambda: rows.append(place)
