@@ -64,8 +64,8 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             return StoreError(
-                f"{path}: cannot be written here ({error}). Check the permissions of the file and "
-                "of its directory, in which SQLite puts two files beside it",
+                f"{path}: cannot be opened ({error}). Check the permissions of the file and, for "
+                "writing, of its directory, in which SQLite puts two files beside it",
                 path,
             )
         case _:
@@ -107,17 +107,23 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
 
 
 def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, bool]:
-    """Open a store for reading only, creating no file; the flag tells whether it is immutable.
+    """Open a store for reading only, creating no file; the flag tells whether no locks are taken.
 
-    With a log beside the store (it is open, or its run was killed) SQLite's locks are used. Without
-    one, SQLite would have to create it: the file is read as immutable instead, which is sound as
-    long as nobody checkpoints into it meanwhile (`unchanged` tells).
+    A store that is open somewhere has a -shm beside it, and is read under SQLite's locks. Where
+    there is none, SQLite would create it: the store is read without locks instead, which is sound
+    as long as nobody opens it and checkpoints meanwhile (`unchanged` tells).
     """
     _probe(path, vfs)
-    immutable = not _has_log(path)
+    log = _size(path + "-wal")
+    shared = log is not None and _size(path + "-shm") is not None
     with mapped(path):
-        connection = _open_uri(path, "immutable=1" if immutable else "mode=ro", vfs)
+        if log and not shared:  # left by a run that was killed: index it in memory
+            connection = _open_uri(path, "mode=ro", vfs or "unix-none")
+        else:
+            connection = _open_uri(path, "mode=ro" if shared else "immutable=1", vfs)
         try:
+            if not shared:
+                connection.pragma("locking_mode", "exclusive")
             schema.harden(connection)
             connection.set_busy_timeout(schema.BUSY_MILLISECONDS)
             connection.pragma("query_only", True)
@@ -125,7 +131,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
         except BaseException:
             connection.close()
             raise
-    return connection, immutable
+    return connection, not shared
 
 
 def create(path: str, vfs: str | None = None) -> None:
@@ -184,6 +190,13 @@ def _sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
+
+
 def identity(path: str) -> tuple[int, int] | None:
     """Return what tells this file from another that later takes its name; None if it is gone."""
     try:
@@ -197,13 +210,6 @@ def unchanged(path: str) -> tuple[int, int, int]:
     """Return a mark that differs once somebody has written to the main file."""
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _has_log(path: str) -> bool:
-    try:
-        return os.stat(path + "-wal").st_size > 0 or os.path.exists(path + "-shm")
-    except FileNotFoundError:
-        return False
 
 
 def _open_uri(path: str, options: str, vfs: str | None) -> apsw.Connection:
