@@ -154,6 +154,8 @@ def create(path: str, vfs: str | None = None) -> None:
             _lay(temporary, vfs)
         _publish(temporary, path)
         _sync_directory(directory)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot create the store ({error.strerror})", path) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -178,7 +180,7 @@ def _publish(temporary: str, path: str) -> None:
         return
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise StoreError(f"{path}: cannot create the store ({error.strerror})", path) from error
+            raise
         os.rename(temporary, path)  # a file system without hard links
 
 
