@@ -27,6 +27,7 @@ from .errors import (
 )
 
 OLDEST_SQLITE = (3, 51, 3)
+SMALLEST_SQLITE = 512  # SQLite takes anything shorter for a new, empty database
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE
 _READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 
@@ -229,12 +230,8 @@ def _probe(path: str, vfs: str | None) -> None:
             application_id, present = _identify(connection)
         finally:
             connection.close()
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise StoreError(
-            f"{path}: not a checkpointdb store, nor any SQLite file ({error}); nothing was "
-            "written. Give another path, or move the file away",
-            path,
-        ) from error
+    except apsw.NotADBError as error:
+        raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
     if application_id != schema.APPLICATION_ID:
@@ -255,6 +252,14 @@ def _probe(path: str, vfs: str | None) -> None:
         )
 
 
+def _no_sqlite(path: str, why: str) -> StoreError:
+    return StoreError(
+        f"{path}: not a checkpointdb store, nor any SQLite file ({why}); nothing was written. "
+        "Give another path, or move the file away",
+        path,
+    )
+
+
 def _check_file(path: str) -> None:
     try:
         status = os.stat(path)
@@ -262,6 +267,8 @@ def _check_file(path: str) -> None:
         raise StoreError(f"{path}: {error.strerror}", path) from error
     if stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
+    if 0 < status.st_size < SMALLEST_SQLITE:
+        raise _no_sqlite(path, "it is too short")
     if status.st_size == 0:
         raise StoreError(
             f"{path}: an empty file, which checkpointdb never makes; nothing was written. "

@@ -47,7 +47,7 @@ class KeyIndex:
         last = last_id(self._reader)
         if last == self._seen:
             return
-        if last - self._seen > TAIL:
+        if last - self._indexed_to > TAIL:  # another process has extended the index on disk
             self.forget_indexed()
         for key, id in self._reader.execute(
             "select key, id from records where id > ? order by id", (self._seen,)
@@ -79,7 +79,9 @@ def last_id(connection: apsw.Connection) -> int:
 
 def indexed_to(connection: apsw.Connection) -> int:
     """Return the id up to which records are in the index on disk and in the steps' counters."""
-    value: int = connection.execute("select value from state where name = 'indexed_to'").get
+    value = connection.execute("select value from state where name = 'indexed_to'").get
+    if type(value) is not int:
+        raise apsw.CorruptError("its state is not there")
     return value
 
 
