@@ -1,0 +1,57 @@
+"""Write to a store below the runner: entries with keys that are easy to tell apart."""
+
+from __future__ import annotations
+
+import os
+
+from checkpointdb import Store
+
+
+def key(n: int) -> bytes:
+    """Return a key whose hex form is not in the order of `n`, as a hash is not."""
+    return (n * 0x9E3779B97F4A7C15 % (1 << 64)).to_bytes(8, "big") + n.to_bytes(8, "big")
+
+
+def entry(n, result=None, error=None, attempts=1, cost=None):
+    """Return what `Store.append` takes: row `n` with a result, or with an error."""
+    if error is None and result is None:
+        result = f'{{"n":{n},"text":"result of {n}, naïve ☕"}}'
+    return (key(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
+
+
+ERROR = '{"type":"ValueError","message":"no luck","traceback":"…"}'
+
+
+class Log:
+    """One step's run in a store, to append to.
+
+    Args:
+        store: an open store.
+        name: the step's name.
+    """
+
+    def __init__(self, store: Store, name: str = "label") -> None:
+        self.store = store
+        self.step = store.register_step(name, 1, "row", None)[0]
+        self.run = store.begin_run(self.step, "every(rows=1)", "no returned row", None)
+
+    def add(self, *entries):
+        """Commit entries; a number stands for the entry of that row."""
+        entries = [entry(e) if isinstance(e, int) else e for e in entries]
+        self.store.append(self.step, self.run, entries)
+
+    def found(self, *numbers):
+        """Return the stored results of rows, None where there is none."""
+        return [f and f[2] for f in self.store.find([key(n) for n in numbers])]
+
+
+def files_beside(path):
+    """Return name and bytes of every file in the directory of `path`."""
+    directory = os.path.dirname(path)
+    contents = {}
+    for name in sorted(os.listdir(directory)):
+        full = os.path.join(directory, name)
+        if os.path.isfile(full):
+            with open(full, "rb") as file:
+                contents[name] = file.read()
+    return contents
