@@ -13,7 +13,8 @@ from typing import Any
 
 from .runner import Runner
 from .signals import Signals
-from .slots import Slot
+from .slots import Slot, Twin
+from .loop_thread import LoopThread
 from .window import Place, Window
 
 Rows = Iterable[Any] | AsyncIterable[Any]
@@ -170,15 +171,24 @@ def _drain(in_flight: dict[Future[None], list[Slot]]) -> list[list[Slot]]:
 
 def call(runner: Runner, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
-    place = runner.lookup([row])[0]
-    if place.mine:
-        assert isinstance(place, Slot)
-        runner.compute(place)
-    elif not place.settled:
-        settled = threading.Event()
-        runner.when_settled(place, settled.set)
-        settled.wait()
-    return runner.take(place)
+    while True:
+        place = runner.lookup([row])[0]
+        if place.mine:
+            assert isinstance(place, Slot)
+            runner.compute(place)
+        elif not place.settled:
+            settled = threading.Event()
+            runner.when_settled(place, settled.set)
+            settled.wait()
+        if not _orphaned(place):
+            return runner.take(place)
+
+
+def _orphaned(place: Place) -> bool:
+    """Tell whether an equal call that this one waited for was interrupted, not answered."""
+    if not isinstance(place, Twin):
+        return False
+    return place.first.error is not None and not isinstance(place.first.error, Exception)
 
 
 async def acall(runner: Runner, row: Any) -> Any:
@@ -186,18 +196,19 @@ async def acall(runner: Runner, row: Any) -> Any:
 
     The call runs in a task of its own: if the caller is cancelled, it is awaited and kept first.
     """
-    place = runner.lookup([row])[0]
-    if place.mine:
-        assert isinstance(place, Slot)
-        workers = {asyncio.create_task(runner.acompute([place]))}
-        (worker,) = workers
-        await _finish(workers)
-        worker.result()
-    elif not place.settled:
-        loop, settled = asyncio.get_running_loop(), asyncio.Event()
-        runner.when_settled(place, lambda: loop.call_soon_threadsafe(settled.set))
-        await settled.wait()
-    return runner.take(place)
+    while True:
+        place = runner.lookup([row])[0]
+        if place.mine:
+            assert isinstance(place, Slot)
+            worker = asyncio.create_task(runner.acompute([place]))
+            await _finish({worker})
+            worker.result()
+        elif not place.settled:
+            loop, settled = asyncio.get_running_loop(), asyncio.Event()
+            runner.when_settled(place, lambda: loop.call_soon_threadsafe(settled.set))
+            await settled.wait()
+        if not _orphaned(place):
+            return runner.take(place)
 
 
 class Tasks:
@@ -211,6 +222,7 @@ class Tasks:
         self._runner, self._concurrency, self._signals = runner, concurrency, signals
         self._window = Window(runner, concurrency)
         self._todo: deque[list[Slot]] = deque()
+        self._unbegun: list[list[Slot]] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._errors: list[BaseException] = []
         self._wake = asyncio.Event()
@@ -231,6 +243,7 @@ class Tasks:
                             yield ready
                         if await self._interrupted():
                             yield []
+                            self._resume()
                         if not self._crowded:
                             break
                         await self._settled()
@@ -242,6 +255,7 @@ class Tasks:
                     await self._settled()
                 if await self._interrupted():
                     yield []
+                    self._resume()
         finally:
             self._todo.clear()
             await _finish(self._workers)
@@ -261,12 +275,15 @@ class Tasks:
             raise self._errors[0]
         if self._signals.held is None:
             return False
-        unbegun = list(self._todo)
+        self._unbegun = list(self._todo)
         self._todo.clear()
         await _finish(self._workers)
-        for unit in unbegun:  # they run only if the user's own handler lets the run go on
-            asyncio.get_running_loop().call_soon(self._start, unit)
         return True
+
+    def _resume(self) -> None:
+        """Start what was held back: the user's own handler has let the run go on."""
+        for unit in self._unbegun:
+            self._start(unit)
 
     def _start(self, unit: list[Slot]) -> None:
         if not unit:
@@ -337,28 +354,22 @@ def bridged(runner: Runner, rows: Rows, signals: Signals, concurrency: int) -> I
 
     A thread, so that it works inside Jupyter's running loop as well.
     """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="checkpointdb-loop", daemon=True)
-    thread.start()
+    with LoopThread() as loop:
+        chunks = loop.wait(_begin(runner, rows, signals, concurrency))
+        try:
+            while (places := loop.wait(_next(chunks))) is not None:
+                if not places:
+                    stop(runner, signals)
+                for place in places:
+                    yield runner.take(place)
+        finally:
+            loop.wait(chunks.aclose())
 
-    def wait(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
-    async def begin() -> AsyncIterator[list[Place]]:
-        return Tasks(runner, concurrency, signals).chunks(rows)
-
-    chunks = wait(begin())
-    try:
-        while (places := wait(_next(chunks))) is not None:
-            if not places:
-                stop(runner, signals)
-            for place in places:
-                yield runner.take(place)
-    finally:
-        wait(chunks.aclose())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+async def _begin(
+    runner: Runner, rows: Rows, signals: Signals, concurrency: int
+) -> AsyncGenerator[list[Place]]:
+    return Tasks(runner, concurrency, signals).chunks(rows)
 
 
 async def _next(chunks: AsyncIterator[list[Place]]) -> list[Place] | None:

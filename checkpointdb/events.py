@@ -79,18 +79,28 @@ class RunEnded(msgspec.Struct, frozen=True):
 
 
 Event = RunStarted | Committed | RowFailed | RunEnded
-_LEVELS = {RunStarted: logging.INFO, Committed: logging.DEBUG, RowFailed: logging.WARNING}
 
 
 def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
     """Log an event and hand it to the listener."""
-    level = _LEVELS.get(type(event), logging.INFO)
-    if isinstance(event, RunEnded) and event.report.failed:
-        level = logging.WARNING
+    level = _level(event)
     if log.isEnabledFor(level):
         log.log(level, "%s", _line(event), extra={"event": event})
     if listener is not None:
         listener(event)
+
+
+def _level(event: Event) -> int:
+    """Warn of what the user would not see otherwise: an exception that is raised speaks itself."""
+    match event:
+        case Committed():
+            return logging.DEBUG
+        case RowFailed(recorded=True):
+            return logging.WARNING
+        case RunEnded(ended="finished") if event.report.failed:
+            return logging.WARNING
+        case _:
+            return logging.INFO
 
 
 def _line(event: Event) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from .events import Report
@@ -58,7 +59,18 @@ class Run(Generic[R]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and hasattr(self._iterator, "throw"):
+            try:
+                self._iterator.throw(error)  # the run ends by what ended the body, and says so
+            except BaseException as raised:
+                if raised is not error:
+                    raise
         self.close()
 
     async def __aenter__(self) -> Self:

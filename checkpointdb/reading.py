@@ -22,8 +22,10 @@ from .records import Record, RunInfo, StepInfo, checksum, decoded
 Status = Literal["ok", "failed"]
 PAGE = 256
 
-_COLUMNS = """
-       records.key, steps.name, steps.version, records.position, records.input, records.result,
+# A flipped bit may have made a key of another type, even null: as bytes it fails its checksum.
+_KEY = "coalesce(cast(records.key as blob), x'')"
+_COLUMNS = f"""
+       {_KEY}, steps.name, steps.version, records.position, records.input, records.result,
        records.error, records.attempts, records.seconds, records.cost, records.saved_at,
        records.run, records.id, records.checksum
 """
@@ -63,7 +65,7 @@ class Reader:
         with self._snapshot():
             low, high = indexed_to(self._connection), last_id(self._connection)
             newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
-            rows = self._connection.execute(
+            rows: list[Any] = self._connection.execute(
                 """
                 select id, name, version, key_recipe, fingerprint, created_at,
                        results, failures, records, seconds, cost
@@ -77,7 +79,7 @@ class Reader:
     def runs(self, step: str | None = None) -> list[RunInfo]:
         """Return the runs, oldest first."""
         with files.mapped(self.path):
-            rows = self._connection.execute(
+            rows: list[Any] = self._connection.execute(
                 """
                 select runs.id, name, version, started_at, updated_at, ended, host, pid, policy,
                        loss_window, durability, meta, rows, hits, computed, failed, commits,
@@ -108,7 +110,7 @@ class Reader:
         last = 0
         while True:
             with files.mapped(self.path):
-                page = self._connection.execute(
+                page: list[Any] = self._connection.execute(
                     "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
                     (last, PAGE),
                 ).fetchall()
@@ -165,7 +167,7 @@ class Reader:
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
         with files.mapped(self.path):
-            row = self._connection.execute(
+            row: Any = self._connection.execute(
                 "select id, saved_at from records order by id desc limit 1"
             ).fetchone()
         return row or (0, None)
@@ -199,9 +201,9 @@ class Reader:
     def _page(self, last: int) -> list[tuple[Any, ...]]:
         """Return the records after `last`; where text is rotten to not being UTF-8, one of them."""
         for columns, limit in (
-            ("cast(key as blob), input, result, error, checksum", PAGE),
-            ("cast(key as blob), input, result, error, checksum", 1),
-            ("cast(key as blob), null, null, null, -2", 1),
+            (f"{_KEY}, input, result, error, checksum", PAGE),
+            (f"{_KEY}, input, result, error, checksum", 1),
+            (f"{_KEY}, null, null, null, -2", 1),
         ):
             with contextlib.suppress(UnicodeDecodeError):
                 return self._connection.execute(
@@ -265,7 +267,7 @@ class Reader:
 def first_rotten(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
     """Name the first of some records whose text is rotten to not being UTF-8."""
     for id in ids:
-        key = connection.execute("select cast(key as blob) from records where id = ?", (id,)).get
+        key = connection.execute(f"select {_KEY} from records where id = ?", (id,)).get
         try:
             connection.execute(
                 "select input, result, error from records where id = ?", (id,)

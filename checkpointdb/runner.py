@@ -493,10 +493,11 @@ class Runner:
         with contextlib.suppress(StoreError):
             left = ""
             if hasattr(rows, "__len__"):
-                left = f" of {len(rows):,} rows"
+                done = self._hits + self._keeper.results
+                left = f", {max(len(rows) - done, 0):,} of {len(rows):,} rows are left"
             error.add_note(
-                f"checkpointdb: {self._saved()[0]:,} results{left} of step {self.spec.name!r} are "
-                f"saved in {self.store.path}; run the same again to go on from there"
+                f"checkpointdb: {self._saved()[0]:,} results of step {self.spec.name!r} are saved "
+                f"in {self.store.path}{left}; run the same again to go on from there"
             )
 
     def _saved(self) -> tuple[int, float]:

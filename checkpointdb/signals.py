@@ -34,6 +34,7 @@ class Signals:
         self._numbers = (signal.SIGINT, signal.SIGTERM) if interrupt else (signal.SIGTERM,)
         self._wake: Callable[[], object] = int
         self._previous: dict[int, Any] = {}
+        self._ended = False
         self.held: int | None = None
 
     def install(self) -> None:
@@ -52,13 +53,26 @@ class Signals:
 
     def restore(self) -> None:
         """Give the signals back to the handlers they were taken from; deliver one still held."""
-        for number, previous in self._previous.items():
+        self._ended = True
+        # SIGINT last: once it is given back, one that waits raises right here
+        for number in sorted(self._previous, reverse=True):
             if signal.getsignal(number) == self._handle:
-                signal.signal(number, previous)
+                signal.signal(number, self._living(number))
         self.deliver()
 
+    def _living(self, number: int) -> Any:
+        """Return the handler before this one, past those of runs that have ended since."""
+        previous = self._previous[number]
+        before = getattr(previous, "__self__", None)
+        if isinstance(before, Signals) and before._ended:
+            return before._living(number)
+        return previous
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.held is not None:
+        if self._ended:
+            self.held = number
+            self.deliver(frame)
+        elif self.held is not None:
             self.deliver(frame)
         elif self._busy():
             self.held = number
@@ -77,7 +91,7 @@ class Signals:
         number, self.held = self.held, None
         if number is None:
             return
-        previous = self._previous.get(number, signal.SIG_DFL)
+        previous = self._living(number)
         if callable(previous):
             previous(number, frame)
         elif number == signal.SIGINT:

@@ -61,6 +61,7 @@ class Step(Generic[P, R]):
             raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
         if duplicates not in ("share", "separate"):
             raise ValueError(f"duplicates={duplicates!r}: give 'share' or 'separate'")
+        self._key = key
         self._keyer = Keyer(self.name, version, key)
         self._key_recipe = describe_recipe(key)
         self._save = check_policy(adaptive() if save is None else save)
@@ -160,6 +161,26 @@ class Step(Generic[P, R]):
         _check_rows(rows, (Iterable, AsyncIterable))
         runner = self._runner(checked)
         return Run(runner, adrive=lambda: drivers.adrive(runner, rows, checked.concurrency))
+
+    def replace(
+        self,
+        *,
+        store: StoreOrPath | None = None,
+        save: SavePolicy | None = None,
+        durability: Durability | None = None,
+    ) -> Step[P, R]:
+        """Return the same step saved elsewhere or otherwise; nothing is opened."""
+        return Step(
+            self.__wrapped__,
+            self._where if store is None else store,
+            version=self.version,
+            name=self.name,
+            key=self._key,
+            save=self._save if save is None else save,
+            durability=self._durability if durability is None else durability,
+            duplicates=self._duplicates,
+            meta=self._meta,
+        )
 
     def flush(self) -> None:
         """Commit what is pending and make it survive a power cut."""
