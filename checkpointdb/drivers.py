@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .runner import Runner
-from .signals import Signals
+from .signals import Signals, always
 from .slots import Slot, Twin
 from .loop_thread import LoopThread
 from .window import Place, Window
@@ -47,7 +47,7 @@ async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[
 
     SIGINT is left to asyncio, which cancels the task that iterates; SIGTERM does the same here.
     """
-    signals = Signals(lambda: True, runner.commit, interrupt=False)
+    signals = Signals(always, runner.commit, interrupt=False)
     tasks = Tasks(runner, concurrency, signals)
     runner.start()
     signals.install()

@@ -53,11 +53,12 @@ class Signals:
 
     def restore(self) -> None:
         """Give the signals back to the handlers they were taken from; deliver one still held."""
-        self._ended = True
+        self._busy = always  # hold back one that comes in here, until all are given back
         # SIGINT last: once it is given back, one that waits raises right here
         for number in sorted(self._previous, reverse=True):
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, self._living(number))
+        self._ended = True
         self.deliver()
 
     def _living(self, number: int) -> Any:
@@ -98,3 +99,8 @@ class Signals:
             raise KeyboardInterrupt
         else:
             raise SystemExit(128 + number)
+
+
+def always() -> bool:
+    """Return True: the loop of async code cannot tell whose code is on the stack."""
+    return True
