@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 TAIL = 50_000
+# A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
+KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
 
 
 class KeyIndex:
@@ -50,7 +52,7 @@ class KeyIndex:
         if last - self._indexed_to > TAIL:  # another process has extended the index on disk
             self.forget_indexed()
         for key, id in self._reader.execute(
-            "select key, id from records where id > ? order by id", (self._seen,)
+            f"select {KEY_BYTES}, id from records where id > ? order by id", (self._seen,)
         ).fetchall():
             self._tail[key] = self._seen = id
 

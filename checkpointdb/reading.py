@@ -16,16 +16,14 @@ import msgspec
 
 from . import connection as files
 from .errors import StoreCorruptError, StoreError
-from .key_index import indexed_to, last_id, tally
+from .key_index import KEY_BYTES, indexed_to, last_id, tally
 from .records import Record, RunInfo, StepInfo, checksum, decoded
 
 Status = Literal["ok", "failed"]
 PAGE = 256
 
-# A flipped bit may have made a key of another type, even null: as bytes it fails its checksum.
-_KEY = "coalesce(cast(records.key as blob), x'')"
 _COLUMNS = f"""
-       {_KEY}, steps.name, steps.version, records.position, records.input, records.result,
+       {KEY_BYTES}, steps.name, steps.version, records.position, records.input, records.result,
        records.error, records.attempts, records.seconds, records.cost, records.saved_at,
        records.run, records.id, records.checksum
 """
@@ -201,9 +199,9 @@ class Reader:
     def _page(self, last: int) -> list[tuple[Any, ...]]:
         """Return the records after `last`; where text is rotten to not being UTF-8, one of them."""
         for columns, limit in (
-            (f"{_KEY}, input, result, error, checksum", PAGE),
-            (f"{_KEY}, input, result, error, checksum", 1),
-            (f"{_KEY}, null, null, null, -2", 1),
+            (f"{KEY_BYTES}, input, result, error, checksum", PAGE),
+            (f"{KEY_BYTES}, input, result, error, checksum", 1),
+            (f"{KEY_BYTES}, null, null, null, -2", 1),
         ):
             with contextlib.suppress(UnicodeDecodeError):
                 return self._connection.execute(
@@ -267,14 +265,12 @@ class Reader:
 def first_rotten(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
     """Name the first of some records whose text is rotten to not being UTF-8."""
     for id in ids:
-        key = connection.execute(f"select {_KEY} from records where id = ?", (id,)).get
         try:
-            connection.execute(
-                "select input, result, error from records where id = ?", (id,)
-            ).fetchall()
+            connection.execute("select * from records where id = ?", (id,)).fetchall()
         except UnicodeDecodeError:
-            break
-    return rotten(path, id, key)
+            key = connection.execute(f"select {KEY_BYTES} from records where id = ?", (id,)).get
+            return rotten(path, id, key)
+    return StoreCorruptError(f"{path}: the name of a step is not what was written", path)
 
 
 def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
