@@ -36,10 +36,17 @@ class Columns:
         kinds = {type(value) for value in values} - {type(None)}
         if len(kinds) > 1 and kinds != {int, float}:
             raise TypeError("no type in common")  # Arrow would cut a datetime among dates
-        found = self._arrow.array(values).type
-        if _is_hollow(found):
-            raise TypeError("Parquet has no struct without fields")
-        return found
+        return self._solid(self._arrow.array(values).type)
+
+    def _solid(self, type: Any) -> Any:
+        """Replace structs without fields, which Parquet lacks: another row may tell the fields."""
+        kinds = self._arrow.types
+        if kinds.is_list(type):
+            return self._arrow.list_(self._solid(type.value_type))
+        if not kinds.is_struct(type):
+            return type
+        fields = [(field.name, self._solid(field.type)) for field in type]
+        return self._arrow.struct(fields) if fields else self._arrow.null()
 
     def _wider(self, known: Any, found: Any) -> Any:
         schemas = [self._arrow.schema([("x", type)]) for type in (known, found)]
@@ -66,11 +73,6 @@ class Columns:
         except self._failures:  # an integer too large for the column's floats, say
             self._types[name] = self._arrow.string()
             return None
-
-
-def _is_hollow(type: Any) -> bool:
-    children = [type.field(i).type for i in range(type.num_fields)]
-    return (str(type).startswith("struct<") and not children) or any(map(_is_hollow, children))
 
 
 def _as_text(value: Any) -> str | None:

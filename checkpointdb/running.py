@@ -13,8 +13,7 @@ from typing import Any
 
 from .codec import decode, encode
 from .display import number, rate, safe
-from .events import Report
-from .handle import Run
+from .runner import Report, Run
 from .shape import Shape, plain
 from .sinks import writing
 from .sources import Source

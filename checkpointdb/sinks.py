@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TextIO, TypeVar
 
 from .codec import decode, encode
 from .columns import Columns
@@ -28,6 +28,7 @@ BATCH_ROWS, BATCH_BYTES = 16_384, 16 << 20
 # What a spreadsheet takes for a formula; a plain number may begin with its sign.
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_OPEN_FILES = "/proc/self/fd"
 _HEAD = struct.Struct(">?I")
 
 
@@ -56,8 +57,7 @@ def writing(path: str) -> Iterator[Callable[[Row], object]]:
         with file, sink_of(path, file) as sink:
             yield _naming(path, sink.write)
             _naming(path, sink.finish)()
-            _naming(path, _sync)(file)
-        os.rename(temporary, target)
+            _naming(path, _publish)(file, temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -78,14 +78,29 @@ def _temporary(path: str, target: str) -> tuple[BinaryIO, str]:
     if os.path.isdir(target):
         raise TableError(f"{path}: a directory; give the path of a file")
     try:
-        return open(temporary, "xb"), temporary
+        return _nameless(directory) or open(temporary, "xb"), temporary
     except OSError as error:
         raise TableError(f"{path}: cannot be written here: {error.strerror}") from error
 
 
-def _sync(file: BinaryIO) -> None:
+def _nameless(directory: str) -> BinaryIO | None:
+    """Open a file without a name, where that can be: a kill then leaves nothing behind."""
+    if not os.path.isdir(_OPEN_FILES):
+        return None
+    try:
+        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except (AttributeError, OSError):  # not Linux; or a file system that cannot
+        return None
+
+
+def _publish(file: BinaryIO, temporary: str, target: str) -> None:
     file.flush()
     os.fsync(file.fileno())
+    if not os.path.exists(temporary):
+        # src_dir_fd counts for nothing with an absolute path, but without one Python does not
+        # ask for symlinks to be followed, and this is one
+        os.link(f"{_OPEN_FILES}/{file.fileno()}", temporary, src_dir_fd=file.fileno())
+    os.rename(temporary, target)
 
 
 def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:
@@ -163,10 +178,21 @@ class _Spooled(_Sink):
             yield rows
 
 
+class _Lines:
+    """End lines as Unix does. Told to do so itself, `csv` leaves a lone carriage return unquoted."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, line: str) -> None:
+        """Write a line that ends in a carriage return and a line feed."""
+        self._text.write(line[:-2] + "\n")
+
+
 class _Csv(_Spooled):
     def finish(self) -> None:
         text = io.TextIOWrapper(self.file, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(_Lines(text))
         if self.columns:
             writer.writerow(map(_cell, self.columns))
         for rows in self.batches():

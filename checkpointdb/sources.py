@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import os
 import re
@@ -18,7 +17,8 @@ import msgspec
 from .codec import MAX_BYTES
 from .formats import TableError, arrow, format_of
 
-CHUNK = 256 << 10
+CHUNK = 32 << 10
+_AFTER = frozenset(" \t\r\n,]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -37,6 +37,8 @@ class Source:
         self.path = path
         self.name = "<stdin>" if path == "-" else path
         self._format = format_of(path)
+        if self._format == "parquet":
+            arrow(path)
         self._file, self._size = _open(path)
         self._rows = 0
         self._parquet = self._open_parquet() if self._format == "parquet" else None
@@ -80,6 +82,7 @@ class Source:
         try:
             return parquet.ParquetFile(self._file)
         except (pyarrow.ArrowException, OSError) as error:
+            self._file.close()
             raise TableError(f"{self.name}: not a Parquet file ({error})") from error
 
     def _parquet_rows(self) -> Iterator[Any]:
@@ -134,7 +137,7 @@ class _JsonArray:
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self._name = name
-        self._text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        self._file, self._text = file, codecs.getincrementaldecoder("utf-8-sig")()
         self._buffer, self._at, self._line = "", 0, 1
         self._decode = json.JSONDecoder().raw_decode
 
@@ -174,7 +177,8 @@ class _JsonArray:
             except RecursionError as error:
                 raise self._error(str(error)) from error
             else:
-                if end < len(self._buffer):  # else a number may go on in the next chunk
+                # of a number, 1 may be all that is here of 1.5e3
+                if self._buffer[end - 1] in '}]"' or self._buffer[end : end + 1] in _AFTER:
                     self._at = end
                     return value
                 problem = self._error("the file ends inside the array")
@@ -186,12 +190,12 @@ class _JsonArray:
         rest = self._buffer[self._at :]
         self._line += self._buffer.count("\n", 0, self._at)
         self._buffer, self._at = rest, 0
+        data = self._file.read(max(CHUNK, len(rest)))
         try:
-            more = self._text.read(max(CHUNK, len(rest)))
+            self._buffer += self._text.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise self._error(f"not UTF-8, somewhere after this line: {error}") from error
-        self._buffer += more
-        return bool(more)
+            raise self._error(f"not UTF-8, on this line or later: {error}") from error
+        return bool(data)
 
     def _error(self, what: str, at: int | None = None) -> TableError:
         line = self._line + self._buffer.count("\n", 0, self._at if at is None else at)
