@@ -208,7 +208,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
     def look(_):
         if next(seen) % 2000 == 0:
             blocks.append(sys.getallocatedblocks())
-            assert len(run._open) <= 1000 + 1024
+            assert len(run._runner._open) <= 1000 + 1024
 
     driver.consume(run, each=look)
     assert run.report.rows == n
