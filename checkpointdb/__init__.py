@@ -8,6 +8,7 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
+from .current import current_key
 from .errors import (
     BudgetExceeded,
     CheckpointError,
@@ -21,6 +22,7 @@ from .errors import (
 )
 from .handle import Run
 from .keys import key_of
+from .planning import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
 from .records import Record
 from .slots import Failed
@@ -37,6 +39,7 @@ __all__ = [
     "EncodeError",
     "Failed",
     "Pending",
+    "Plan",
     "Record",
     "Run",
     "SavePolicy",
@@ -47,9 +50,11 @@ __all__ = [
     "StoreFullError",
     "StoreLockedError",
     "StoreVersionError",
+    "Why",
     "adaptive",
     "arun",
     "by_size",
+    "current_key",
     "every",
     "key_of",
     "on_exit",

@@ -36,6 +36,7 @@ class Keeper:
         self._store, self._policy = store, policy
         self._counts, self._committed = counts, committed
         self._step = self._run = 0
+        self._ledger = False
         self._due = policy.due
         self._pending = Pending()
         self._entries: list[Entry] = []
@@ -43,9 +44,9 @@ class Keeper:
         self._error: BaseException | None = None
         self._timer: _Timer | None = None
 
-    def open(self, step: int, run: int) -> None:
+    def open(self, step: int, run: int, ledger: bool = False) -> None:
         """Say under which step and run entries are to be written, and start the timer."""
-        self._step, self._run = step, run
+        self._step, self._run, self._ledger = step, run, ledger
         self._last_commit = perf_counter()
         wait = next_look(self._policy, 0.0)
         if wait < math.inf:
@@ -90,7 +91,7 @@ class Keeper:
             counts = None
             if start - self._last_counts >= COUNTS_EVERY:
                 counts, self._last_counts = self._counts(), start
-            self._store.append(self._step, self._run, entries, counts)
+            self._store.append(self._step, self._run, entries, counts, answered=self._ledger)
             self._entries = []
             now = perf_counter()
             self._note(now, start)

@@ -40,10 +40,9 @@ class KeyIndex:
             self._tail.update(zip(keys, range(first, last + 1), strict=True))
             self._seen = last
 
-    @property
-    def tail_is_long(self) -> bool:
-        """Whether it is time to extend the index on disk."""
-        return self._seen - self._indexed_to >= TAIL
+    def is_full_with(self, more: int) -> bool:
+        """Tell whether `more` records make it time to extend the index on disk."""
+        return self._seen - self._indexed_to + more >= TAIL
 
     def _catch_up(self) -> None:
         last = last_id(self._reader)

@@ -49,8 +49,17 @@ class Keyer:
     """
 
     def __init__(self, name: str, version: Version, recipe: KeyRecipe = None) -> None:
+        self._recipe = recipe
         self._prefix = _prefix(name, version)
         self._narrow = _narrower(recipe)
+
+    def under(self, name: str, version: Version) -> Keyer:
+        """Return the keyer of another step or version with the same recipe."""
+        return Keyer(name, version, self._recipe)
+
+    def narrowed(self, row: Any) -> Any:
+        """Return what of the row makes its identity."""
+        return row if self._narrow is None else self._narrow(row)
 
     def identify(self, row: Any) -> tuple[bytes, bool]:
         """Return the row's key, and whether the row is plain JSON.

@@ -16,8 +16,8 @@ import msgspec
 
 from . import connection as files
 from .errors import StoreCorruptError, StoreError
-from .key_index import KEY_BYTES, indexed_to, last_id, tally
-from .records import Record, RunInfo, StepInfo, checksum, decoded
+from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
+from .records import Call, Record, RunInfo, StepInfo, checksum, decoded
 
 Status = Literal["ok", "failed"]
 PAGE = 256
@@ -42,6 +42,7 @@ class Reader:
         if os.path.exists(self.path):
             self._mark = files.unchanged(self.path)
         self._connection, self._immutable = files.open_reader(self.path, vfs)
+        self._index: KeyIndex | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +162,56 @@ class Reader:
             if [row[0] for row in rows] != [key for key, _ in wanted]:
                 raise apsw.CorruptError("the key index points at other records")
         return [self._record(row) for row in rows]
+
+    def succeeded(self, keys: Sequence[bytes]) -> list[bool | None]:
+        """Tell of each key whether its newest record is a success, None where there is none."""
+        with files.mapped(self.path):
+            if self._index is None:
+                self._index = KeyIndex(self._connection)
+            ids = self._index.ids(keys)
+            known = [id for id in ids if id is not None]
+            good: dict[Any, Any] = {}
+            if known:
+                good = dict(
+                    self._connection.execute(
+                        """
+                        select id, error is null
+                          from carray(?) as wanted cross join records on records.id = wanted.value
+                        """,
+                        (apsw.carray(array.array("q", known)),),
+                    ).fetchall()
+                )
+        return [None if id is None else bool(good[id]) for id in ids]
+
+    def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
+        """Yield up to `limit` records of a step, the newest first, superseded ones too."""
+        last = last_id(self._connection) + 1
+        while limit > 0:
+            with files.mapped(self.path):
+                page: list[Any] = self._connection.execute(
+                    """
+                    select records.id from records join steps on steps.id = records.step
+                     where records.id < ? and name = ? and version = ?
+                     order by records.id desc limit ?
+                    """,
+                    (last, step, version, min(PAGE, limit)),
+                ).fetchall()
+                rows = self._fetch([id for (id,) in page])
+            if not page:
+                return
+            yield from map(self._record, rows)
+            last, limit = page[-1][0], limit - len(page)
+
+    def calls(self) -> list[Call]:
+        """Return the calls that were sent and not answered, oldest first; kept by `ledger=True`."""
+        with files.mapped(self.path):
+            rows: list[Any] = self._connection.execute(
+                """
+                select key, name, version, calls.run, position, sent_at, input
+                  from calls join steps on steps.id = calls.step order by sent_at
+                """
+            ).fetchall()
+        return [Call(*row[:6], decoded(row[6])) for row in rows]
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""

@@ -60,6 +60,22 @@ class StepInfo(msgspec.Struct, frozen=True):
     cost: float
 
 
+class Call(msgspec.Struct, frozen=True):
+    """A call that was sent and not answered: it may have been billed.
+
+    `key` is what `current_key()` gave the step, as 16 bytes: the idempotency key to ask the
+    provider about. `sent_at` is in seconds since 1970.
+    """
+
+    key: bytes
+    step: str
+    version: int | str
+    run: int
+    position: int
+    sent_at: float
+    input: Any
+
+
 class RunInfo(msgspec.Struct, frozen=True):
     """One pass of a step over rows. `ended` is None while it runs, or if it was killed."""
 

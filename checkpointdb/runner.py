@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 
 from .codec import Codec
+from .current import calling
 from .errors import BudgetExceeded, DecodeError, EncodeError, StoreError
 from .events import Committed, Report, RowFailed, RunEnded, RunStarted, emit
 from .fingerprint import changed
 from .keeper import Keeper
 from .keys import Keyer, Version
+from .ledger import Ledger
 from .occurrences import Occurrences
 from .options import Options
 from .policy import SavePolicy, loss_window
@@ -66,7 +68,8 @@ class Runner:
         self._rows = self._hits = self._failed = 0
         self._cost = self._spent_before = 0.0
         self._started = self._ended = 0.0
-        self._id = 0
+        self._step = self._id = 0
+        self._ledger = Ledger(self._send) if options.ledger else None
         self.source_error: Exception | None = None
         self.reading = False  # inside the source of rows: nothing is at risk there
         self.loop: Callable[[], Any] = _no_loop  # the driver's generator; weak, so it can end
@@ -98,7 +101,8 @@ class Runner:
         window = loss_window(self._save)
         self._id = self.store.begin_run(step, repr(self._save), window, meta)
         self._started = perf_counter()
-        self._keeper.open(step, self._id)
+        self._step = step
+        self._keeper.open(step, self._id, ledger=self._ledger is not None)
         self.store.hold(self)
         self._emit(
             RunStarted(
@@ -128,6 +132,9 @@ class Runner:
         for entry in entries:
             self._open.pop(entry[0], None)
         self._emit(Committed(self.spec.name, len(entries), seconds))
+
+    def _send(self, calls: list[Any]) -> None:
+        self.store.send(self._step, self._id, calls)
 
     def raise_source_error(self) -> None:
         """Raise what the source of rows raised, once the rows before it are done."""
@@ -253,6 +260,8 @@ class Runner:
         except BaseException as error:
             self.fail([slot], error, start)
             return
+        finally:
+            calling.set(None)
         self.keep(slot, value, start)
 
     def compute_unit(self, slots: list[Slot]) -> None:
@@ -270,6 +279,8 @@ class Runner:
         except BaseException as error:
             self.fail(slots, error, start)
             return
+        finally:
+            calling.set(None)
         self.keep_batch(slots, values, start)
 
     async def acompute(self, slots: list[Slot]) -> None:
@@ -281,13 +292,15 @@ class Runner:
         except BaseException as error:
             self.fail(slots, error, start)
             return
+        finally:
+            calling.set(None)
         if batch:
             self.keep_batch(slots, values, start)
         else:
             self.keep(slots[0], values, start)
 
     def begin_call(self, slots: list[Slot]) -> float:
-        """Return the time; raise instead if the budget is spent."""
+        """Return the time, the calls noted in the ledger; raise if the budget is spent."""
         budget = self.options.max_cost
         if budget is not None and self._spent_before + self._cost >= budget:
             spent = self._spent_before + self._cost
@@ -299,6 +312,13 @@ class Runner:
             )
             self._give_up(slots, error)
             raise error
+        if self._ledger is not None:
+            try:
+                self._ledger.send((slot.key, slot.position, slot.input) for slot in slots)
+            except BaseException as error:
+                self._give_up(slots, error)
+                raise
+        calling.set(slots[0].key)
         return perf_counter()
 
     def keep(self, slot: Slot, value: Any, start: float) -> None:

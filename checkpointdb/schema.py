@@ -73,6 +73,19 @@ create table key_index (
   key  blob primary key,
   id   integer not null
 ) without rowid;
+create table calls (
+  key       blob primary key,
+  step      integer not null references steps (id),
+  run       integer not null references runs (id),
+  position  integer not null,
+  sent_at   real not null,
+  input
+) without rowid;
+create table claims (
+  key      blob primary key,
+  worker   text not null,
+  expires  real not null
+) without rowid;
 create table state (
   name   text primary key,
   value  integer not null

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any
 
+from .current import calling
 from .runner import Runner
 from .slots import Slot
 
@@ -24,7 +25,7 @@ def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Sl
     def submit(slots: list[Slot]) -> Future[None]:
         start = runner.begin_call(slots)
         rows = [slot.row for slot in slots] if batch else slots[0].row
-        sent, kept = executor.submit(_call, fn, rows), _Kept()
+        sent, kept = executor.submit(_call, fn, rows, slots[0].key), _Kept()
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
         kept.sent = sent
         return kept
@@ -65,7 +66,8 @@ def _keep(
         runner.keep(slots[0], value, start)
 
 
-def _call(fn: Any, rows: Any) -> Any:
+def _call(fn: Any, rows: Any, key: bytes) -> Any:
+    calling.set(key)
     return getattr(fn, "__wrapped__", fn)(rows)
 
 

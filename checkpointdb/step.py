@@ -11,7 +11,7 @@ import typing
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from . import drivers
+from . import drivers, planning
 from .canonical import Arguments
 from .codec import Codec
 from .fingerprint import fingerprint
@@ -19,6 +19,7 @@ from .handle import Run
 from .keys import Keyer, KeyRecipe, Version, describe_recipe
 from .options import Options, RunOptions
 from .policy import SavePolicy, adaptive, check_policy
+from .planning import Plan, Why
 from .pool import DaemonPool
 from .runner import Runner, Spec
 from .shipping import shipping
@@ -181,6 +182,24 @@ class Step(Generic[P, R]):
             duplicates=self._duplicates,
             meta=self._meta,
         )
+
+    def plan(self, rows: Iterable[Any]) -> Plan:
+        """Say what a run over `rows` would do, before paying: nothing is called or written."""
+        _check_rows(rows, Iterable)
+        separate = self._duplicates == "separate"
+        return planning.plan(self._path, self.name, self.version, self._keyer, separate, rows)
+
+    def why(self, *args: P.args, **kwargs: P.kwargs) -> Why:
+        """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
+        row = self._row(args, kwargs)
+        return planning.why(
+            self._path, self.name, self.version, self._keyer, self._key_recipe, row
+        )
+
+    @property
+    def _path(self) -> str:
+        where = self._where
+        return where.path if isinstance(where, Store) else os.path.realpath(os.fspath(where))
 
     def flush(self) -> None:
         """Commit what is pending and make it survive a power cut."""

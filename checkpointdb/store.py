@@ -17,6 +17,7 @@ import apsw
 from . import connection as files
 from . import lifetime, schema
 from .errors import StoreError
+from .forgetting import check_alone, choose, delete
 from .key_index import KeyIndex, extend
 from .reading import Reader, Status, rotten
 from .records import Record, RunInfo, StepInfo, checksum
@@ -97,6 +98,7 @@ class Store:
         self._holders: set[Holder] = set()
         self._unsynced = False
         self._pid = os.getpid()
+        self.own_runs: set[int] = set()
         if create and not os.path.lexists(self.path):
             files.create(self.path, vfs)
         self._writer: apsw.Connection | None = files.open_writer(self.path, durability, vfs)
@@ -191,6 +193,46 @@ class Store:
         """Forget a holder."""
         self._holders.discard(holder)
 
+    def forget(
+        self,
+        step: str | None = None,
+        *,
+        version: int | str | None = None,
+        failed: bool = False,
+        where: str | None = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Delete saved rows with all their history, in one transaction; return how many.
+
+        The only way in which a saved result is ever deleted. Deleted bytes are overwritten; the
+        file keeps its size and reuses the room.
+
+        Args:
+            step: of this step.
+            version: of this version of it.
+            failed: only rows whose newest record is a failure.
+            where: an SQL condition on a record's columns, such as `"result ->> 'label' = 'x'"`.
+            dry_run: only count.
+
+        Raises:
+            ValueError: nothing to choose by, or `where` is not a condition.
+            StoreError: another run is open on the store.
+        """
+        for holder in list(self._holders):
+            holder.commit()
+        with self._lock:
+            self._check_open()
+            ids = choose(self._reader, self.path, step, version, failed, where)
+            if not ids or dry_run:
+                return len(ids)
+            check_alone(self)
+            with self._writing() as writer, _transaction(writer):
+                delete(writer, ids)
+            self._unsynced = self.durability != "power"
+            self._index = KeyIndex(self._reader)
+        self.sync()
+        return len(ids)
+
     def sync(self) -> None:
         """Make every commit so far survive a power cut, whatever the durability."""
         with self._writing() as writer:
@@ -239,16 +281,30 @@ class Store:
         return attempts, error, result
 
     def append(
-        self, step: int, run: int, entries: Sequence[Entry], counts: dict[str, float] | None = None
+        self,
+        step: int,
+        run: int,
+        entries: Sequence[Entry],
+        counts: dict[str, float] | None = None,
+        answered: bool = False,
     ) -> None:
         """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
+
+        Args:
+            step: id.
+            run: id.
+            entries: in the order in which they returned.
+            counts: columns of `runs` to bring up to date.
+            answered: whether the calls were recorded by `send` and are now answered.
 
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
         """
+        keys = [entry[0] for entry in entries]
         with self._writing() as writer:
             self._check_same_file()
-            if len(entries) <= _ENTRIES_PER_STATEMENT and not counts:
+            full = self._index.is_full_with(len(entries))
+            if len(entries) <= _ENTRIES_PER_STATEMENT and not (counts or answered or full):
                 _insert(writer, step, run, entries)
             else:
                 with _transaction(writer):
@@ -256,13 +312,27 @@ class Store:
                         _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
                     if counts:
                         _update_run(writer, run, counts)
+                    if answered:
+                        _delete(writer, "calls", keys)
+                    if full:
+                        extend(writer)
             last = writer.last_insert_rowid()
             self._unsynced = self.durability != "power"
-            self._index.added([entry[0] for entry in entries], last - len(entries) + 1, last)
-            if self._index.tail_is_long:
-                with _transaction(writer):
-                    extend(writer)
+            self._index.added(keys, last - len(entries) + 1, last)
+            if full:
                 self._index.forget_indexed()
+
+    def send(self, step: int, run: int, calls: Sequence[tuple[bytes, int, Stored | None]]) -> None:
+        """Record, durably, that calls are about to be made: (key, position, input) each."""
+        now = time.time()
+        with self._writing() as writer, _transaction(writer):
+            self._check_same_file()
+            for key, position, stored_input in calls:
+                writer.execute(
+                    "insert or replace into calls values (?, ?, ?, ?, ?, ?)",
+                    (key, step, run, position, now, stored_input),
+                )
+            self._unsynced = self.durability != "power"
 
     def register_step(
         self, name: str, version: int | str, key_recipe: str, fingerprint: str | None
@@ -303,7 +373,9 @@ class Store:
                 (step, now, now, socket.gethostname(), os.getpid(),
                  policy, loss_window, self.durability, meta),
             )  # fmt: skip
-            return writer.last_insert_rowid()
+            run = writer.last_insert_rowid()
+        self.own_runs.add(run)
+        return run
 
     def end_run(self, run: int, counts: dict[str, float], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
@@ -372,6 +444,13 @@ def _insert_sql(entries: int, simple: bool) -> str:
 insert into records (step, run, saved_at, key, position, seconds, checksum, result, input,
                      attempts, cost, error)
 select ?1,?2,?3,*{"," + rare if rare else ""} from (values {",".join([row] * entries)})"""
+
+
+def _delete(writer: apsw.Connection, table: str, keys: Sequence[bytes]) -> None:
+    writer.execute(
+        f"delete from {table} where key in (select value from carray(?))",
+        (apsw.carray(tuple(keys)),),
+    )
 
 
 def _update_run(

@@ -1,0 +1,129 @@
+"""Delete saved rows on request, and only then. Knows SQL; knows nothing of steps' code."""
+
+from __future__ import annotations
+
+import array
+from typing import TYPE_CHECKING
+
+import apsw
+
+from .connection import mapped
+from .errors import StoreError
+from .processes import alive
+
+if TYPE_CHECKING:
+    from .store import Store
+
+_SELECT = """
+select id from (
+  select records.id, lower(hex(records.key)) as key, steps.name as step, version, position, input,
+         result, error, error ->> 'type' as error_type, error ->> 'message' as message, attempts,
+         records.seconds, records.cost, saved_at, run
+    from (select max(id) as id from records group by key) as newest
+    join records on records.id = newest.id join steps on steps.id = records.step
+) where {conditions}
+"""
+
+
+def choose(
+    reader: apsw.Connection,
+    path: str,
+    step: str | None,
+    version: int | str | None,
+    failed: bool,
+    where: str | None,
+) -> array.array[int]:
+    """Return the ids of the newest records that fit, asked on a connection that cannot write.
+
+    Raises:
+        ValueError: nothing given to choose by, or `where` is not an SQL expression on the columns.
+    """
+    conditions, values = ["1"], []
+    if step is None and where is None and not failed:
+        raise ValueError("forget needs a choice: a step, failed ones, or a condition")
+    if step is not None:
+        conditions.append("step = ?")
+        values.append(step)
+    if version is not None:
+        conditions.append("version = ?")
+        values.append(version)
+    if failed:
+        conditions.append("error is not null")
+    if where is not None:
+        conditions.append(f"({where}\n)")
+    sql = _SELECT.format(conditions=" and ".join(conditions))
+    try:
+        rows = reader.execute(sql, values).fetchall()
+    except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError) as error:
+        raise ValueError(
+            f"where={where!r} is not a condition on a record's columns (key, step, version, "
+            f"position, input, result, error, error_type, message, attempts, seconds, cost, "
+            f"saved_at, run): {error}"
+        ) from None
+    except apsw.Error as error:
+        with mapped(path):
+            raise error
+    return array.array("q", (id for (id,) in rows))
+
+
+def delete(writer: apsw.Connection, ids: array.array[int]) -> None:
+    """Delete the keys of these records with all their history; the caller's transaction.
+
+    Deleted bytes are overwritten with zeros.
+    """
+    writer.pragma("secure_delete", True)
+    writer.execute("create temp table doomed (key blob primary key, id integer) without rowid")
+    try:
+        writer.execute(
+            """
+            insert into temp.doomed
+            select records.key, records.id
+              from carray(?) as chosen cross join records on records.id = chosen.value
+            """,
+            (apsw.carray(ids),),
+        )
+        _uncount(writer)
+        for table in ("records", "key_index", "calls", "claims"):
+            writer.execute(f"delete from {table} where key in (select key from temp.doomed)")
+    finally:
+        writer.execute("drop table temp.doomed")
+        writer.pragma("secure_delete", False)
+
+
+def _uncount(writer: apsw.Connection) -> None:
+    """Take the doomed records that the counters hold out of them."""
+    writer.execute(
+        """
+        with held as (
+          select records.* from records, (select value from state where name = 'indexed_to')
+           where key in (select key from temp.doomed) and records.id <= value
+        ), newest as (
+          select held.step, held.error is null as good
+            from key_index join held on held.id = key_index.id
+        )
+        update steps set
+          results = results - (select count(*) from newest where newest.step = steps.id and good),
+          failures = failures
+                     - (select count(*) from newest where newest.step = steps.id and not good),
+          records = records - (select count(*) from held where held.step = steps.id),
+          seconds = seconds - (select total(held.seconds) from held where held.step = steps.id),
+          cost = cost - (select total(held.cost) from held where held.step = steps.id)
+         where id in (select step from held)
+        """
+    )
+
+
+def check_alone(store: Store) -> None:
+    """Raise unless no other process, and no other handle of this one, has a run on the store.
+
+    A record's place may be used again after the newest are deleted; another's memory of which key
+    is where would be wrong then.
+    """
+    for run in store.runs():
+        open_ = run.ended is None and run.id not in store.own_runs
+        if open_ and alive(run.host, run.pid, run.started_at) is not False:
+            raise StoreError(
+                f"{store.path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: "
+                "nothing was changed. Wait for its end, or stop it",
+                store.path,
+            )

@@ -1,0 +1,243 @@
+"""Before paying: what a run would do, and why a row is a hit or a miss. Calls no step."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from .keys import Keyer, Version, describe_recipe
+from .occurrences import Occurrences
+from .reading import Reader
+from .records import Record, StepInfo
+
+BATCH = 1024
+# `why` compares a row with so many of the newest saved rows to find the nearest.
+NEAREST_OF = 100_000
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a run would do.
+
+    Attributes:
+        rows: rows in all.
+        hits: rows with a saved result.
+        misses: calls that have to be made for the first time.
+        failed: calls that failed before and would be tried again.
+        duplicates: rows that share the call of an equal row.
+        cost: expected dollars of the calls, None if the store knows no cost.
+        seconds: expected time of the calls one after the other, None if the store knows none.
+    """
+
+    rows: int
+    hits: int
+    misses: int
+    failed: int
+    duplicates: int
+    cost: float | None
+    seconds: float | None
+
+
+class Why(msgspec.Struct, frozen=True):
+    """Why a row is a hit or a miss; `str()` says it in a sentence.
+
+    Attributes:
+        status: `hit`, `failed` (saved as a failure, will be tried again) or `miss`.
+        reason: the sentence.
+        differs: for a miss with a saved row near it, the fields that differ:
+            name to (this row's value, the saved row's).
+        record: the saved record that the sentence is about, if any.
+    """
+
+    status: Literal["hit", "failed", "miss"]
+    reason: str
+    differs: dict[str, tuple[Any, Any]] = {}
+    record: Record | None = None
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def plan(
+    path: str, name: str, version: Version, keyer: Keyer, separate: bool, rows: Iterable[Any]
+) -> Plan:
+    """Count what a run over `rows` would do; the store is only read, and need not exist."""
+    counts = dict.fromkeys(("rows", "hits", "misses", "failed", "duplicates"), 0)
+    seen, source = Occurrences(), iter(rows)
+    with _reading(path) as reader:
+        while batch := list(itertools.islice(source, BATCH)):
+            keys = []
+            for row in batch:
+                key, _ = keyer.identify(row)
+                n = seen.count(key)
+                if n and not separate:
+                    counts["duplicates"] += 1
+                else:
+                    keys.append(keyer.nth(key, n))
+            counts["rows"] += len(batch)
+            for status in _statuses(reader, keys):
+                counts[status] += 1
+        step = _step(reader, name, version)
+    calls = counts["misses"] + counts["failed"]
+    return Plan(**counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls))
+
+
+def _statuses(reader: Reader | None, keys: list[bytes]) -> list[str]:
+    if reader is None:
+        return ["misses"] * len(keys)
+    names = {None: "misses", True: "hits", False: "failed"}
+    return [names[good] for good in reader.succeeded(keys)]
+
+
+def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
+    if step is None or not step.records or (what == "cost" and not step.cost):
+        return None
+    total: float = getattr(step, what)
+    return total / step.records * calls
+
+
+def why(path: str, name: str, version: Version, keyer: Keyer, recipe: str, row: Any) -> Why:
+    """Say why `row` is a hit or a miss under the step `name` at `version`."""
+    key, _ = keyer.identify(row)
+    with _reading(path) as reader:
+        if reader is None:
+            return Why("miss", f"a miss: there is no store at {path} yet")
+        if record := reader.get(key):
+            return _saved(record)
+        steps = reader.steps()
+        return (
+            _under_another_version(reader, steps, name, version, keyer, row)
+            or _another_recipe(steps, name, version, recipe)
+            or _nearest(reader, name, version, keyer, row)
+            or Why("miss", f"a miss: nothing is saved for step {name!r} version {version!r} yet")
+        )
+
+
+def _saved(record: Record) -> Why:
+    if record.error is None:
+        return Why("hit", f"a hit: saved by run {record.run} as record {record.id}", {}, record)
+    kind, message = record.error["type"], record.error["message"]
+    return Why(
+        "failed",
+        f"failed in run {record.run}, attempt {record.attempts}, with {kind}: {message}; "
+        "the next run tries it again",
+        {},
+        record,
+    )
+
+
+def _under_another_version(
+    reader: Reader, steps: list[StepInfo], name: str, version: Version, keyer: Keyer, row: Any
+) -> Why | None:
+    for step in sorted(steps, key=lambda step: step.name != name):
+        if (step.name, step.version) == (name, version):
+            continue
+        key, _ = keyer.under(step.name, step.version).identify(row)
+        record = reader.get(key)
+        if record is not None and record.error is None:
+            if step.name == name:
+                what = f"version {version!r} differs: it is saved under version {step.version!r}"
+                remedy = (
+                    f"`ckpt adopt {reader.path} --step {name} --from {step.version} --to {version}` "
+                    "takes the saved results over"
+                )
+            else:
+                what = f"the step's name differs: it is saved under {step.name!r}, not {name!r}"
+                remedy = f"give name={step.name!r} to reuse it"
+            return Why("miss", f"a miss: {what}; {remedy}", {}, record)
+    return None
+
+
+def _another_recipe(
+    steps: list[StepInfo], name: str, version: Version, recipe: str
+) -> Why | None:
+    for step in steps:
+        if (step.name, step.version) == (name, version) and step.key_recipe != recipe:
+            return Why(
+                "miss",
+                f"a miss: key= differs: saved rows are identified by {step.key_recipe}, "
+                f"this one by {recipe}",
+            )
+    return None
+
+
+def _nearest(
+    reader: Reader, name: str, version: Version, keyer: Keyer, row: Any
+) -> Why | None:
+    best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
+    mine = _fields(keyer.narrowed(row))
+    for record in reader.newest(name, version, NEAREST_OF):
+        differs = _difference(mine, _fields(keyer.narrowed(record.input)))
+        if best is None or len(differs) < best[0]:
+            best = len(differs), differs, record
+        if len(differs) <= 1:
+            break
+    if best is None:
+        return None
+    _, differs, record = best
+    names = ", ".join(
+        f"{field} is {_short(here)}, there {_short(there)}" for field, (here, there) in differs.items()
+    )
+    return Why(
+        "miss",
+        f"a miss: new content; nearest is record {record.id} (key {record.key.hex()}), where it "
+        f"differs: {names}",
+        differs,
+        record,
+    )
+
+
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return row if isinstance(row, dict) else {"the row": row}
+
+
+def _difference(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = list(here) + [name for name in there if name not in here]
+    pairs = {name: (here.get(name, ABSENT), there.get(name, ABSENT)) for name in names}
+    return {
+        name: (a, b) for name, (a, b) in pairs.items() if type(a) is not type(b) or a != b
+    }
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    kind = f" ({type(value).__name__})" if isinstance(value, int | float | str) else ""
+    return (text if len(text) <= 60 else text[:57] + "...") + kind
+
+
+def _step(reader: Reader | None, name: str, version: Version) -> StepInfo | None:
+    steps = reader.steps() if reader is not None else []
+    return next((s for s in steps if (s.name, s.version) == (name, version)), None)
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[Reader | None]:
+    """Open the store at a path read-only; None if there is none."""
+    if not os.path.lexists(path):
+        yield None
+        return
+    with Reader(path) as reader:
+        yield reader
+
+
+def recipe_of(step: StepInfo) -> tuple[str, ...] | None:
+    """Return the key recipe of a stored step.
+
+    Raises:
+        ValueError: it is a function, which a store does not hold.
+    """
+    if step.key_recipe == describe_recipe(None):
+        return None
+    if step.key_recipe.endswith("()"):
+        raise ValueError(
+            f"step {step.name!r} identifies rows by the function {step.key_recipe}, which the store "
+            "does not hold: use the step itself"
+        )
+    return tuple(step.key_recipe.split(", "))
