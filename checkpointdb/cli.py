@@ -223,7 +223,7 @@ def _open_job(
     if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
     with Source(input) as source:
-        policy = _policy(save, source, limit) if save else None
+        policy = None if save is None else _policy(save, source, limit)
         found = load(step, store=store, version=version, save=policy, durability=durability)
         bar = sys.stderr.isatty() if progress is None else progress
         yield Job(found, source, output, Shape(column, merge), batch_size, limit, bar)

@@ -36,11 +36,11 @@ def ending(job: Job) -> Iterator[None]:
     except CheckpointError:
         raise
     except KeyboardInterrupt as error:
-        _show_stop(job, error, "Stopped by Ctrl-C.")
+        _show_stop(error, "Stopped by Ctrl-C.")
         raise click.exceptions.Exit(INTERRUPTED) from error
     except SystemExit as error:
         how = "Stopped by SIGTERM." if error.code == TERMINATED else "The step left the program."
-        _show_stop(job, error, how)
+        _show_stop(error, how)
         raise
     except Exception as error:
         if job.run is None or isinstance(error, click.ClickException | click.exceptions.Exit):
@@ -65,9 +65,7 @@ def _theirs(error: BaseException) -> TracebackType | None:
     return error.__traceback__
 
 
-def _show_stop(job: Job, error: BaseException, how: str) -> None:
-    if job.run is not None and not hasattr(error, "__notes__"):
-        job.run.explain(error)  # the signal came between two rows: the run did not see it
+def _show_stop(error: BaseException, how: str) -> None:
     note("\n".join([how, *getattr(error, "__notes__", ())]))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from .codec import decode, encode
 from .display import number, rate, safe
-from .runner import Report, Run
+from .events import Report
+from .handle import Run
 from .shape import Shape, plain
 from .sinks import writing
 from .sources import Source
