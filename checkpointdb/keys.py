@@ -12,7 +12,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from .canonical import canonical, is_plain
-from .codec import encode, plain_text
+from .codec import decode, encode, plain_text
 from .errors import EncodeError
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
@@ -74,6 +74,12 @@ class Keyer:
             except (OverflowError, UnicodeEncodeError):
                 pass
         return xxh3_128_digest(self._prefix + canonical(content)), False
+
+    def of_stored(self, stored: str | bytes) -> bytes:
+        """Return the key of a row from its stored form."""
+        if self._narrow is None and isinstance(stored, bytes):
+            return xxh3_128_digest(self._prefix + stored)  # it is the canonical encoding
+        return self.identify(decode(stored))[0]
 
     def stored(self, row: Any, plain: bool) -> str | bytes | None:
         """Return the stored form of a row, None if it cannot be stored and need not be.

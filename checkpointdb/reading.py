@@ -202,6 +202,34 @@ class Reader:
             yield from map(self._record, rows)
             last, limit = page[-1][0], limit - len(page)
 
+    def entries(self, step: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the newest successes of a step, raw, in pages, for `Store.append_all`."""
+        last = 0
+        while True:
+            with files.mapped(self.path):
+                page: list[Any] = self._connection.execute(
+                    f"""
+                    select id, {KEY_BYTES}, position, attempts, seconds, cost, error, result, input,
+                           checksum
+                      from records where id > ? and step = ? order by id limit ?
+                    """,
+                    (last, step, PAGE),
+                ).fetchall()
+            if not page:
+                return
+            last = page[-1][0]
+            for id, key, *_, error, result, stored_input, expected in page:
+                if checksum(key, stored_input, result, error) != expected:
+                    raise rotten(self.path, id, key)
+            good = self.succeeded([row[1] for row in page])
+            assert self._index is not None
+            newest = self._index.ids([row[1] for row in page])
+            yield [
+                row[1:-1]
+                for row, succeeded, id in zip(page, good, newest, strict=True)
+                if succeeded and id == row[0]
+            ]
+
     def calls(self) -> list[Call]:
         """Return the calls that were sent and not answered, oldest first; kept by `ledger=True`."""
         with files.mapped(self.path):

@@ -95,6 +95,8 @@ class Runner:
         if recipe != spec.key_recipe or changed(print_, spec.fingerprint):
             self._warn_of_change(recipe)
             self.store.update_step(step, spec.key_recipe, spec.fingerprint)
+        elif print_ is None:
+            self.store.update_step(step, spec.key_recipe, spec.fingerprint)
         if self.options.max_cost is not None:
             self._spent_before = self._saved()[1]
         meta = None if self._meta is None else msgspec.json.encode(self._meta).decode()

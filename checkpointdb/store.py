@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import apsw
@@ -321,6 +321,17 @@ class Store:
             self._index.added(keys, last - len(entries) + 1, last)
             if full:
                 self._index.forget_indexed()
+
+    def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
+        """Commit all batches as new records in one transaction; return how many records."""
+        total = 0
+        with self._writing() as writer, _transaction(writer):
+            for entries in batches:
+                for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
+                    _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
+                total += len(entries)
+            self._unsynced = self.durability != "power"
+        return total
 
     def send(self, step: int, run: int, calls: Sequence[tuple[bytes, int, Stored | None]]) -> None:
         """Record, durably, that calls are about to be made: (key, position, input) each."""

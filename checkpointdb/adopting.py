@@ -1,0 +1,90 @@
+"""Keep saved results under another version of their step. Knows keys and records; no code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .errors import StoreError
+from .keys import Keyer, Version
+from .planning import recipe_of
+from .reading import Reader
+from .records import StepInfo
+from .store import Entry, Store
+
+
+def adopt(
+    store: Store, step: str, old: Version, new: Version, *, dry_run: bool = False
+) -> tuple[int, int]:
+    """Copy the saved results of a step's version `old` to its version `new`, in one transaction.
+
+    Use it after a change of code that does not change results. The old ones stay. Failures are not
+    copied, nor rows that version `new` has results for.
+
+    Returns:
+        How many were copied (or would be, under `dry_run`), and how many `new` had already.
+
+    Raises:
+        StoreError: no such step and version, or its keys cannot be made anew; nothing was changed.
+    """
+    if old == new:
+        raise ValueError(f"from and to are both version {old!r}")
+    with Reader(store.path) as reader:
+        info = _step(reader, step, old)
+        batches = _fresh(store, reader, info, new)
+        if dry_run:
+            copied = sum(map(len, batches))
+            return copied, info.results - copied
+        target, _, _ = store.register_step(step, new, info.key_recipe, None)
+        run = store.begin_run(target, "adopt", "nothing", None)
+        copied = store.append_all(target, run, batches)
+        store.end_run(run, {"rows": copied, "hits": copied}, f"adopted from version {old!r}")
+    return copied, info.results - copied
+
+
+def _step(reader: Reader, name: str, version: Version) -> StepInfo:
+    steps = reader.steps()
+    for info in steps:
+        if (info.name, info.version) == (name, version):
+            return info
+    known = ", ".join(f"{info.name!r} version {info.version!r}" for info in steps) or "none"
+    raise StoreError(
+        f"{reader.path}: no step {name!r} version {version!r}; there are: {known}", reader.path
+    )
+
+
+def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterator[list[Entry]]:
+    """Yield entries with their new keys, those left out that the new version has already."""
+    try:
+        recipe = recipe_of(info)
+    except ValueError as error:
+        raise StoreError(f"{store.path}: {error}", store.path) from None
+    before, after = Keyer(info.name, info.version, recipe), Keyer(info.name, new, recipe)
+    equal: Counter[bytes] = Counter()
+    for entries in reader.entries(info.id):
+        keys = [_rekey(entry, before, after, equal, store.path) for entry in entries]
+        there = store.find(keys)
+        yield [
+            (key, *entry[1:])
+            for key, entry, found in zip(keys, entries, there, strict=True)
+            if found is None or found[1] is not None
+        ]
+
+
+def _rekey(
+    entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], path: str
+) -> bytes:
+    """Return the entry's key under the new version, the same n-th of equal rows as it was."""
+    key, stored = entry[0], entry[7]
+    if stored is not None:
+        first = before.of_stored(stored)
+        if key == first:
+            return after.of_stored(stored)
+        n = equal[first] = equal[first] + 1
+        if key == before.nth(first, n):
+            return after.nth(after.of_stored(stored), n)
+    raise StoreError(
+        f"{path}: the key of the row at position {entry[1]} (key {key.hex()}) cannot be made from "
+        "what is stored of it; nothing was changed. Adopt needs rows that are stored whole",
+        path,
+    )
