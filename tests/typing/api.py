@@ -1,0 +1,130 @@
+"""Types of the public API as users write them; type-checked by mypy, never run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any, TypedDict, assert_type
+
+import checkpointdb as ckpt
+
+
+class Row(TypedDict):
+    """A row."""
+
+    id: int
+    text: str
+
+
+@dataclasses.dataclass
+class Label:
+    """A result."""
+
+    text: str
+
+
+@ckpt.step("rows.ckpt", version=1)
+def label(row: Row) -> Label:
+    """One row in, one result out."""
+    return Label(row["text"])
+
+
+@ckpt.step(
+    pathlib.Path("rows.ckpt"),
+    version="2024-05",
+    name="embed",
+    key=("id",),
+    save=ckpt.every(rows=100) | ckpt.adaptive(),
+    durability="process",
+    duplicates="separate",
+    meta={"model": "m"},
+)
+async def embed(row: Row, model: str = "small") -> list[float]:
+    """An async step of two arguments."""
+    return [float(len(row["text"] + model))]
+
+
+@ckpt.step(ckpt.Store("rows.ckpt"), version=1, key=lambda row: row["id"], save=ckpt.on_exit())
+def batch(rows: list[Row]) -> list[Label]:
+    """A batch step on an open store."""
+    return [Label(row["text"]) for row in rows]
+
+
+ROWS: list[Row] = [{"id": 1, "text": "a"}]
+
+assert_type(label(ROWS[0]), Label)
+assert_type(label(row=ROWS[0]), Label)
+assert_type(label.run(ROWS), ckpt.Run[Label])
+assert_type(next(label.run(ROWS)), Label)
+assert_type(iter(label.run(ROWS)), Iterator[Label])
+for result in label.run(ROWS):
+    assert_type(result, Label)
+with label.run(ROWS) as run:
+    assert_type(run, ckpt.Run[Label])
+    assert_type(run.report.rows, int)
+    assert_type(run.report.cost, float)
+assert_type(embed.run(ROWS), ckpt.Run[list[float]])
+assert_type(label.store, ckpt.Store)
+batch.run(ROWS, batch_size=10)
+
+label(5)  # type: ignore[arg-type]
+label(ROWS[0], 1)  # type: ignore[call-arg]
+label.run(5)  # type: ignore[arg-type]
+ckpt.step("rows.ckpt")(len)  # type: ignore[call-overload]
+ckpt.every(5)  # type: ignore[call-arg]
+
+
+async def asynchronous() -> None:
+    """The same for async code."""
+    assert_type(await embed(ROWS[0]), list[float])
+    assert_type(await embed(ROWS[0], model="large"), list[float])
+    async for result in embed.arun(ROWS):
+        assert_type(result, list[float])  # type: ignore[assert-type]  # until arun is typed (B4)
+    aiter(embed.arun(ROWS))
+
+
+asyncio.run(asynchronous())
+
+
+class AtMidnight:
+    """A user's own policy."""
+
+    def due(self, pending: ckpt.Pending) -> bool:
+        """Tell whether to commit."""
+        return pending.rows > 5
+
+
+policy: ckpt.SavePolicy = AtMidnight()
+policies: list[ckpt.SavePolicy] = [
+    ckpt.every(seconds=1.5),
+    ckpt.by_size(10),
+    ckpt.on_exit(),
+    ckpt.adaptive(0.02) | AtMidnight(),
+    AtMidnight() | ckpt.every(rows=1),
+]
+broken: ckpt.SavePolicy = object()  # type: ignore[assignment]
+
+with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
+    for record in store.records(step="label", status="failed"):
+        assert_type(record, ckpt.Record)
+        assert_type(record.key, bytes)
+        assert_type(record.version, int | str)
+        assert_type(record.error, dict[str, Any] | None)
+    assert_type(store.verify(), list[str])
+    if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
+        found.result  # type: ignore[union-attr]  # until MISS is false to mypy too (B5)
+ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
+
+assert_type(ckpt.key_of("label", 1, ROWS[0]), bytes)
+ckpt.run(len, ROWS, store="rows.ckpt", version=1)
+
+try:
+    pass
+except ckpt.EncodeError as error:
+    assert_type(error.where, str)
+except ckpt.StoreError as error:
+    assert_type(error.path, str | None)
+except ckpt.DecodeError as error:
+    assert_type(error.key, str | None)
