@@ -233,6 +233,8 @@ TABLES = {
     "records": "id key step run position attempts seconds cost saved_at checksum error result"
     " input",
     "key_index": "key id",
+    "calls": "key step run position sent_at input",
+    "claims": "key worker expires",
     "state": "name value",
     "results": "id key step version position input result attempts seconds cost saved_at error",
     "failures": "id key step version position input error_type message attempts seconds cost"
