@@ -6,6 +6,7 @@ import collections
 import contextlib
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import threading
@@ -27,6 +28,7 @@ from checkpointdb import (
     every,
     key_index,
     on_exit,
+    schema,
     step,
 )
 from checkpointdb.reading import Reader
@@ -255,6 +257,25 @@ def test_the_tables_and_views_of_format_1_are_these(open_store, store_path):
             ("flushes", 0),
             ("indexed_to", 0),
         ]
+
+
+def test_the_file_format_is_documented():
+    """Every table, view and column of a store, and every code of a value."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(root, "docs", "file-format.md"), encoding="utf-8") as file:
+        text = file.read()
+    for name, columns in TABLES.items():
+        assert f"`{name}`" in text
+        if name not in ("results", "failures"):
+            assert [c for c in columns.split() if f"`{c}`" not in text] == []
+    codes = {
+        int(n)
+        for line in text.splitlines()
+        for n in re.findall(r"^\| ([\d, ]+) \|", line)[:1]
+        for n in n.split(",")
+    }
+    assert codes == set(range(1, 16))
+    assert f"0x{schema.APPLICATION_ID:08x}" in text
 
 
 def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
