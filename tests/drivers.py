@@ -26,6 +26,9 @@ class Driver:
     consumer: str = "run"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
     def step(self, fn: Callable[..., Any], store: Any, *, version: Any = 1, **options: Any) -> Any:
         """Make a step of a plain function."""
         return ckpt.step(store, version=version, **options)(self.wrap(fn))
