@@ -24,11 +24,11 @@ LAST_RUNS = 5
 def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
     """Show a store at a glance."""
     path, steps, runs = shown(seen["store"]), seen["steps"], seen["runs"]
-    saved = f"{moment(seen['last_commit'])} ({ago(seen['last_commit'])})"
+    at = seen["last_commit"]
     screen.line(safe(path), "bold")
     screen.line(
         f"{size(seen['bytes'])} on disk · {number(seen['records'])} records · "
-        + (f"last commit {saved}" if seen["last_commit"] else "nothing committed yet")
+        + (f"last commit {moment(at)} ({ago(at)})" if at else "nothing committed yet")
     )
     screen.line()
     if not steps:

@@ -16,7 +16,7 @@ from .display import number, rate, safe
 from .events import Report
 from .handle import Run
 from .shape import Shape, plain
-from .sinks import writing
+from .sinks import OutputClosedError, writing
 from .sources import Source
 from .step import Step
 
@@ -52,7 +52,12 @@ class Job:
             show = stack.enter_context(_bar(self.step.name) if self.progress else _no_bar())
             waiting: deque[Any] = deque()
             self.run = self.step.run(self._rows(waiting), batch_size=self.batch_size)
-            self._loop(stack.enter_context(self.run), waiting, write, show)
+            run = stack.enter_context(self.run)
+            try:
+                self._loop(run, waiting, write, show)
+            except OutputClosedError:
+                run.close()  # `| head` is no failure
+                raise
             show(self.run.report, 1.0)
         return self.run.report
 

@@ -54,7 +54,7 @@ def writing(path: str) -> Iterator[Callable[[Row], object]]:
     target = os.path.realpath(path)
     file, temporary = _temporary(path, target)
     try:
-        with file, sink_of(path, file) as sink:
+        with sink_of(path, file) as sink:
             yield _naming(path, sink.write)
             _naming(path, sink.finish)()
             _naming(path, _publish)(file, temporary, target)
@@ -62,6 +62,9 @@ def writing(path: str) -> Iterator[Callable[[Row], object]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    finally:
+        with contextlib.suppress(OSError):  # on a full disk, what is buffered does not fit either
+            file.close()
 
 
 def _to_stdout(row: Row) -> None:
@@ -153,7 +156,8 @@ class _Spooled(_Sink):
         self._spool = tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path)))  # noqa: SIM115 - closed by __exit__
 
     def __exit__(self, *exc_info: object) -> None:
-        self._spool.close()
+        with contextlib.suppress(OSError):
+            self._spool.close()
 
     def write(self, row: Row) -> None:
         self.columns.update(dict.fromkeys(row))
@@ -179,7 +183,7 @@ class _Spooled(_Sink):
 
 
 class _Lines:
-    """End lines as Unix does. Told to do so itself, `csv` leaves a lone carriage return unquoted."""
+    """End lines as Unix does. Told to do so, `csv` itself leaves a carriage return unquoted."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from checkpointdb.cli import cli
 
 CKPT = [sys.executable, "-m", "checkpointdb"]
 
-STEPS = '''
+STEPS = """
 import time
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def typed(row) -> Label:
 @ckpt.step("decorated.ckpt", version=3, save=ckpt.every(rows=50))
 def decorated(row):
     return -row["n"]
-'''
+"""
 
 
 def ckpt(*args, cwd, input=None, **options):
@@ -83,7 +84,12 @@ def ckpt(*args, cwd, input=None, **options):
 def start(*args, cwd, **options):
     """Start `ckpt` in a process of its own."""
     return subprocess.Popen(
-        [*CKPT, *args], cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
+        [*CKPT, *args],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -107,6 +113,12 @@ def on_terminal(*args, cwd):
         os.close(ours)
         process.wait(timeout=30)
     return said.decode()
+
+
+def shipped_rows():
+    """Return the 300 movies that ship with the package."""
+    file = importlib.resources.files("checkpointdb").joinpath("demo_movies.jsonl")
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def write_rows(path, rows):

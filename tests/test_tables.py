@@ -53,8 +53,7 @@ def write(path, rows):
 def read_until_error(path):
     rows = []
     with Source(path) as source, pytest.raises(TableError) as caught:
-        for row in source:
-            rows.append(row)
+        rows.extend(row for row in source)
     return rows, str(caught.value)
 
 
@@ -277,9 +276,9 @@ def test_a_link_to_a_file_stays_a_link(path, tmp_path):
 
 @pytest.mark.parametrize("name", ["no/such/rows.csv", "."])
 def test_a_place_that_cannot_be_written_is_refused_at_once(path, name):
-    with pytest.raises(TableError, match="cannot be written here|ending must name|a directory"):
-        with writing(path(name)):
-            pytest.fail("must be known before anything is paid for")
+    refused = pytest.raises(TableError, match=r"cannot be written here|ending must name")
+    with refused, writing(path(name)):
+        pytest.fail("must be known before anything is paid for")
 
 
 def test_an_error_of_the_caller_is_not_taken_for_one_of_the_file(path):
