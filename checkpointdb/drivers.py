@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing
-from queue import SimpleQueue
+from contextlib import aclosing, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from .runner import Runner
+from .sharing import LOOK_EVERY
 from .signals import Signals, always
 from .slots import Slot, Twin
 from .loop_thread import LoopThread
@@ -136,14 +138,21 @@ def pooled(
 
     try:
         while more or len(window):
-            if more and len(in_flight) < 2 * concurrency and not window.full:
+            for slot in runner.look_abroad():
+                start([slot])
+            if more and len(in_flight) < 2 * concurrency and (not window.full or runner.ahead):
                 place = next(places, None)
                 more = place is not None
                 start(window.push(place) if place is not None else window.rest())
             elif in_flight:
-                _reap(finished.get(), in_flight)
-            else:
-                start(window.rest())
+                with suppress(Empty):
+                    wait = LOOK_EVERY if runner.following else None
+                    _reap(finished.get(timeout=wait), in_flight)
+            elif unit := window.rest():
+                start(unit)
+            elif runner.following:
+                runner.commit()  # another worker may be waiting for what is pending here
+                time.sleep(LOOK_EVERY)
             while not finished.empty():
                 _reap(finished.get(), in_flight)
             if signals.held is not None:
@@ -262,13 +271,20 @@ class Tasks:
 
     @property
     def _crowded(self) -> bool:
-        return len(self._todo) >= self._concurrency or self._window.full
+        held_up = self._window.full and not self._runner.ahead
+        return len(self._todo) >= self._concurrency or held_up
 
     async def _settled(self) -> None:
         if not self._workers:
             self._start(self._window.rest())
+            if self._runner.following:
+                self._runner.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
-        await self._wake.wait()
+        with suppress(TimeoutError):
+            wait = LOOK_EVERY if self._runner.following else None
+            await asyncio.wait_for(self._wake.wait(), wait)
+        for slot in self._runner.look_abroad():
+            self._start([slot])
 
     async def _interrupted(self) -> bool:
         if self._errors:

@@ -57,6 +57,14 @@ class Committed(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class CameLate(msgspec.Struct, frozen=True):
+    """Under `shared=True`, another worker's result of this row was saved first and stays."""
+
+    step: str
+    position: int
+    key: str
+
+
 class RowFailed(msgspec.Struct, frozen=True):
     """The step failed for a row; `recorded` tells whether the run goes on."""
 
@@ -78,7 +86,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     report: Report
 
 
-Event = RunStarted | Committed | RowFailed | RunEnded
+Event = RunStarted | Committed | CameLate | RowFailed | RunEnded
 
 
 def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
@@ -95,7 +103,7 @@ def _level(event: Event) -> int:
     match event:
         case Committed():
             return logging.DEBUG
-        case RowFailed(recorded=True):
+        case RowFailed(recorded=True) | CameLate():
             return logging.WARNING
         case RunEnded(ended="finished") if event.report.failed:
             return logging.WARNING
@@ -112,6 +120,11 @@ def _line(event: Event) -> str:
             )
         case Committed():
             return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
+        case CameLate():
+            return (
+                f"{event.step}: row {event.position} was computed here too, but another worker's "
+                f"result was saved first and stays (key {event.key})"
+            )
         case RowFailed():
             return (
                 f"{event.step}: row {event.position} failed, attempt {event.attempts}: "

@@ -28,7 +28,7 @@ class Keeper:
         store: Store,
         policy: SavePolicy,
         counts: Callable[[], dict[str, float]],
-        committed: Callable[[list[Entry], float], None],
+        committed: Callable[[list[Entry], list[Entry], float], None],
     ) -> None:
         self.lock = threading.RLock()
         self.results = self.commits = 0
@@ -37,6 +37,7 @@ class Keeper:
         self._counts, self._committed = counts, committed
         self._step = self._run = 0
         self._ledger = False
+        self._worker: str | None = None
         self._due = policy.due
         self._pending = Pending()
         self._entries: list[Entry] = []
@@ -44,9 +45,9 @@ class Keeper:
         self._error: BaseException | None = None
         self._timer: _Timer | None = None
 
-    def open(self, step: int, run: int, ledger: bool = False) -> None:
+    def open(self, step: int, run: int, ledger: bool = False, worker: str | None = None) -> None:
         """Say under which step and run entries are to be written, and start the timer."""
-        self._step, self._run, self._ledger = step, run, ledger
+        self._step, self._run, self._ledger, self._worker = step, run, ledger, worker
         self._last_commit = perf_counter()
         wait = next_look(self._policy, 0.0)
         if wait < math.inf:
@@ -91,11 +92,13 @@ class Keeper:
             counts = None
             if start - self._last_counts >= COUNTS_EVERY:
                 counts, self._last_counts = self._counts(), start
-            self._store.append(self._step, self._run, entries, counts, answered=self._ledger)
+            late = self._store.append(
+                self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
+            )
             self._entries = []
             now = perf_counter()
             self._note(now, start)
-            self._committed(entries, now - start)
+            self._committed(entries, late, now - start)
 
     def _note(self, now: float, start: float) -> None:
         self.commits += 1

@@ -19,7 +19,7 @@ import msgspec
 from .codec import Codec
 from .current import calling
 from .errors import BudgetExceeded, DecodeError, EncodeError, StoreError
-from .events import Committed, Report, RowFailed, RunEnded, RunStarted, emit
+from .events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
 from .fingerprint import changed
 from .keeper import Keeper
 from .keys import Keyer, Version
@@ -28,12 +28,15 @@ from .occurrences import Occurrences
 from .options import Options
 from .policy import SavePolicy, loss_window
 from .slots import Failed, Slot, Twin, failure, from_error_text, to_error_text
-from .store import Entry, Store
+from .sharing import Sharing
+from .store import Entry, Found, Store
 
 READ_AHEAD = 1024
 # The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
 # is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
 READ_AHEAD_SECONDS = 0.01
+# A row claimed is a row that no other process computes: claim few ahead.
+CLAIM_AHEAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Runner:
         self._started = self._ended = 0.0
         self._step = self._id = 0
         self._ledger = Ledger(self._send) if options.ledger else None
+        self.sharing: Sharing | None = None
         self.source_error: Exception | None = None
+        self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
         self.reading = False  # inside the source of rows: nothing is at risk there
         self.loop: Callable[[], Any] = _no_loop  # the driver's generator; weak, so it can end
 
@@ -104,7 +109,10 @@ class Runner:
         self._id = self.store.begin_run(step, repr(self._save), window, meta)
         self._started = perf_counter()
         self._step = step
-        self._keeper.open(step, self._id, ledger=self._ledger is not None)
+        if self.options.shared:
+            self.sharing = Sharing(self.store)
+        worker = self.sharing.worker if self.sharing else None
+        self._keeper.open(step, self._id, self._ledger is not None, worker)
         self.store.hold(self)
         self._emit(
             RunStarted(
@@ -118,6 +126,8 @@ class Runner:
             return
         self._keeper.close()
         self._ended = perf_counter()
+        if self.sharing is not None:
+            self.sharing.end()
         self.store.release(self)
         self.store.end_run(self._id, self.counts(), ended)
         self._emit(RunEnded(self.spec.name, self.store.path, self._id, ended, self.report()))
@@ -130,9 +140,11 @@ class Runner:
         """Commit what is pending."""
         self._keeper.commit()
 
-    def _committed(self, entries: list[Entry], seconds: float) -> None:
+    def _committed(self, entries: list[Entry], late: list[Entry], seconds: float) -> None:
         for entry in entries:
             self._open.pop(entry[0], None)
+        for entry in late:
+            self._emit(CameLate(self.spec.name, entry[1], entry[0].hex()))
         self._emit(Committed(self.spec.name, len(entries), seconds))
 
     def _send(self, calls: list[Any]) -> None:
@@ -154,12 +166,15 @@ class Runner:
         If the source raises, the rows before it are yielded and `source_error` is set.
         """
         source, size, chunk = iter(rows), 1, [None]
+        most = READ_AHEAD if self.sharing is None else CLAIM_AHEAD
         while chunk and self.source_error is None:
             began = perf_counter()
             chunk = self._take_rows(source, size)
-            yield from self.lookup(chunk)
+            places = self.lookup(chunk)
+            for self.ahead in reversed(range(len(places))):
+                yield places[-1 - self.ahead]
             fast = perf_counter() - began < READ_AHEAD_SECONDS
-            size = min(size * 2, READ_AHEAD) if fast else max(size // 2, 1)
+            size = min(size * 2, most) if fast else max(size // 2, 1)
 
     def _take_rows(self, source: Iterator[Any], size: int) -> list[Any]:
         rows: list[Any] = []
@@ -222,35 +237,75 @@ class Runner:
         except BaseException as error:
             self._give_up(slots, error)
             raise
-        closed: list[Slot] = []
+        misses = self._settle_found(slots, all_found)
+        if self.sharing is None or not misses:
+            self._open_rows(misses)
+            return
+        mine = self.sharing.claim(misses)
+        # another worker may have saved and released them between our look-up and our claim
+        self._open_rows(self._follow(mine))
+
+    def _follow(self, slots: list[Slot]) -> list[Slot]:
+        found = self.store.find([slot.key for slot in slots])
+        return self._settle_found(slots, found, following=True)
+
+    def _settle_found(
+        self, slots: list[Slot], all_found: list[Found | None], following: bool = False
+    ) -> list[Slot]:
+        """Settle the rows with a saved outcome; return the others.
+
+        A saved failure is no outcome if failures are to be tried again; unless, `following` another
+        worker, it has just been tried again.
+        """
+        misses, closed = [], []
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:
-                self._open_row(slot, closed)
+                misses.append(slot)
             elif found[1] is None:
                 slot.data = found[2]
                 closed.append(slot)
-            elif self.options.retry_failed:
+            elif self.options.retry_failed and not (following and found[0] > slot.attempts):
                 slot.attempts = found[0]
-                self._open_row(slot, closed)
+                misses.append(slot)
             else:
                 slot.failed = from_error_text(slot.row, found[0], found[1])
                 self._failed += 1
                 closed.append(slot)
-        if closed:
+        self._close(closed)
+        return misses
+
+    def _close(self, slots: list[Slot]) -> None:
+        if slots:
             with self._lock:
-                for slot in closed:
+                for slot in slots:
                     del self._open[slot.key]
-            for slot in closed:
+            for slot in slots:
                 slot.settle()
 
-    def _open_row(self, slot: Slot, closed: list[Slot]) -> None:
-        try:
-            slot.input = self.spec.keyer.stored(slot.row, slot.plain)
-        except EncodeError as error:
-            self._refuse(slot, error)
-            closed.append(slot)
-            return
-        slot.mine = True
+    @property
+    def following(self) -> bool:
+        """Whether rows are waited for that other workers compute."""
+        return self.sharing is not None and self.sharing.waiting
+
+    def look_abroad(self) -> list[Slot]:
+        """See what became of rows that other workers compute; return those that fell to us."""
+        if self.sharing is None:
+            return []
+        mine = self.sharing.look(self._follow)
+        self._open_rows(mine)
+        return [slot for slot in mine if slot.mine]
+
+    def _open_rows(self, slots: list[Slot]) -> None:
+        """Make rows ours to compute; those that cannot be stored are refused before the call."""
+        for slot in slots:
+            try:
+                slot.input = self.spec.keyer.stored(slot.row, slot.plain)
+            except EncodeError as error:
+                with self._lock:
+                    del self._open[slot.key]
+                self._refuse(slot, error)
+            else:
+                slot.mine = True
 
     # --- compute
 

@@ -134,7 +134,7 @@ class Step(Generic[P, R]):
         if options.executor is not None:
             submit = shipping(self, runner, options.executor)
             concurrency = _workers(options)
-        elif concurrency > 1:
+        elif concurrency > 1 or options.shared:
             compute = runner.compute_unit
             submit = functools.partial(DaemonPool(concurrency).submit, compute)
         elif options.batch_size is not None:

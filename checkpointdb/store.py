@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Self
 import apsw
 
 from . import connection as files
-from . import lifetime, schema
+from . import claims, lifetime, schema
 from .errors import StoreError
 from .forgetting import check_alone, choose, delete
 from .key_index import KeyIndex, extend
@@ -287,7 +287,8 @@ class Store:
         entries: Sequence[Entry],
         counts: dict[str, float] | None = None,
         answered: bool = False,
-    ) -> None:
+        worker: str | None = None,
+    ) -> list[Entry]:
         """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
 
         Args:
@@ -296,31 +297,55 @@ class Store:
             entries: in the order in which they returned.
             counts: columns of `runs` to bring up to date.
             answered: whether the calls were recorded by `send` and are now answered.
+            worker: under `shared=True`, whose claims the entries fulfil.
+
+        Returns:
+            Entries that came late: another worker's result of the same key was committed first
+            and stays. None of them without `worker`.
 
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
         """
-        keys = [entry[0] for entry in entries]
         with self._writing() as writer:
             self._check_same_file()
             full = self._index.is_full_with(len(entries))
-            if len(entries) <= _ENTRIES_PER_STATEMENT and not (counts or answered or full):
+            if len(entries) <= _ENTRIES_PER_STATEMENT and not (counts or answered or full or worker):
                 _insert(writer, step, run, entries)
-            else:
-                with _transaction(writer):
-                    for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
-                        _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
-                    if counts:
-                        _update_run(writer, run, counts)
-                    if answered:
-                        _delete(writer, "calls", keys)
-                    if full:
-                        extend(writer)
-            last = writer.last_insert_rowid()
-            self._unsynced = self.durability != "power"
-            self._index.added(keys, last - len(entries) + 1, last)
+                self._appended(writer, entries)
+                return []
+            with _transaction(writer):
+                late = self._late(entries) if worker else []
+                if late:
+                    entries = [entry for entry in entries if entry not in late]
+                for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
+                    _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
+                if counts:
+                    _update_run(writer, run, counts)
+                if answered:
+                    _delete(writer, "calls", [*entries, *late])
+                if worker:
+                    _delete(writer, "claims", entries)
+                if full:
+                    extend(writer)
+            self._appended(writer, entries)
             if full:
                 self._index.forget_indexed()
+            return late
+
+    def _late(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries whose key has a success by now; under the write lock."""
+        there = self.find([entry[0] for entry in entries])
+        return [
+            entry
+            for entry, found in zip(entries, there, strict=True)
+            if found is not None and found[1] is None
+        ]
+
+    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
+        if entries:
+            last = writer.last_insert_rowid()
+            self._index.added([entry[0] for entry in entries], last - len(entries) + 1, last)
+        self._unsynced = self.durability != "power"
 
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
         """Commit all batches as new records in one transaction; return how many records."""
@@ -332,6 +357,41 @@ class Store:
                 total += len(entries)
             self._unsynced = self.durability != "power"
         return total
+
+    # --- single-flight across processes: `claims.py`
+
+    def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
+        """Claim the keys that no live worker holds; return those."""
+        with self._light(), self._writing() as writer, _transaction(writer):
+            return claims.take(writer, worker, keys)
+
+    def renew_claims(self, worker: str) -> None:
+        """Extend a worker's leases."""
+        with self._light(), self._writing() as writer:
+            claims.renew(writer, worker)
+
+    def release_claims(self, worker: str) -> None:
+        """Give up all that a worker holds."""
+        with self._light(), self._writing() as writer:
+            claims.release(writer, worker)
+
+    def is_unclaimed(self, key: bytes) -> bool:
+        """Tell whether nobody alive holds this key."""
+        with self._lock, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                "select worker, expires from claims where key = ?", (key,)
+            ).fetchone()
+        return row is None or claims.is_void(*row)
+
+    @contextlib.contextmanager
+    def _light(self) -> Iterator[None]:
+        """Write without waiting for the disk: a claim that a power cut undoes harms nobody."""
+        with self._writing() as writer:
+            schema.set_durability(writer, "process")
+            try:
+                yield
+            finally:
+                schema.set_durability(writer, self.durability)
 
     def send(self, step: int, run: int, calls: Sequence[tuple[bytes, int, Stored | None]]) -> None:
         """Record, durably, that calls are about to be made: (key, position, input) each."""
@@ -457,11 +517,12 @@ insert into records (step, run, saved_at, key, position, seconds, checksum, resu
 select ?1,?2,?3,*{"," + rare if rare else ""} from (values {",".join([row] * entries)})"""
 
 
-def _delete(writer: apsw.Connection, table: str, keys: Sequence[bytes]) -> None:
-    writer.execute(
-        f"delete from {table} where key in (select value from carray(?))",
-        (apsw.carray(tuple(keys)),),
-    )
+def _delete(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -> None:
+    if entries:
+        writer.execute(
+            f"delete from {table} where key in (select value from carray(?))",
+            (apsw.carray(tuple(entry[0] for entry in entries)),),
+        )
 
 
 def _update_run(
