@@ -142,6 +142,8 @@ FAMILIES = {
         {b"1": 0},
         {(1,): 0},
         {Number.ONE: 0},
+        {Text.RED: 0},
+        {"red": 0},
     ],
     "bytes": [b"a", "a", "YQ==", [97]],
     "identities": [UUID, str(UUID), UUID.hex, UUID.bytes, UUID.int],
@@ -316,6 +318,16 @@ def test_the_depth_limit_is_the_same_for_every_container(wrap):
     assert uncanonical(canonical(value))[0] == value
     with pytest.raises(EncodeError, match="deeper than 128"):
         canonical(wrap(value))
+
+
+def test_the_keys_of_a_dict_count_towards_its_depth():
+    """A tuple of 127 levels may be a key, one of 128 not."""
+    key = 0
+    for _ in range(MAX_DEPTH - 1):
+        key = (key,)
+    assert uncanonical(canonical({key: 0}))[0] == {key: 0}
+    with pytest.raises(EncodeError, match="deeper than 128"):
+        canonical({(key,): 0})
 
 
 def test_a_time_whose_zone_has_neither_offset_nor_name_is_an_error():

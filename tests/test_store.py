@@ -9,6 +9,7 @@ import random
 import re
 import sqlite3
 import subprocess
+import sys
 import threading
 
 import apsw
@@ -716,16 +717,25 @@ def test_a_forked_child_cannot_use_the_store_and_does_not_harm_it(store_path):
         assert sorted(record.position for record in store.records()) == [1, 3, 10, 11]
 
 
-def test_threads_share_a_store(open_store):
+@pytest.fixture
+def eager_threads():
+    """Have threads take turns every 10 µs."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_threads_share_a_store(open_store, eager_threads):
     """Writing and reading at once: nothing is lost and nothing raises."""
-    store = open_store(durability="process")
+    store = open_store()
     errors = []
 
     def work(number):
         try:
             log = Log(store, f"step {number}")
-            for n in range(number * 1000, number * 1000 + 100):
-                log.add(n)
+            for n in range(number * 10_000, number * 10_000 + 6000, 1200):
+                log.add(*range(n, n + 1200))  # two statements, so a transaction
                 assert log.found(n) == [entry(n)[6]]
         except BaseException as error:
             errors.append(error)
@@ -739,7 +749,7 @@ def test_threads_share_a_store(open_store):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert [info.results for info in store.steps()] == [100] * 4
+    assert [info.results for info in store.steps()] == [6000] * 4
 
 
 def test_nothing_is_written_by_reading(open_store, store_path):
