@@ -35,7 +35,7 @@ def to_json(value: Any) -> str | None:
     if not is_plain(value):
         return None
     try:
-        return _json(value).decode()
+        return _text(_json(value))
     except UnicodeEncodeError:
         return None
 
@@ -46,14 +46,12 @@ def encode(value: Any) -> str | bytes:
     Raises:
         EncodeError: see `canonical`; also when the encoding is larger than 64 MiB.
     """
-    return _sized(to_json(value) or canonical(value))
+    return to_json(value) or _sized(canonical(value))
 
 
 def plain_text(value: Any) -> str:
     """Return the JSON text of a value that `is_plain` and was packed before."""
-    text = _json(value).decode()
-    _sized(text)
-    return text
+    return _text(_json(value))
 
 
 def decode(data: str | bytes) -> Any:
@@ -94,11 +92,11 @@ class Codec:
         """
         try:
             if not self._typed and (text := to_json(value)) is not None:
-                return _sized(text)
+                return text
             wanted = canonical(value)
             for data in self._candidates(value, wanted):
                 if self._gives_back(data, wanted):
-                    return _sized(data)
+                    return data
         except EncodeError as error:
             error.result = value
             raise
@@ -130,13 +128,15 @@ class Codec:
     def _candidates(self, value: Any, tagged: bytes) -> Iterable[str | bytes]:
         with contextlib.suppress(Exception):  # what cannot be JSON is not
             if not self._model:
-                yield _json(value).decode()
+                yield _text(_json(value))
             else:
                 for alias in (True, False):
-                    yield self._model.dump_json(
-                        value, by_alias=alias, round_trip=True, warnings=False
-                    ).decode()
-        yield tagged
+                    yield _text(
+                        self._model.dump_json(
+                            value, by_alias=alias, round_trip=True, warnings=False
+                        )
+                    )
+        yield _sized(tagged)
 
     def _gives_back(self, data: str | bytes, wanted: bytes) -> bool:
         try:
@@ -194,12 +194,14 @@ def _type_name(annotation: Any) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
-def _sized(data: str | bytes) -> str | bytes:
-    ascii = isinstance(data, bytes) or data.isascii()
-    size = len(data) if ascii else len(data.encode())  # type: ignore[union-attr]
-    if size > MAX_BYTES:
+def _sized(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
         raise EncodeError(
-            f"a value of {size:,} bytes is over the limit of {MAX_BYTES:,}: "
+            f"a value of {len(data):,} bytes is over the limit of {MAX_BYTES:,}: "
             "store large data in a file and return its path"
         )
     return data
+
+
+def _text(data: bytes) -> str:
+    return _sized(data).decode()

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from time import perf_counter
 
-from .policy import Pending, SavePolicy, next_look
+from .errors import StoreError
+from .policy import POLL_SECONDS, Pending, SavePolicy, next_look
 from .store import Entry, Store
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
@@ -28,7 +29,7 @@ class Keeper:
         store: Store,
         policy: SavePolicy,
         counts: Callable[[], dict[str, float]],
-        committed: Callable[[list[Entry], list[Entry], float], None],
+        committed: Callable[[int, list[Entry], float], None],
     ) -> None:
         self.lock = threading.RLock()
         self.results = self.commits = 0
@@ -38,7 +39,7 @@ class Keeper:
         self._step = self._run = 0
         self._ledger = False
         self._worker: str | None = None
-        self._due = policy.due
+        self._held, self._due = store.held, policy.due
         self._pending = Pending()
         self._entries: list[Entry] = []
         self._oldest = self._last_commit = self._last_counts = perf_counter()
@@ -70,6 +71,7 @@ class Keeper:
             if not entries:
                 self._oldest = now
             entries.append(entry)
+            self._held[entry[0]] = entry
             if entry[5] is None:
                 self.results += 1
             pending.rows += 1
@@ -84,21 +86,26 @@ class Keeper:
     def commit(self) -> None:
         """Commit all that is held. If it raises, all is still held."""
         with self.lock:
-            self._error = None
-            entries = self._entries
-            if not entries:
-                return
-            start = perf_counter()
-            counts = None
-            if start - self._last_counts >= COUNTS_EVERY:
-                counts, self._last_counts = self._counts(), start
-            late = self._store.append(
-                self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
-            )
-            self._entries = []
-            now = perf_counter()
-            self._note(now, start)
-            self._committed(entries, late, now - start)
+            error, self._error = self._error, None
+            if self._entries:
+                self._commit()
+            if error is not None and not isinstance(error, StoreError):
+                raise error  # the policy's own, met by the timer; a commit's was just tried again
+
+    def _commit(self) -> None:
+        entries, start, counts = self._entries, perf_counter(), None
+        if start - self._last_counts >= COUNTS_EVERY:
+            counts, self._last_counts = self._counts(), start
+        late = self._store.append(
+            self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
+        )
+        self._entries = []
+        for entry in entries:
+            if self._held.get(entry[0]) is entry:
+                del self._held[entry[0]]
+        now = perf_counter()
+        self._note(now, start)
+        self._committed(len(entries), late, now - start)
 
     def _note(self, now: float, start: float) -> None:
         self.commits += 1
@@ -110,17 +117,17 @@ class Keeper:
     def tick(self) -> float:
         """Commit if the policy is due by the clock; return in how many seconds to ask again."""
         with self.lock:
-            now = perf_counter()
-            if self._entries:
-                pending = self._pending
-                pending.seconds, pending.elapsed = now - self._oldest, now - self._last_commit
-                if self._due(pending):
-                    try:
+            try:
+                now, pending = perf_counter(), self._pending
+                if self._entries:
+                    pending.seconds, pending.elapsed = now - self._oldest, now - self._last_commit
+                    if self._due(pending):
                         self.commit()
-                    except Exception as error:  # noqa: BLE001 - raised again in the user's thread
-                        self._error = error
-            age = now - self._oldest if self._entries else 0.0
-            return max(next_look(self._policy, age), 0.001)
+                age = now - self._oldest if self._entries else 0.0
+                return max(next_look(self._policy, age), 0.001)
+            except Exception as error:  # noqa: BLE001 - raised again in the user's thread
+                self._error = error
+                return POLL_SECONDS
 
     def close(self) -> None:
         """Commit all that is held, stop the timer. If it raises, all is still held."""

@@ -64,10 +64,14 @@ class Runner:
         self._save, self._meta = save, meta
         self._keeper = Keeper(store, save, self.counts, self._committed)
         self._lock = self._keeper.lock
-        self._open: dict[bytes, Slot] = {}  # being computed, or pending
+        self._open: dict[bytes, Slot] = {}  # being computed
         self._positions = itertools.count()
         self._seen = Occurrences() if spec.separate else None
-        self._identity, self._decode = spec.keyer.identify, spec.codec.decode
+        # bound once: they are called for each row
+        self._identity, self._stored, self._fn = spec.keyer.identify, spec.keyer.stored, spec.fn
+        self._encode, self._decode = spec.codec.encode, spec.codec.decode
+        self._judges = options.cost is not None or options.valid is not None
+        self._careful = options.max_cost is not None or options.ledger
         self._rows = self._hits = self._failed = 0
         self._cost = self._spent_before = 0.0
         self._started = self._ended = 0.0
@@ -140,12 +144,10 @@ class Runner:
         """Commit what is pending."""
         self._keeper.commit()
 
-    def _committed(self, entries: list[Entry], late: list[Entry], seconds: float) -> None:
-        for entry in entries:
-            self._open.pop(entry[0], None)
+    def _committed(self, rows: int, late: list[Entry], seconds: float) -> None:
         for entry in late:
             self._emit(CameLate(self.spec.name, entry[1], entry[0].hex()))
-        self._emit(Committed(self.spec.name, len(entries), seconds))
+        self._emit(Committed(self.spec.name, rows, seconds))
 
     def _send(self, calls: list[Any]) -> None:
         self.store.send(self._step, self._id, calls)
@@ -299,7 +301,7 @@ class Runner:
         """Make rows ours to compute; those that cannot be stored are refused before the call."""
         for slot in slots:
             try:
-                slot.input = self.spec.keyer.stored(slot.row, slot.plain)
+                slot.input = self._stored(slot.row, slot.plain)
             except EncodeError as error:
                 with self._lock:
                     del self._open[slot.key]
@@ -311,9 +313,12 @@ class Runner:
 
     def compute(self, slot: Slot) -> None:
         """Call the step for one row and keep what it returns."""
-        start = self.begin_call([slot])
+        if self._careful:
+            self.begin_call([slot])
+        calling.set(slot.key)
+        start = perf_counter()
         try:
-            value = self.spec.fn(slot.row)
+            value = self._fn(slot.row)
         except BaseException as error:
             self.fail([slot], error, start)
             return
@@ -331,6 +336,7 @@ class Runner:
     def compute_batch(self, slots: list[Slot]) -> None:
         """Call a batch step for several rows and keep what it returns."""
         start = self.begin_call(slots)
+        calling.set(slots[0].key)
         try:
             values = self.spec.fn([slot.row for slot in slots])
         except BaseException as error:
@@ -344,6 +350,7 @@ class Runner:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
         batch = self.options.batch_size is not None
         start = self.begin_call(slots)
+        calling.set(slots[0].key)
         try:
             values = await self.spec.fn([s.row for s in slots] if batch else slots[0].row)
         except BaseException as error:
@@ -375,7 +382,6 @@ class Runner:
             except BaseException as error:
                 self._give_up(slots, error)
                 raise
-        calling.set(slots[0].key)
         return perf_counter()
 
     def keep(self, slot: Slot, value: Any, start: float) -> None:
@@ -392,25 +398,32 @@ class Runner:
         """
         now = perf_counter()
         try:
-            encoded = self.spec.codec.encode(value)
+            encoded = self._encode(value)
         except EncodeError as error:
             self.fail([slot], error, start, value)
             return
         slot.value, slot.data = value, encoded
-        cost = problem = None
-        if self.options.cost is not None or self.options.valid is not None:
+        cost = problem = text = None
+        if self._judges:
             cost, problem = self._judge(slot, value)
-        stored_input, text = slot.input, None
-        if slot.failed is not None:
-            text = to_error_text(slot.failed)
+            if slot.failed is not None:
+                text = to_error_text(slot.failed)
+        stored_input = slot.input
         entry = (
             slot.key, slot.position, slot.attempts + 1, now - start, cost, text, encoded,
             stored_input,
         )  # fmt: skip
-        slot.settle()
-        self._keeper.add(entry, len(encoded) + len(stored_input or ""), cost or 0.0, now)
+        self._hold(slot, entry, len(encoded) + len(stored_input or ""), cost or 0.0, now)
         if problem is not None:
             raise problem
+
+    def _hold(self, slot: Slot, entry: Entry, size: int, cost: float, now: float) -> None:
+        """Hand over to the keeper; only then may anybody have the result."""
+        try:
+            self._keeper.add(entry, size, cost, now)
+        finally:
+            self._open.pop(slot.key, None)
+            slot.settle()
 
     def _judge(self, slot: Slot, value: Any) -> tuple[float | None, Exception | None]:
         """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
@@ -487,8 +500,7 @@ class Runner:
                 slot.key, slot.position, slot.attempts + 1, (now - start) / len(slots), None, text,
                 None, slot.input,
             )  # fmt: skip
-            slot.settle()
-            self._keeper.add(entry, len(text) + len(slot.input or ""), 0.0, now)
+            self._hold(slot, entry, len(text) + len(slot.input or ""), 0.0, now)
 
     def _count_failures(self, slots: list[Slot], error: BaseException, recorded: bool) -> None:
         with self._lock:
@@ -530,13 +542,12 @@ class Runner:
         if slot.error is not None:
             raise slot.error
         self._rows += 1
-        if slot.failed is not None:
-            self._hits += not place.mine
-            return slot.failed
-        if place.mine:
+        if place.mine and slot.failed is None:
             value, slot.value = slot.value, None
             return value
-        self._hits += 1
+        self._hits += not place.mine
+        if slot.failed is not None:
+            return slot.failed
         assert slot.data is not None
         try:
             return self._decode(slot.data)

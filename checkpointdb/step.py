@@ -143,6 +143,16 @@ class Step(Generic[P, R]):
             return lambda signals: drivers.sequential(runner, rows, signals)
         return lambda signals: drivers.pooled(runner, rows, signals, submit, concurrency)
 
+    @overload
+    def arun(
+        self: Step[P, Coroutine[Any, Any, T]],
+        rows: Iterable[Any] | AsyncIterable[Any],
+        **options: Unpack[RunOptions],
+    ) -> Run[T]: ...
+    @overload
+    def arun(
+        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
+    ) -> Run[Any]: ...
     def arun(
         self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
     ) -> Run[Any]:

@@ -19,7 +19,7 @@ from . import claims, lifetime, schema
 from .errors import StoreError
 from .forgetting import check_alone, choose, delete
 from .key_index import KeyIndex, extend
-from .reading import Reader, Status, rotten
+from .reading import Reader, Status, first_rotten, rotten
 from .records import Record, RunInfo, StepInfo, checksum
 
 Durability = Literal["power", "process"]
@@ -37,7 +37,7 @@ _ENTRIES_PER_STATEMENT = 1024
 class _Missing:
     """Nothing is saved under that key; false in a boolean context."""
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
     def __repr__(self) -> str:
@@ -96,6 +96,7 @@ class Store:
         self._vfs = vfs
         self._lock = threading.RLock()
         self._holders: set[Holder] = set()
+        self.held: dict[bytes, Entry] = {}  # returned and not committed, of every run here
         self._unsynced = False
         self._pid = os.getpid()
         self.own_runs: set[int] = set()
@@ -105,10 +106,15 @@ class Store:
         self._identity = files.identity(self.path)
         with files.mapped(self.path):
             self._reader = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
-            schema.harden(self._reader)
-            self._reader.set_busy_timeout(schema.BUSY_MILLISECONDS)
-            self._reader.pragma("query_only", True)
-            self._index = KeyIndex(self._reader)
+            try:
+                schema.harden(self._reader)
+                self._reader.set_busy_timeout(schema.BUSY_MILLISECONDS)
+                self._reader.pragma("query_only", True)
+                self._index = KeyIndex(self._reader)
+            except BaseException:  # an open connection would keep the -wal and its locks
+                self._reader.close()
+                self._writer.close()
+                raise
         lifetime.opened(self)
 
     def __enter__(self) -> Self:
@@ -245,11 +251,20 @@ class Store:
                 self._unsynced = False
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
-        """Return the newest record of each key, None where there is none.
+        """Return the newest outcome of each key, held or committed, None where there is none.
 
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
+        held = self.held
+        if held:  # before what is committed: a row passes from here to there, never back
+            here = [held.get(key) for key in keys]
+            if any(here):
+                there = iter(self._committed([k for k, e in zip(keys, here, strict=True) if not e]))
+                return [(e[2], e[5], e[6]) if e else next(there) for e in here]
+        return self._committed(keys)
+
+    def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._lock, files.mapped(self.path):
             self._check_open()
             ids = self._index.ids(keys)
@@ -263,13 +278,16 @@ class Store:
         ]
 
     def _fetch(self, ids: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-        rows = self._reader.execute(
-            """
-            select id, input, result, error, checksum, attempts
-              from carray(?) as wanted cross join records on records.id = wanted.value
-            """,
-            (apsw.carray(array.array("q", ids)),),
-        ).fetchall()
+        try:
+            rows = self._reader.execute(
+                """
+                select id, input, result, error, checksum, attempts
+                  from carray(?) as wanted cross join records on records.id = wanted.value
+                """,
+                (apsw.carray(array.array("q", ids)),),
+            ).fetchall()
+        except UnicodeDecodeError:
+            raise first_rotten(self.path, self._reader, ids) from None
         if len(rows) != len(ids):
             raise apsw.CorruptError("the key index names records that are not there")
         return iter(rows)
@@ -334,7 +352,7 @@ class Store:
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries whose key has a success by now; under the write lock."""
-        there = self.find([entry[0] for entry in entries])
+        there = self._committed([entry[0] for entry in entries])
         return [
             entry
             for entry, found in zip(entries, there, strict=True)
