@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib
 import importlib.util
@@ -69,11 +68,7 @@ def _overridden(
         )
     if (store or durability) and isinstance(step._where, Store):
         raise LoadError(f"{where} has an open Store: leave out --store and --durability")
-    step = copy.copy(step)
-    step._where = store or step._where
-    step._save = save or step._save
-    step._durability = durability or step._durability
-    return step
+    return step.replace(store=store, save=save, durability=durability)
 
 
 def _find(where: str) -> Any:

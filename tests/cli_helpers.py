@@ -18,6 +18,8 @@ from checkpointdb.cli import cli
 CKPT = [sys.executable, "-m", "checkpointdb"]
 
 STEPS = """
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
 
@@ -83,14 +85,10 @@ def ckpt(*args, cwd, input=None, **options):
 
 def start(*args, cwd, **options):
     """Start `ckpt` in a process of its own."""
-    return subprocess.Popen(
-        [*CKPT, *args],
-        cwd=cwd,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    environment = {**os.environ, **options.pop("env", {})}
+    environment.pop("PYTHONUNBUFFERED", None)  # it would hide that something is not flushed
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*CKPT, *args], cwd=cwd, env=environment, text=True, **pipes, **options)
 
 
 def invoke(*args, input=None):

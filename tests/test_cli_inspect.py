@@ -272,9 +272,10 @@ NOBODY = textwrap.dedent("""
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody without permissions")
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_store_in_a_read_only_directory(here, killed):
-    """As another user, who may read the files and write nowhere; with and without a log."""
+@pytest.mark.parametrize("kind", ["closed", "killed", "copied"])
+def test_a_store_in_a_read_only_directory(here, kind):
+    """As another user, who may read the files and write nowhere; with a log, with half of one."""
+    killed = kind != "closed"
     folder = here / "theirs"
     folder.mkdir()
     if killed:
@@ -288,6 +289,8 @@ def test_a_store_in_a_read_only_directory(here, killed):
         )
         subprocess.run([sys.executable, "-c", script], cwd=here, timeout=20)
         assert (folder / "rows.ckpt-wal").exists()
+        if kind == "copied":  # without what only live processes share
+            (folder / "rows.ckpt-shm").unlink()
     else:
         fill("theirs/rows.ckpt", n=8)
     for name in os.listdir(folder):
@@ -338,6 +341,13 @@ def test_if_a_run_begins_to_write_meanwhile_the_store_is_read_again(here, monkey
 
     assert looking.read("rows.ckpt", look) == 20
     assert len(reads) == 2
+
+
+def test_in_a_pipe_nothing_is_cut_off(here):
+    """However long a name is and however narrow a terminal would be."""
+    name = "a_long_name_" * 12
+    fill(name=name)
+    assert name in ckpt("inspect", "rows.ckpt", cwd=here).stdout
 
 
 def test_colours_on_a_terminal_and_none_in_a_pipe(here):

@@ -25,6 +25,8 @@ from cli_helpers import (
     write_rows,
 )
 
+import checkpointdb as ck
+from checkpointdb.loading import load
 from checkpointdb.reading import Reader
 
 PLAIN = ("--store", "rows.ckpt", "--version", "1")
@@ -88,6 +90,14 @@ def test_options_win_over_the_decorator(here):
     assert (
         runs(here, "decorated.ckpt")[0].policy == "every(rows=50)"
     )  # the step itself is as it was
+
+
+def test_a_step_run_with_other_options_is_itself_as_it_was(here):
+    (here / "steps_again.py").write_text(STEPS)
+    other = load("steps_again:decorated", store="other.ckpt", save=ck.on_exit())
+    again = load("steps_again:decorated")
+    assert (other._where, other._save) == ("other.ckpt", ck.on_exit())
+    assert (again._where, again._save) == ("decorated.ckpt", ck.every(rows=50))
 
 
 @pytest.mark.parametrize(
@@ -385,7 +395,8 @@ def test_a_bar_in_a_terminal_and_none_in_a_pipe(here):
     arguments = ("run", "steps.py:slow", "rows.jsonl", *PLAIN)
     shown = on_terminal(*arguments, cwd=here)
     assert "computed" in shown and "/s" in shown and "left" in shown and "━" in shown
-    assert shown.rstrip().endswith("of the time")  # the bar is gone, the summary stays
+    bar, summary = shown.rsplit("\x1b[2K", 1)  # the bar is erased, the summary stays
+    assert "━" in bar and "━" not in summary and "100 rows in" in summary
     assert "━" not in on_terminal(*arguments, "--no-progress", cwd=here)
     assert "━" not in ckpt(*arguments, cwd=here).stderr
 
