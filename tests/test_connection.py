@@ -382,6 +382,14 @@ def test_a_new_store_is_private_and_what_the_format_says(store_path):
     assert os.listdir(os.path.dirname(store_path)) == ["rows.ckpt"]
 
 
+def test_a_store_is_in_wal_mode_from_the_moment_it_has_its_name(store_path):
+    """No writer ever has to change its header."""
+    connection.create(store_path)
+    with open(store_path, "rb") as file:
+        assert file.read(20)[18:] == b"\x02\x02"
+    assert os.listdir(os.path.dirname(store_path)) == ["rows.ckpt"]
+
+
 def test_a_path_that_is_a_link_is_followed(tmp_path):
     """To a store, or to a place where there is none yet."""
     os.symlink(tmp_path / "real.ckpt", tmp_path / "link.ckpt")

@@ -159,6 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         infos = self.store.steps()
         assert sum(info.results for info in infos) == len(self.saved)
         assert all(info.failures == 0 for info in infos)
+        assert sum(info.records for info in infos) == len(self.saved), "a row was saved twice"
 
     def teardown(self):
         if hasattr(self, "store"):
