@@ -130,8 +130,8 @@ def _show_outcome(screen: Screen, outcome: Outcome) -> None:
         (outcome.rows, "rows"),
         (outcome.calls_before, "calls before the kill"),
         (outcome.calls_after, "calls after it"),
-        (outcome.lost, f"rows lost and computed again; the save policy allows {outcome.window}: "
-                       f"{outcome.window - 1} returned, 1 in flight"),
+        (outcome.lost, f"rows lost and computed again (at most {outcome.window}: "
+                       f"{outcome.window - 1} returned, 1 in flight)"),
         (outcome.spared, "calls paid before the kill and not paid twice"),
     ):  # fmt: skip
         screen.line(f"  {count:>5}  {what}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
+import msgspec
 import pytest
-from cli_helpers import calls, ckpt, read_rows, shipped_rows
+from cli_helpers import calls, ckpt, invoke, read_rows, shipped_rows
 
 from checkpointdb import demo
 from checkpointdb.errors import CheckpointError
@@ -14,14 +16,19 @@ from checkpointdb.errors import CheckpointError
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """One demo for all tests: the folder, what it printed, how long it took."""
+    """One demo for all tests: the folder, what it counted, how long it took, what it printed."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "ckpt-demo").mkdir()
     (folder / "ckpt-demo" / "precious.txt").write_text("mine")
     began = time.monotonic()
-    done = ckpt("demo", "--json", cwd=folder)
+    done = ckpt("demo", cwd=folder)
+    took = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder, json.loads(done.stdout), time.monotonic() - began
+    before = int(re.search(r"SIGKILL after (\d+) calls", done.stdout)[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        told = msgspec.to_builtins(demo.outcome("ckpt-demo-2", before))
+    return folder, told, took, done.stdout
 
 
 def test_the_demo_is_quick(shown):
@@ -29,7 +36,7 @@ def test_the_demo_is_quick(shown):
 
 
 def test_it_touches_nothing_that_is_there(shown):
-    folder, told, _ = shown
+    folder, told, *_ = shown
     assert told["folder"] == "ckpt-demo-2"
     assert [path.name for path in (folder / "ckpt-demo").iterdir()] == ["precious.txt"]
     assert sorted(path.name for path in (folder / "ckpt-demo-2").iterdir()) == [
@@ -38,7 +45,7 @@ def test_it_touches_nothing_that_is_there(shown):
 
 
 def test_the_numbers_are_those_of_the_log(shown):
-    folder, told, _ = shown
+    folder, told, *_ = shown
     paid = calls(folder / "ckpt-demo-2")
     pids = [line.split()[0] for line in paid]
     rows = [line.split(" ", 1)[1] for line in paid]
@@ -52,7 +59,7 @@ def test_the_numbers_are_those_of_the_log(shown):
 
 
 def test_the_next_commands_work(shown):
-    folder, told, _ = shown
+    folder, told, *_ = shown
     glance = ckpt("inspect", f"{told['folder']}/movies.ckpt", cwd=folder)
     assert "killed" in glance.stdout and "finished" in glance.stdout
     again = ckpt(*demo.command(told["folder"]), cwd=folder)
@@ -60,7 +67,7 @@ def test_the_next_commands_work(shown):
 
 
 def test_it_says_so_when_the_numbers_do_not_add_up(shown):
-    folder, told, _ = shown
+    folder, told, *_ = shown
     copy = folder / "tampered"
     copy.mkdir()
     for path in (folder / "ckpt-demo-2").iterdir():
@@ -83,17 +90,33 @@ def test_it_says_so_when_the_numbers_do_not_add_up(shown):
     ]
 
 
-def test_what_a_person_sees(tmp_path):
-    done = ckpt("demo", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_what_a_person_sees(shown):
+    _, told, _, printed = shown
     for words in (
-        "ckpt run ckpt-demo/step.py:rate ckpt-demo/movies.jsonl -o ckpt-demo/results.jsonl",
-        "killed with SIGKILL after",
-        "  300  rows",
-        "calls paid before the kill and not paid twice",
-        "next     ckpt inspect ckpt-demo/movies.ckpt",
+        "ckpt run ckpt-demo-2/step.py:rate ckpt-demo-2/movies.jsonl -o ckpt-demo-2/results.jsonl",
+        "  300  rows\n",
+        f"  {told['calls_before']}  calls before the kill\n",
+        f"  {told['calls_after']}  calls after it\n",
+        f"{told['lost']:>5}  rows lost and computed again (at most 20: 19 returned, 1 in flight)",
+        f"  {told['spared']}  calls paid before the kill and not paid twice\n",
+        "next     ckpt inspect ckpt-demo-2/movies.ckpt",
     ):
-        assert words in done.stdout
+        assert words in printed
+
+
+def test_what_a_program_reads(shown, monkeypatch):
+    """The same numbers; and an exit code other than 0 if they do not add up."""
+    folder, told, *_ = shown
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(demo, "new_folder", lambda: told["folder"])
+    monkeypatch.setattr(demo, "kill_in_the_middle", lambda *_: None)
+    monkeypatch.setattr(demo, "resume", lambda *_: None)
+    for before, code in ((told["calls_before"], 0), (told["calls_before"] + 1, 1)):
+        monkeypatch.setattr(demo, "count_calls", lambda _, before=before: before)
+        done = invoke("demo", "--json")
+        assert done.exit_code == code
+        assert (json.loads(done.stdout) == told) == (code == 0)
+    assert "Error: this does not add up: the second run found nothing saved" in done.stderr
 
 
 def test_a_process_that_fails_is_shown_with_its_own_words(tmp_path, monkeypatch):
@@ -114,6 +137,6 @@ def test_the_rows_are_real_ones():
 
 
 def test_its_output_is_the_rows_with_a_verdict(shown):
-    folder, told, _ = shown
+    folder, told, *_ = shown
     rows = read_rows(folder / told["folder"] / "results.jsonl")
     assert {row["result"]["verdict"] for row in rows} == {"good", "so-so", "unknown"}
