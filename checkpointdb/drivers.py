@@ -8,10 +8,11 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .progress import Progress
 from .runner import Runner
 from .sharing import LOOK_EVERY
 from .signals import Signals, always
@@ -29,7 +30,8 @@ def drive(runner: Runner, rows: Rows, loop: Loop) -> Iterator[Any]:
     runner.start()
     signals.install()
     try:
-        yield from loop(signals)
+        with _progress(runner, rows):
+            yield from loop(signals)
         runner.raise_source_error()
     except GeneratorExit:
         runner.finish("closed")
@@ -55,11 +57,12 @@ async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[
     signals.install()
     try:
         async with aclosing(tasks.chunks(rows)) as chunks:
-            async for places in chunks:
-                if not places:
-                    stop(runner, signals)
-                for place in places:
-                    yield runner.take(place)
+            with _progress(runner, rows):
+                async for places in chunks:
+                    if not places:
+                        stop(runner, signals)
+                    for place in places:
+                        yield runner.take(place)
         runner.raise_source_error()
     except GeneratorExit:
         runner.finish("closed")
@@ -72,6 +75,13 @@ async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[
         runner.finish("finished")
     finally:
         signals.restore()
+
+
+def _progress(runner: Runner, rows: Any) -> AbstractContextManager[Any]:
+    if not runner.options.progress:
+        return nullcontext()
+    total = len(rows) if hasattr(rows, "__len__") else None
+    return Progress(runner.spec.name, runner.report, total)
 
 
 def how(error: BaseException) -> str:

@@ -96,6 +96,7 @@ class Store:
         self._vfs = vfs
         self._lock = threading.RLock()
         self._holders: set[Holder] = set()
+        self._next = 0  # id of the record that a run in order will ask for next; 0: cannot tell
         self.held: dict[bytes, Entry] = {}  # returned and not committed, of every run here
         self._unsynced = False
         self._pid = os.getpid()
@@ -260,40 +261,64 @@ class Store:
         if held:  # before what is committed: a row passes from here to there, never back
             here = [held.get(key) for key in keys]
             if any(here):
-                there = iter(self._committed([k for k, e in zip(keys, here, strict=True) if not e]))
+                others = [key for key, entry in zip(keys, here, strict=True) if not entry]
+                there = iter(self._committed(others))
                 return [(e[2], e[5], e[6]) if e else next(there) for e in here]
         return self._committed(keys)
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._lock, files.mapped(self.path):
             self._check_open()
-            ids = self._index.ids(keys)
-            known = tuple(id for id in ids if id is not None)
-            if not known:
-                return [None] * len(keys)
-            rows = self._fetch(known)
-        return [
+            found = self._in_order(keys) if self._next else []
+            rest = keys[len(found) :]
+            if not rest:
+                return found
+            ids = self._index.ids(rest)
+            known = [id for id in ids if id is not None]
+            rows = iter(self._fetch(known)) if known else iter(())
+        in_order = len(known) > 1 and known[-2] + 1 == known[-1]
+        self._next = known[-1] + 1 if in_order else 0
+        found += [
             None if id is None else self._found(next(rows), key)
-            for id, key in zip(ids, keys, strict=True)
+            for id, key in zip(ids, rest, strict=True)
         ]
+        return found
 
-    def _fetch(self, ids: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
+        """Return the records of as many of `keys` as follow the last one found, in the log.
+
+        Rows are mostly read in the order in which they were written; then one scan does instead of
+        a look-up in the index for each, 2 µs a row less.
+        """
+        first = self._next
+        found: list[Found | None] = []
+        for key, row in zip(keys, self._fetch(range(first, first + len(keys))), strict=False):
+            if row[2] != key or row[5] is not None:
+                break
+            found.append(self._found(row, key))
+        self._next = first + len(found) if len(found) == len(keys) else 0
+        return found
+
+    def _fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the records with these ids, in their order; of a range, those that are there."""
+        if isinstance(ids, range):
+            chosen = "records where id >= ? and id < ?"
+            bindings: tuple[Any, ...] = (ids.start, ids.stop)
+        else:
+            chosen = "carray(?) as wanted cross join records on records.id = wanted.value"
+            bindings = (apsw.carray(array.array("q", ids)),)
         try:
-            rows = self._reader.execute(
-                """
-                select id, input, result, error, checksum, attempts
-                  from carray(?) as wanted cross join records on records.id = wanted.value
-                """,
-                (apsw.carray(array.array("q", ids)),),
+            rows: list[tuple[Any, ...]] = self._reader.execute(
+                f"select id, attempts, key, input, result, error, checksum from {chosen}", bindings
             ).fetchall()
         except UnicodeDecodeError:
             raise first_rotten(self.path, self._reader, ids) from None
-        if len(rows) != len(ids):
+        if len(rows) != len(ids) and not isinstance(ids, range):
             raise apsw.CorruptError("the key index names records that are not there")
-        return iter(rows)
+        return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, stored_input, result, error, expected, attempts = row
+        id, attempts, _, stored_input, result, error, expected = row
         if checksum(wanted, stored_input, result, error) != expected:
             raise rotten(self.path, id, wanted)
         return attempts, error, result

@@ -1,0 +1,110 @@
+"""A run's progress for a person: a bar on a terminal or in a notebook, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Self
+
+from .events import Report
+
+BAR_EVERY = 0.2  # seconds
+LINE_EVERY = 10.0
+RATE_WINDOW = 10.0
+
+
+class Progress:
+    """Show a run's report while it runs, from a thread of its own: it costs the run nothing a row.
+
+    Args:
+        name: of the step.
+        report: returns the counts so far.
+        total: number of rows, None if unknown.
+    """
+
+    def __init__(self, name: str, report: Callable[[], Report], total: int | None) -> None:
+        self._name, self._report, self._total = name, report, total
+        self._ended = threading.Event()
+        self._speed = Speed()
+        self._thread = threading.Thread(target=self._watch, name="checkpointdb-bar", daemon=True)
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+
+        self._console = Console(file=None, stderr=True)
+        self._bar = _bar(self._console) if _is_live(self._console) else None
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._name, total=self._total, counts="")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._show()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(BAR_EVERY if self._bar is not None else LINE_EVERY):
+            self._show()
+
+    def _show(self) -> None:
+        report = self._report()
+        counts = self._speed.text(report, self._total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=report.rows, counts=counts)
+        else:
+            of = f" of {self._total:,}" if self._total is not None else ""
+            print(f"{self._name}: {report.rows:,}{of} rows · {counts}", file=sys.stderr)  # noqa: T201
+
+
+class Speed:
+    """Rows a second and time left, over the last ten seconds: hits come faster than calls."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque([(perf_counter(), 0)])
+
+    def text(self, report: Report, total: int | None) -> str:
+        """Return the counts, the rate and the time left in words."""
+        now = perf_counter()
+        self._seen.append((now, report.rows))
+        while now - self._seen[0][0] > RATE_WINDOW and len(self._seen) > 2:
+            self._seen.popleft()
+        then, rows = self._seen[0]
+        rate = (report.rows - rows) / max(now - then, 1e-9)
+        parts = [f"{report.hits:,} hits", f"{report.computed:,} computed"]
+        if report.failed:
+            parts.append(f"{report.failed:,} failed")
+        if report.cost:
+            parts.append(f"${report.cost:,.2f}")
+        parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} rows/s")
+        if total and rate > 0 and total > report.rows:
+            parts.append(f"{_clock((total - report.rows) / rate)} left")
+        return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _is_live(console: Any) -> bool:
+    return bool(console.is_terminal or console.is_jupyter)
+
+
+def _bar(console: Any) -> Any:
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=20),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[counts]}", markup=False, style="dim"),
+        console=console,
+    )
