@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .pool import DaemonPool
 from .progress import Progress
 from .runner import Runner
 from .sharing import LOOK_EVERY
@@ -121,6 +123,15 @@ def stop(runner: Runner, signals: Signals) -> None:
     """Save, then let the signal that was held back do its work."""
     runner.commit()
     signals.deliver()
+
+
+def threaded(
+    runner: Runner, rows: Iterable[Any], signals: Signals, concurrency: int
+) -> Iterator[Any]:
+    """Keep `concurrency` calls in flight in threads."""
+    with DaemonPool(concurrency) as pool:
+        submit = functools.partial(pool.submit, runner.compute_unit)
+        yield from pooled(runner, rows, signals, submit, concurrency)
 
 
 def pooled(

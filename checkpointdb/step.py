@@ -20,7 +20,6 @@ from .keys import Keyer, KeyRecipe, Version, describe_recipe
 from .options import Options, RunOptions
 from .policy import SavePolicy, adaptive, check_policy
 from .planning import Plan, Why
-from .pool import DaemonPool
 from .runner import Runner, Spec
 from .shipping import shipping
 from .store import Durability, Store
@@ -133,15 +132,12 @@ class Step(Generic[P, R]):
             return lambda signals: drivers.bridged(runner, rows, signals, concurrency)
         if options.executor is not None:
             submit = shipping(self, runner, options.executor)
-            concurrency = _workers(options)
-        elif concurrency > 1 or options.shared:
-            compute = runner.compute_unit
-            submit = functools.partial(DaemonPool(concurrency).submit, compute)
-        elif options.batch_size is not None:
+            return lambda signals: drivers.pooled(runner, rows, signals, submit, _workers(options))
+        if concurrency > 1 or options.shared:
+            return lambda signals: drivers.threaded(runner, rows, signals, concurrency)
+        if options.batch_size is not None:
             return lambda signals: drivers.batches(runner, rows, signals)
-        else:
-            return lambda signals: drivers.sequential(runner, rows, signals)
-        return lambda signals: drivers.pooled(runner, rows, signals, submit, concurrency)
+        return lambda signals: drivers.sequential(runner, rows, signals)
 
     @overload
     def arun(
