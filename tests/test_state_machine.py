@@ -18,10 +18,6 @@ ROWS = st.integers(0, 15)
 POLICIES = {every(rows=1): 1, every(rows=3): 3, every(rows=8): 8, on_exit(): None}
 
 
-# Whether a run may meet rows that a direct call has computed and not yet committed.
-OVERLAP = False
-
-
 class Boom(Exception):
     pass
 
@@ -70,7 +66,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(rows=st.lists(ROWS, max_size=20), batch=st.sampled_from([None, 1, 4]))
     def run(self, rows, batch):
-        rows = self.allowed(rows)
         if batch is None:
             results = list(self.label.run(rows))
         else:
@@ -87,14 +82,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(rows=st.lists(ROWS, max_size=12), taken=st.integers(0, 12))
     def run_and_stop_early(self, rows, taken):
-        rows = self.allowed(rows)
         with self.label.run(rows) as run:
             results = [result for _, result in zip(range(taken), run, strict=False)]
         self.returned(rows, results)
 
     @rule(rows=st.lists(ROWS, max_size=12))
     def run_into_an_error(self, rows):
-        rows = self.allowed(rows)
         results = []
         try:
             for result in self.label.run([*rows, "boom", 99]):
@@ -103,9 +96,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert "run the same again" in error.__notes__[0]
         assert len(results) == len(rows)
         self.returned(rows, results)
-
-    def allowed(self, rows):
-        return rows if OVERLAP else [row for row in rows if row not in self.pending]
 
     def returned(self, rows, results):
         seen = {}

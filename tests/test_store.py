@@ -330,7 +330,7 @@ def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
         "5",
         "0.5",
         "'1'",
-        pytest.param("cast(x'ff' as text)", marks=pytest.mark.xfail(strict=False, reason="B1")),
+        "cast(x'ff' as text)",
     ],
 )
 def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column, value):

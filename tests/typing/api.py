@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypedDict, assert_type
 
 import checkpointdb as ckpt
@@ -81,8 +81,8 @@ async def asynchronous() -> None:
     assert_type(await embed(ROWS[0]), list[float])
     assert_type(await embed(ROWS[0], model="large"), list[float])
     async for result in embed.arun(ROWS):
-        assert_type(result, list[float])  # type: ignore[assert-type]  # until arun is typed (B4)
-    aiter(embed.arun(ROWS))
+        assert_type(result, list[float])
+    assert_type(aiter(embed.arun(ROWS)), AsyncIterator[list[float]])
 
 
 asyncio.run(asynchronous())
@@ -114,7 +114,7 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(record.error, dict[str, Any] | None)
     assert_type(store.verify(), list[str])
     if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
-        found.result  # type: ignore[union-attr]  # until MISS is false to mypy too (B5)
+        assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
 
 assert_type(ckpt.key_of("label", 1, ROWS[0]), bytes)
