@@ -100,7 +100,9 @@ def test_the_package_neither_unpickles_nor_evaluates_nor_prints():
     for name, tree in trees():
         for called, line in calls(tree):
             where = f"{name}:{line}: {called}"
-            assert called not in ("eval", "exec", "compile", "__import__", "print", "input"), where
+            assert called not in ("eval", "exec", "compile", "__import__", "input"), where
+            # the progress that the caller asked for goes to stderr
+            assert called != "print" or name == "progress.py", where
             assert not called.endswith((".load_extension", ".enable_load_extension")), where
             assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), where
         forbidden = {"marshal", "shelve", "dill", "cloudpickle", "sqlite3"} & set(imports(tree))

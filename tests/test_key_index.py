@@ -56,6 +56,24 @@ def test_a_retried_key_points_at_its_newest_record_on_disk_and_in_the_tail(open_
     assert (info.results, info.failures, info.records) == (19, 1, 22)
 
 
+def test_a_look_up_in_the_order_of_the_log_gives_the_newest_record(open_store, short_tail):
+    """As rows come again in the order in which they were saved, some of them retried since."""
+    for tail in (10, 1000):
+        key_index.TAIL = tail
+        log = Log(open_store(), f"step {tail}")
+        first = 100 * tail
+        rows = range(first, first + 20)
+        log.add(*rows)
+        log.add(*[entry(n, result=f'"new {n}"', attempts=2) for n in rows if n % 5 == 3])
+        wanted = [f'"new {n}"' if n % 5 == 3 else entry(n)[6] for n in rows]
+        for size in (1, 2, 4, 20):
+            for again in range(2):
+                found = []
+                for i in range(0, len(rows), size):
+                    found += log.found(*rows[i : i + size])
+                assert found == wanted, (tail, size, again)
+
+
 def test_the_tail_is_read_back_when_a_store_is_opened(open_store, short_tail):
     """What was committed and not indexed is found all the same."""
     log = Log(open_store())
