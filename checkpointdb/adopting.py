@@ -71,9 +71,7 @@ def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterat
         ]
 
 
-def _rekey(
-    entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], path: str
-) -> bytes:
+def _rekey(entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], path: str) -> bytes:
     """Return the entry's key under the new version, the same n-th of equal rows as it was."""
     key, stored = entry[0], entry[7]
     if stored is not None:

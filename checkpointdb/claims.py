@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import apsw
 
 from .processes import alive
+from .sql import rows
 
 LEASE_SECONDS = 15.0
 
@@ -40,24 +41,19 @@ def now() -> float:
 def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[bytes]:
     """Claim the keys that nobody alive holds; return those. The caller's transaction."""
     wanted = apsw.carray(tuple(keys))
-    for other, expires in writer.execute(
-        """
+    holders = """
         select worker, max(expires) from claims
          where key in (select value from carray(?)) group by worker
-        """,
-        (wanted,),
-    ).fetchall():
-        if other != worker and is_void(str(other), float(expires)):
-            release(writer, str(other))
+        """
+    for other, expires in rows(writer, holders, (wanted,)):
+        if other != worker and is_void(other, expires):
+            release(writer, other)
     writer.execute(
         "insert or ignore into claims select value, ?, ? from carray(?)",
         (worker, now() + LEASE_SECONDS, wanted),
     )
-    rows = writer.execute(
-        "select key from claims where worker = ? and key in (select value from carray(?))",
-        (worker, wanted),
-    ).fetchall()
-    return {bytes(key) for (key,) in rows}  # type: ignore[arg-type]
+    ours = "select key from claims where worker = ? and key in (select value from carray(?))"
+    return {key for (key,) in rows(writer, ours, (worker, wanted))}
 
 
 def is_void(worker: str, expires: float) -> bool:

@@ -7,19 +7,26 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+)
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .loop_thread import LoopThread
 from .pool import DaemonPool
 from .progress import Progress
 from .runner import Runner
 from .sharing import LOOK_EVERY
 from .signals import Signals, always
 from .slots import Slot, Twin
-from .loop_thread import LoopThread
 from .window import Place, Window
 
 Rows = Iterable[Any] | AsyncIterable[Any]
@@ -131,72 +138,86 @@ def threaded(
     """Keep `concurrency` calls in flight in threads."""
     with DaemonPool(concurrency) as pool:
         submit = functools.partial(pool.submit, runner.compute_unit)
-        yield from pooled(runner, rows, signals, submit, concurrency)
+        yield from Pooled(runner, submit, concurrency).results(rows, signals)
 
 
-def pooled(
-    runner: Runner,
-    rows: Iterable[Any],
-    signals: Signals,
-    submit: Callable[[list[Slot]], Future[None]],
-    concurrency: int,
-) -> Iterator[Any]:
+class Pooled:
     """Keep `concurrency` calls in flight in a pool, and as many ready to start.
 
     Rows are read and results are given out in the caller's thread; what returns is kept in the
     pool's, so that a slow consumer does not hold up saving. However the loop ends, calls in flight
     are awaited.
     """
-    window, finished = Window(runner, concurrency), SimpleQueue[Future[None]]()
-    places, more = runner.slots(rows), True
-    in_flight: dict[Future[None], list[Slot]] = {}
 
-    def start(unit: list[Slot]) -> None:
+    def __init__(
+        self, runner: Runner, submit: Callable[[list[Slot]], Future[None]], concurrency: int
+    ) -> None:
+        self._runner, self._submit, self._concurrency = runner, submit, concurrency
+        self._window = Window(runner, concurrency)
+        self._in_flight: dict[Future[None], list[Slot]] = {}
+        self._finished: SimpleQueue[Future[None]] = SimpleQueue()
+
+    def results(self, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+        """Yield results, in input order if they are to be in order."""
+        window, places, more = self._window, self._runner.slots(rows), True
+        try:
+            while more or len(window):
+                for slot in self._runner.look_abroad():
+                    self._start([slot])
+                if more and self._has_room:
+                    place = next(places, None)
+                    more = place is not None
+                    self._start(window.rest() if place is None else window.push(place))
+                else:
+                    self._wait()
+                while not self._finished.empty():
+                    self._reap()
+                if signals.held is not None:
+                    self._pause(signals)
+                yield from map(self._runner.take, window.ready())
+        finally:
+            self._drain()
+
+    @property
+    def _has_room(self) -> bool:
+        held_up = self._window.full and not self._runner.ahead
+        return len(self._in_flight) < 2 * self._concurrency and not held_up
+
+    def _start(self, unit: list[Slot]) -> None:
         if unit:
-            future = submit(unit)
-            in_flight[future] = unit
-            future.add_done_callback(finished.put)
+            future = self._submit(unit)
+            self._in_flight[future] = unit
+            future.add_done_callback(self._finished.put)
 
-    try:
-        while more or len(window):
-            for slot in runner.look_abroad():
-                start([slot])
-            if more and len(in_flight) < 2 * concurrency and (not window.full or runner.ahead):
-                place = next(places, None)
-                more = place is not None
-                start(window.push(place) if place is not None else window.rest())
-            elif in_flight:
-                with suppress(Empty):
-                    wait = LOOK_EVERY if runner.following else None
-                    _reap(finished.get(timeout=wait), in_flight)
-            elif unit := window.rest():
-                start(unit)
-            elif runner.following:
-                runner.commit()  # another worker may be waiting for what is pending here
-                time.sleep(LOOK_EVERY)
-            while not finished.empty():
-                _reap(finished.get(), in_flight)
-            if signals.held is not None:
-                unbegun = _drain(in_flight)
-                stop(runner, signals)
-                for unit in unbegun:
-                    start(unit)
-            yield from map(runner.take, window.ready())
-    finally:
-        _drain(in_flight)
+    def _wait(self) -> None:
+        """Wait for something to happen that lets the loop go on."""
+        if self._in_flight:
+            with suppress(Empty):
+                self._reap(LOOK_EVERY if self._runner.following else None)
+        elif unit := self._window.rest():
+            self._start(unit)
+        elif self._runner.following:
+            self._runner.commit()  # another worker may be waiting for what is pending here
+            time.sleep(LOOK_EVERY)
 
+    def _reap(self, timeout: float | None = None) -> None:
+        future = self._finished.get(timeout=timeout)
+        if self._in_flight.pop(future, None):
+            future.result()
 
-def _reap(future: Future[None], in_flight: dict[Future[None], list[Slot]]) -> None:
-    if in_flight.pop(future, None):
-        future.result()
+    def _pause(self, signals: Signals) -> None:
+        unbegun = self._drain()
+        stop(self._runner, signals)
+        for unit in unbegun:  # the user's own handler has let the run go on
+            self._start(unit)
 
-
-def _drain(in_flight: dict[Future[None], list[Slot]]) -> list[list[Slot]]:
-    """Await calls in flight, for they are paid for; cancel and return those that have not begun."""
-    unbegun = [in_flight.pop(future) for future in list(in_flight) if future.cancel()]
-    for future in in_flight:
-        future.exception()
-    return unbegun
+    def _drain(self) -> list[list[Slot]]:
+        """Await calls in flight, for they are paid for; cancel and return those not begun."""
+        flying = self._in_flight
+        unbegun = [flying.pop(future) for future in list(flying) if future.cancel()]
+        for future in flying:
+            future.exception()
+        return unbegun
 
 
 def call(runner: Runner, row: Any) -> Any:
@@ -234,8 +255,9 @@ async def acall(runner: Runner, row: Any) -> Any:
             await _finish({worker})
             worker.result()
         elif not place.settled:
-            loop, settled = asyncio.get_running_loop(), asyncio.Event()
-            runner.when_settled(place, lambda: loop.call_soon_threadsafe(settled.set))
+            settled = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            runner.when_settled(place, functools.partial(loop.call_soon_threadsafe, settled.set))
             await settled.wait()
         if not _orphaned(place):
             return runner.take(place)
@@ -338,7 +360,7 @@ class Tasks:
                 self._todo.clear()
             self._wake.set()
         # not by a done callback: the next row must not count on a worker that has just ended
-        self._workers.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self._workers.discard(asyncio.current_task())
 
     async def _places(self, rows: Rows) -> AsyncGenerator[Place | None]:
         """Yield rows looked up; None when none came yet but something else may have happened."""

@@ -17,7 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
 
 
 class CheckpointError(Exception):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import array
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable
 
 import apsw
 
 from .connection import mapped
 from .errors import StoreError
 from .processes import alive
-
-if TYPE_CHECKING:
-    from .store import Store
+from .records import RunInfo
+from .sql import rows
 
 _SELECT = """
 select id from (
@@ -38,7 +37,8 @@ def choose(
     Raises:
         ValueError: nothing given to choose by, or `where` is not an SQL expression on the columns.
     """
-    conditions, values = ["1"], []
+    conditions: list[str] = ["1"]
+    values: list[int | str] = []
     if step is None and where is None and not failed:
         raise ValueError("forget needs a choice: a step, failed ones, or a condition")
     if step is not None:
@@ -53,17 +53,16 @@ def choose(
         conditions.append(f"({where}\n)")
     sql = _SELECT.format(conditions=" and ".join(conditions))
     try:
-        rows = reader.execute(sql, values).fetchall()
+        return array.array("q", (id for (id,) in rows(reader, sql, values)))
     except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError) as error:
         raise ValueError(
             f"where={where!r} is not a condition on a record's columns (key, step, version, "
             f"position, input, result, error, error_type, message, attempts, seconds, cost, "
             f"saved_at, run): {error}"
         ) from None
-    except apsw.Error as error:
+    except apsw.Error:
         with mapped(path):
-            raise error
-    return array.array("q", (id for (id,) in rows))
+            raise
 
 
 def delete(writer: apsw.Connection, ids: array.array[int]) -> None:
@@ -113,17 +112,22 @@ def _uncount(writer: apsw.Connection) -> None:
     )
 
 
-def check_alone(store: Store) -> None:
-    """Raise unless no other process, and no other handle of this one, has a run on the store.
+def check_alone(path: str, runs: Iterable[RunInfo], own: Container[int]) -> None:
+    """Raise if another process, or another handle of this one, has a run on the store.
 
     A record's place may be used again after the newest are deleted; another's memory of which key
     is where would be wrong then.
+
+    Args:
+        path: of the store.
+        runs: all its runs.
+        own: ids of those of this handle.
     """
-    for run in store.runs():
-        open_ = run.ended is None and run.id not in store.own_runs
+    for run in runs:
+        open_ = run.ended is None and run.id not in own
         if open_ and alive(run.host, run.pid, run.started_at) is not False:
             raise StoreError(
-                f"{store.path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: "
-                "nothing was changed. Wait for its end, or stop it",
-                store.path,
+                f"{path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: nothing "
+                "was changed. Wait for its end, or stop it",
+                path,
             )

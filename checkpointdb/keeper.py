@@ -137,8 +137,10 @@ class Keeper:
 
 
 class _Timer(threading.Thread):
-    """Ask the keeper when a row that came right after the last look could be due by the clock,
-    so that adding a row need not wake it."""
+    """Ask the keeper again when a row that came right after the last look could be due.
+
+    So adding a row need not wake it.
+    """
 
     def __init__(self, keeper: Keeper, wait: float) -> None:
         super().__init__(name="checkpointdb-timer", daemon=True)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import apsw
 
+from .sql import rows
+
 TAIL = 50_000
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
@@ -50,9 +52,8 @@ class KeyIndex:
             return
         if last - self._indexed_to > TAIL:  # another process has extended the index on disk
             self.forget_indexed()
-        for key, id in self._reader.execute(
-            f"select {KEY_BYTES}, id from records where id > ? order by id", (self._seen,)
-        ).fetchall():
+        sql = f"select {KEY_BYTES}, id from records where id > ? order by id"
+        for key, id in rows(self._reader, sql, (self._seen,)):
             self._tail[key] = self._seen = id
 
     def forget_indexed(self) -> None:
@@ -63,13 +64,14 @@ class KeyIndex:
 
     def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
         return dict(
-            self._reader.execute(
+            rows(
+                self._reader,
                 """
                 select wanted.value, key_index.id
                   from carray(?) as wanted cross join key_index on key_index.key = wanted.value
                 """,
                 (apsw.carray(keys),),
-            ).fetchall()
+            )
         )
 
 
@@ -122,13 +124,14 @@ Change = tuple[int, int, int, int, float, float]
 
 
 def _tally_of_new(connection: apsw.Connection, low: int, high: int) -> list[Change]:
-    return connection.execute(
+    return rows(
+        connection,
         """
         select step, sum(error is null), sum(error is not null), count(*), sum(seconds), total(cost)
           from records where id > ? and id <= ? group by step
         """,
         (low, high),
-    ).fetchall()
+    )
 
 
 def tally(connection: apsw.Connection, low: int, high: int) -> list[Change]:
@@ -137,7 +140,8 @@ def tally(connection: apsw.Connection, low: int, high: int) -> list[Change]:
     Returns rows of (step, results, failures, records, seconds, cost); results and failures count
     keys by their newest record, so a failure that was retried with success takes one away.
     """
-    return connection.execute(
+    return rows(
+        connection,
         """
         with newest as materialized (
           select key, step, max(id) as id, error is null as good, count(*) as versions,
@@ -157,4 +161,4 @@ def tally(connection: apsw.Connection, low: int, high: int) -> list[Change]:
          group by newest.step
         """,
         (low, high),
-    ).fetchall()
+    )

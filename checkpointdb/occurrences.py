@@ -18,7 +18,9 @@ class Occurrences:
         self._connection.pragma("cache_size", -CACHE_KIB)
         self._connection.pragma("journal_mode", "off")
         self._connection.pragma("synchronous", "off")
-        self._connection.execute("create table seen (key blob primary key, n integer) without rowid")
+        self._connection.execute(
+            "create table seen (key blob primary key, n integer) without rowid"
+        )
 
     def count(self, key: bytes) -> int:
         """Return how often `key` was counted before, and count it."""

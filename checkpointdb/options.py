@@ -29,8 +29,8 @@ class RunOptions(TypedDict, total=False):
         cost: dollars of a result, saved with it.
         max_cost: the step's budget in dollars over all runs; `BudgetExceeded` ends the run. Calls
             in flight when it is reached are awaited, so up to `concurrency` calls more are paid.
-        shared: True when several processes run the same rows on one store at once: a row is computed
-            by one of them. Costs a transaction, not synced, for each few rows.
+        shared: True when several processes run the same rows on one store at once: each row is
+            computed by one of them. Costs a transaction, not synced, for each few rows.
         ledger: note each call durably before it is made, in groups; after a crash `ckpt inspect`
             lists calls that may have been billed without an answer. Costs a commit a group.
         on_event: called with each event of the run, in the thread where it happens.

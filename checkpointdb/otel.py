@@ -1,7 +1,7 @@
 """OpenTelemetry for a run: a span, and counters. The optional extra `otel`; pass `on_event=`.
 
-    from checkpointdb.otel import Telemetry
-    label.run(rows, on_event=Telemetry())
+from checkpointdb.otel import Telemetry
+label.run(rows, on_event=Telemetry())
 """
 
 from __future__ import annotations

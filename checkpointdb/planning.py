@@ -83,7 +83,9 @@ def plan(
                 counts[status] += 1
         step = _step(reader, name, version)
     calls = counts["misses"] + counts["failed"]
-    return Plan(**counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls))
+    return Plan(
+        **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls)
+    )
 
 
 def _statuses(reader: Reader | None, keys: list[bytes]) -> list[str]:
@@ -142,8 +144,8 @@ def _under_another_version(
             if step.name == name:
                 what = f"version {version!r} differs: it is saved under version {step.version!r}"
                 remedy = (
-                    f"`ckpt adopt {reader.path} --step {name} --from {step.version} --to {version}` "
-                    "takes the saved results over"
+                    f"`ckpt adopt {reader.path} --step {name} --from {step.version} "
+                    f"--to {version}` takes the saved results over"
                 )
             else:
                 what = f"the step's name differs: it is saved under {step.name!r}, not {name!r}"
@@ -152,9 +154,7 @@ def _under_another_version(
     return None
 
 
-def _another_recipe(
-    steps: list[StepInfo], name: str, version: Version, recipe: str
-) -> Why | None:
+def _another_recipe(steps: list[StepInfo], name: str, version: Version, recipe: str) -> Why | None:
     for step in steps:
         if (step.name, step.version) == (name, version) and step.key_recipe != recipe:
             return Why(
@@ -165,9 +165,7 @@ def _another_recipe(
     return None
 
 
-def _nearest(
-    reader: Reader, name: str, version: Version, keyer: Keyer, row: Any
-) -> Why | None:
+def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any) -> Why | None:
     best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
     mine = _fields(keyer.narrowed(row))
     for record in reader.newest(name, version, NEAREST_OF):
@@ -180,7 +178,8 @@ def _nearest(
         return None
     _, differs, record = best
     names = ", ".join(
-        f"{field} is {_short(here)}, there {_short(there)}" for field, (here, there) in differs.items()
+        f"{field} is {_short(here)}, there {_short(there)}"
+        for field, (here, there) in differs.items()
     )
     return Why(
         "miss",
@@ -191,7 +190,12 @@ def _nearest(
     )
 
 
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Any = _Absent()
 
 
 def _fields(row: Any) -> dict[str, Any]:
@@ -201,9 +205,7 @@ def _fields(row: Any) -> dict[str, Any]:
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     names = list(here) + [name for name in there if name not in here]
     pairs = {name: (here.get(name, ABSENT), there.get(name, ABSENT)) for name in names}
-    return {
-        name: (a, b) for name, (a, b) in pairs.items() if type(a) is not type(b) or a != b
-    }
+    return {name: (a, b) for name, (a, b) in pairs.items() if type(a) is not type(b) or a != b}
 
 
 def _short(value: Any) -> str:
@@ -237,7 +239,7 @@ def recipe_of(step: StepInfo) -> tuple[str, ...] | None:
         return None
     if step.key_recipe.endswith("()"):
         raise ValueError(
-            f"step {step.name!r} identifies rows by the function {step.key_recipe}, which the store "
-            "does not hold: use the step itself"
+            f"step {step.name!r} identifies rows by the function {step.key_recipe}, which the "
+            "store does not hold: use the step itself"
         )
     return tuple(step.key_recipe.split(", "))

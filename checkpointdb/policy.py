@@ -10,7 +10,6 @@ import dataclasses
 import math
 from typing import Protocol, runtime_checkable
 
-
 POLL_SECONDS = 0.5
 
 
@@ -122,7 +121,7 @@ class OnExit(_Policy):
 
     seconds: None = None
 
-    def due(self, pending: Pending) -> bool:
+    def due(self, pending: Pending) -> bool:  # noqa: ARG002
         """Never."""
         return False
 

@@ -31,8 +31,8 @@ class DaemonPool(Executor):
             thread.start()
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let each thread end after the call it is in."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Let each thread end after the calls it was given; waits for none of them."""
         for _ in self._threads:
             self._todo.put(None)
 

@@ -88,7 +88,7 @@ class Reader:
                 """,
                 (step,),
             ).fetchall()
-        return [RunInfo(*row[:11], decoded(row[11]), *row[12:]) for row in rows]
+        return [_info(RunInfo, row[:11], decoded(row[11]), row[12:]) for row in rows]
 
     def records(
         self,
@@ -148,7 +148,7 @@ class Reader:
         low = bytes.fromhex(start.ljust(32, "0"))
         high = bytes.fromhex(start.ljust(32, "f"))
         with self._snapshot():
-            wanted = self._connection.execute(
+            wanted: list[Any] = self._connection.execute(
                 """
                 select key, max(id)
                   from (select key, id from key_index where key between ?1 and ?2
@@ -172,15 +172,14 @@ class Reader:
             known = [id for id in ids if id is not None]
             good: dict[Any, Any] = {}
             if known:
-                good = dict(
-                    self._connection.execute(
-                        """
-                        select id, error is null
-                          from carray(?) as wanted cross join records on records.id = wanted.value
-                        """,
-                        (apsw.carray(array.array("q", known)),),
-                    ).fetchall()
-                )
+                flags: list[Any] = self._connection.execute(
+                    """
+                    select id, error is null
+                      from carray(?) as wanted cross join records on records.id = wanted.value
+                    """,
+                    (apsw.carray(array.array("q", known)),),
+                ).fetchall()
+                good = dict(flags)
         return [None if id is None else bool(good[id]) for id in ids]
 
     def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
@@ -239,7 +238,7 @@ class Reader:
                   from calls join steps on steps.id = calls.step order by sent_at
                 """
             ).fetchall()
-        return [Call(*row[:6], decoded(row[6])) for row in rows]
+        return [_info(Call, row[:6], decoded(row[6]), ()) for row in rows]
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
@@ -359,6 +358,10 @@ def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
         "another program changed it. Every other record is still readable",
         path,
     )
+
+
+def _info(kind: Any, before: Any, value: Any, after: Any) -> Any:
+    return kind(*before, value, *after)
 
 
 def _add(before: Any, newer: Any) -> Any:

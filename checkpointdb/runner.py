@@ -27,8 +27,8 @@ from .ledger import Ledger
 from .occurrences import Occurrences
 from .options import Options
 from .policy import SavePolicy, loss_window
-from .slots import Failed, Slot, Twin, failure, from_error_text, to_error_text
 from .sharing import Sharing
+from .slots import Failed, Slot, Twin, failure, from_error_text, to_error_text
 from .store import Entry, Found, Store
 
 READ_AHEAD = 1024
@@ -119,9 +119,7 @@ class Runner:
         self._keeper.open(step, self._id, self._ledger is not None, worker)
         self.store.hold(self)
         self._emit(
-            RunStarted(
-                spec.name, spec.version, self.store.path, self._id, repr(self._save), window
-            )
+            RunStarted(spec.name, spec.version, self.store.path, self._id, repr(self._save), window)
         )
 
     def finish(self, ended: str) -> None:
@@ -319,7 +317,7 @@ class Runner:
         start = perf_counter()
         try:
             value = self._fn(slot.row)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
             self.fail([slot], error, start)
             return
         finally:
@@ -339,7 +337,7 @@ class Runner:
         calling.set(slots[0].key)
         try:
             values = self.spec.fn([slot.row for slot in slots])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
             self.fail(slots, error, start)
             return
         finally:
@@ -353,7 +351,7 @@ class Runner:
         calling.set(slots[0].key)
         try:
             values = await self.spec.fn([s.row for s in slots] if batch else slots[0].row)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
             self.fail(slots, error, start)
             return
         finally:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import apsw
 
+from .sql import rows
+
 APPLICATION_ID = 0x636B7074  # "ckpt"
 FORMAT = 1
 # Bulk inserts of 600-byte rows took 2.3 µs a row at 8 KiB and 4.0 at SQLite's 4 KiB, and 23 % less
@@ -119,7 +121,7 @@ MIGRATIONS: list[Callable[[apsw.Connection], None]] = [m001_format_1]
 
 
 def migrate(connection: apsw.Connection, present: int) -> None:
-    """Bring a store from format `present` (0: an empty database) to `FORMAT`, in one transaction."""
+    """Bring a store from format `present` (0: an empty file) to `FORMAT`, in one transaction."""
     with connection:
         for step in MIGRATIONS[present:]:
             step(connection)
@@ -170,8 +172,5 @@ def expected_schema() -> dict[str, str]:
 
 def schema_of(connection: apsw.Connection) -> dict[str, str]:
     """Return the SQL of every table and view in the file, by name."""
-    return dict(
-        connection.execute(
-            "select name, sql from sqlite_schema where type in ('table', 'view')"
-        ).fetchall()
-    )
+    sql = "select name, sql from sqlite_schema where type in ('table', 'view')"
+    return dict(rows(connection, sql))

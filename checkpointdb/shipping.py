@@ -52,9 +52,7 @@ class _Kept(Future[None]):
         return self.sent.cancel() and super().cancel()
 
 
-def _keep(
-    runner: Runner, slots: list[Slot], start: float, sent: Future[Any], batch: bool
-) -> None:
+def _keep(runner: Runner, slots: list[Slot], start: float, sent: Future[Any], batch: bool) -> None:
     try:
         value = sent.result()
     except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it

@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-
-
 _REPR_LIMIT = 1 << 20
 
 

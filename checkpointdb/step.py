@@ -1,4 +1,4 @@
-"""The decorator: names and versions a function. Knows how users call; leaves the rest to the run."""
+"""The decorator: names and versions a function. Knows how users call; the rest is the run's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .fingerprint import fingerprint
 from .handle import Run
 from .keys import Keyer, KeyRecipe, Version, describe_recipe
 from .options import Options, RunOptions
-from .policy import SavePolicy, adaptive, check_policy
 from .planning import Plan, Why
+from .policy import SavePolicy, adaptive, check_policy
 from .runner import Runner, Spec
 from .shipping import shipping
 from .store import Durability, Store
@@ -132,7 +132,8 @@ class Step(Generic[P, R]):
             return lambda signals: drivers.bridged(runner, rows, signals, concurrency)
         if options.executor is not None:
             submit = shipping(self, runner, options.executor)
-            return lambda signals: drivers.pooled(runner, rows, signals, submit, _workers(options))
+            pooled = drivers.Pooled(runner, submit, _workers(options))
+            return lambda signals: pooled.results(rows, signals)
         if concurrency > 1 or options.shared:
             return lambda signals: drivers.threaded(runner, rows, signals, concurrency)
         if options.batch_size is not None:
@@ -198,9 +199,7 @@ class Step(Generic[P, R]):
     def why(self, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
         row = self._row(args, kwargs)
-        return planning.why(
-            self._path, self.name, self.version, self._keyer, self._key_recipe, row
-        )
+        return planning.why(self._path, self.name, self.version, self._keyer, self._key_recipe, row)
 
     @property
     def _path(self) -> str:
@@ -215,7 +214,9 @@ class Step(Generic[P, R]):
     def store(self) -> Store:
         """The store, opened now if it was not."""
         with self._lock:
-            reopen = self._store is not None and self._store.closed and self._where is not self._store
+            reopen = (
+                self._store is not None and self._store.closed and self._where is not self._store
+            )
             if self._store is None or reopen:
                 assert not isinstance(self._where, Store)
                 self._store = Store(self._where, durability=self._durability)
@@ -275,7 +276,7 @@ class Step(Generic[P, R]):
     def _invoke(self, row: Any) -> Any:
         if type(row) is not Arguments:
             return self.__wrapped__(row)  # type: ignore[call-arg]
-        bound = inspect.BoundArguments(self._signature, row)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self._signature, row)
         return self.__wrapped__(*bound.args, **bound.kwargs)
 
 
@@ -293,7 +294,17 @@ def step(
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 @overload
 def step(store: Callable[..., Any]) -> typing.NoReturn: ...
-def step(store: Any, *, version: Any = _REQUIRED, **options: Any) -> Any:
+def step(
+    store: Any,
+    *,
+    version: Any = _REQUIRED,
+    name: str | None = None,
+    key: KeyRecipe = None,
+    save: SavePolicy | None = None,
+    durability: Durability = "power",
+    duplicates: Duplicates = "share",
+    meta: Any = None,
+) -> Any:
     """Keep a function's results in a store, so that running it again computes only what is missing.
 
     Promises: a result is pending when it is returned and committed when the save policy says; a
@@ -324,7 +335,17 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Any) -> Any:
         )
 
     def decorate(fn: Callable[P, R]) -> Step[P, R]:
-        return Step(fn, store, version=version, **options)
+        return Step(
+            fn,
+            store,
+            version=version,
+            name=name,
+            key=key,
+            save=save,
+            durability=durability,
+            duplicates=duplicates,
+            meta=meta,
+        )
 
     return decorate
 
@@ -350,7 +371,7 @@ def run(
         **options: every keyword of `step` and of `Step.run`.
     """
     of_run, of_step = _split(options)
-    return Step(fn, store, version=version, **of_step).run(rows, **of_run)  # type: ignore[no-any-return]
+    return Step(fn, store, version=version, **of_step).run(rows, **of_run)
 
 
 def arun(
@@ -381,20 +402,20 @@ def _workers(options: Options) -> int:
     return options.concurrency if options.concurrency > 1 else known or os.cpu_count() or 1
 
 
-def _is_async(fn: Any) -> bool:
+def _bare(fn: Any) -> Any:
+    """Return the function inside partials and callable objects."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(fn, "__call__", None)
-    )
+    return fn if inspect.isroutine(fn) else fn.__call__
+
+
+def _is_async(fn: Any) -> bool:
+    return inspect.iscoroutinefunction(_bare(fn))
 
 
 def _return_type(fn: Any) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    target = fn if inspect.isroutine(fn) else getattr(type(fn), "__call__", fn)
     try:
-        return typing.get_type_hints(target).get("return", Any)
+        return typing.get_type_hints(_bare(fn)).get("return", Any)
     except Exception:  # noqa: BLE001 - a name that cannot be resolved: decode without a type
         return Any
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, Self
 
 import apsw
 
-from . import connection as files
 from . import claims, lifetime, schema
+from . import connection as files
 from .errors import StoreError
 from .forgetting import check_alone, choose, delete
 from .key_index import KeyIndex, extend
@@ -232,7 +232,7 @@ class Store:
             ids = choose(self._reader, self.path, step, version, failed, where)
             if not ids or dry_run:
                 return len(ids)
-            check_alone(self)
+            check_alone(self.path, self.runs(), self.own_runs)
             with self._writing() as writer, _transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"
@@ -352,7 +352,9 @@ class Store:
         with self._writing() as writer:
             self._check_same_file()
             full = self._index.is_full_with(len(entries))
-            if len(entries) <= _ENTRIES_PER_STATEMENT and not (counts or answered or full or worker):
+            if len(entries) <= _ENTRIES_PER_STATEMENT and not (
+                counts or answered or full or worker
+            ):
                 _insert(writer, step, run, entries)
                 self._appended(writer, entries)
                 return []
