@@ -29,6 +29,11 @@ class Driver:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls may be in flight."""
+        return self.options.get("concurrency", 1)
+
     def step(self, fn: Callable[..., Any], store: Any, *, version: Any = 1, **options: Any) -> Any:
         """Make a step of a plain function."""
         return ckpt.step(store, version=version, **options)(self.wrap(fn))
@@ -103,6 +108,13 @@ async def _aconsume(run: Any, until: int | None, each: Callable[[Any], Any]) -> 
 SEQUENTIAL = Driver("sequential")
 ASYNC = Driver("async", is_async=True, consumer="arun")
 BRIDGED = Driver("bridged", is_async=True)
-DRIVERS = {driver.name: driver for driver in (SEQUENTIAL, ASYNC, BRIDGED)}
+ONE_AT_A_TIME = (SEQUENTIAL, ASYNC, BRIDGED)
+THREADS = Driver("threads", options={"concurrency": 4})
+TASKS = Driver("tasks", is_async=True, consumer="arun", options={"concurrency": 4})
+BRIDGED_TASKS = Driver("bridged tasks", is_async=True, options={"concurrency": 4})
+SEVERAL_AT_A_TIME = (THREADS, TASKS, BRIDGED_TASKS)
+DRIVERS = {driver.name: driver for driver in (*ONE_AT_A_TIME, *SEVERAL_AT_A_TIME)}
 
-each_driver = pytest.mark.parametrize("driver", DRIVERS.values(), ids=DRIVERS)
+each_driver = pytest.mark.parametrize("driver", DRIVERS.values(), ids=str)
+one_at_a_time = pytest.mark.parametrize("driver", ONE_AT_A_TIME, ids=str)
+several_at_a_time = pytest.mark.parametrize("driver", SEVERAL_AT_A_TIME, ids=str)

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pydantic
 import pytest
-from drivers import ASYNC, SEQUENTIAL, each_driver
+from drivers import ASYNC, SEQUENTIAL, one_at_a_time
 
 import checkpointdb as ckpt
 from checkpointdb import EncodeError, Store, StoreError, every
@@ -48,7 +48,7 @@ def make(driver, path, calls, **options):
 # --- checkpointed calls
 
 
-@each_driver
+@one_at_a_time
 def test_a_call_and_a_run_share_their_results(driver, store_path, calls):
     """label(row) and label.run([row]) have the same key: what one paid for the other reads."""
     label = make(driver, store_path, calls)
@@ -60,7 +60,7 @@ def test_a_call_and_a_run_share_their_results(driver, store_path, calls):
     assert calls == [{"id": 1}, {"id": 2}]
 
 
-@each_driver
+@one_at_a_time
 def test_each_call_returns_its_own_copy(driver, store_path, calls):
     """A hit is a fresh equal value, pending or committed: changing one changes no other."""
     label = make(driver, store_path, calls, save=ckpt.on_exit())
@@ -90,7 +90,7 @@ def test_calls_with_several_arguments_are_known_by_their_bound_arguments(store_p
         add()
 
 
-@each_driver
+@one_at_a_time
 def test_a_failed_call_is_not_saved_and_can_be_repeated(driver, store_path):
     """The function's exception passes through a call, the same object, and the next call tries."""
     boom, fail = KeyError("no"), [True]
@@ -220,7 +220,7 @@ def test_calls_are_committed_by_the_timer(store_path, calls):
     assert saved(store_path) == [{"of": 1}]
 
 
-@each_driver
+@one_at_a_time
 def test_flush_commits_calls(driver, store_path, calls):
     """flush() commits what direct calls have pending."""
     label = make(driver, store_path, calls, save=ckpt.on_exit())
@@ -338,7 +338,7 @@ def test_calls_in_a_multiprocessing_worker_are_committed_at_its_end(store_path, 
 # --- identity
 
 
-@each_driver
+@one_at_a_time
 def test_another_version_computes_anew_and_keeps_the_old_results(driver, store_path, calls):
     """A new version computes every row; the old version's results stay and still serve."""
     driver.run(make(driver, store_path, calls, version=1), range(3))
@@ -352,7 +352,7 @@ def test_another_version_computes_anew_and_keeps_the_old_results(driver, store_p
 
 
 @pytest.mark.parametrize("key", [("id", "prompt"), lambda row: (row["id"], row["prompt"])])
-@each_driver
+@one_at_a_time
 def test_key_narrows_what_makes_rows_equal(driver, store_path, calls, key):
     """With key=, rows that agree in it share one result whatever else they hold."""
 
