@@ -25,16 +25,21 @@ class KeyIndex:
         self._reader = reader
         self._tail: dict[bytes, int] = {}
         self._indexed_to = self._seen = indexed_to(reader)
+        self._repeated = state(reader, "repeated")
 
     def ids(self, keys: Sequence[bytes]) -> list[int | None]:
         """Return the id of the newest record of each key, None where there is none."""
-        self._catch_up()
+        self.catch_up()
         found: list[int | None] = list(map(self._tail.get, keys))
         if self._indexed_to and None in found:
             missing = tuple({key for key, id in zip(keys, found, strict=True) if id is None})
             on_disk = self._on_disk(missing)
             found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]
         return found
+
+    def is_newest(self, key: bytes, id: int) -> bool:
+        """Tell, without the index on disk, whether a success found in the log is the newest."""
+        return not self._repeated and self._tail.get(key, id) == id
 
     def added(self, keys: Iterable[bytes], first: int, last: int) -> None:
         """Take note of records just appended by this process, with ids `first` to `last`."""
@@ -46,7 +51,8 @@ class KeyIndex:
         """Tell whether `more` records make it time to extend the index on disk."""
         return self._seen - self._indexed_to + more >= TAIL
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
+        """Read the keys that other processes have appended."""
         last = last_id(self._reader)
         if last == self._seen:
             return
@@ -59,6 +65,7 @@ class KeyIndex:
     def forget_indexed(self) -> None:
         """Drop from the tail what the index on disk now holds."""
         self._indexed_to = indexed_to(self._reader)
+        self._repeated = state(self._reader, "repeated")
         self._seen = max(self._seen, self._indexed_to)
         self._tail = {key: id for key, id in self._tail.items() if id > self._indexed_to}
 
@@ -82,7 +89,12 @@ def last_id(connection: apsw.Connection) -> int:
 
 def indexed_to(connection: apsw.Connection) -> int:
     """Return the id up to which records are in the index on disk and in the steps' counters."""
-    value = connection.execute("select value from state where name = 'indexed_to'").get
+    return state(connection, "indexed_to")
+
+
+def state(connection: apsw.Connection, name: str) -> int:
+    """Return a value of the `state` table."""
+    value = connection.execute("select value from state where name = ?", (name,)).get
     if type(value) is not int:
         raise apsw.CorruptError("its state is not there")
     return value
@@ -102,6 +114,7 @@ def extend(writer: apsw.Connection) -> None:
         changes = _tally_of_new(writer, low, high)
     except apsw.ConstraintError:  # a key came again: rare, and 2 µs a row dearer
         changes = tally(writer, low, high)
+        _note_repeats(writer, low, high)
         writer.execute(
             """
             insert or replace into key_index
@@ -118,6 +131,24 @@ def extend(writer: apsw.Connection) -> None:
         changes,
     )
     writer.execute("update state set value = ? where name = 'indexed_to'", (high,))
+
+
+def _note_repeats(writer: apsw.Connection, low: int, high: int) -> None:
+    """Note for good if a success is not the newest of its key: then order proves nothing."""
+    writer.execute(
+        """
+        update state set value = 1
+         where name = 'repeated' and exists (
+           select 1
+             from (select key, max(id), error is null as good, sum(error is null) as successes
+                     from records where id > ?1 and id <= ?2 group by key) as newest
+                  left join key_index on key_index.key = newest.key and key_index.id <= ?1
+                  left join records on records.id = key_index.id
+            where successes > good or (records.id is not null and records.error is null)
+         )
+        """,
+        (low, high),
+    )
 
 
 Change = tuple[int, int, int, int, float, float]

@@ -107,7 +107,7 @@ create view failures as
     from records join steps on steps.id = records.step
    group by records.key
   having error is not null;
-insert into state values ('indexed_to', 0), ('flushes', 0);
+insert into state values ('indexed_to', 0), ('flushes', 0), ('repeated', 0);
 """
 
 

@@ -290,10 +290,11 @@ class Store:
         Rows are mostly read in the order in which they were written; then one scan does instead of
         a look-up in the index for each, 2 µs a row less.
         """
+        self._index.catch_up()
         first = self._next
         found: list[Found | None] = []
         for key, row in zip(keys, self._fetch(range(first, first + len(keys))), strict=False):
-            if row[2] != key or row[5] is not None:
+            if row[2] != key or row[5] is not None or not self._index.is_newest(key, row[0]):
                 break
             found.append(self._found(row, key))
         self._next = first + len(found) if len(found) == len(keys) else 0
