@@ -39,7 +39,8 @@ class Keeper:
         self._step = self._run = 0
         self._ledger = False
         self._worker: str | None = None
-        self._held, self._due = store.held, policy.due
+        self.held: dict[bytes, Entry] = {}
+        self._due = policy.due
         self._pending = Pending()
         self._entries: list[Entry] = []
         self._oldest = self._last_commit = self._last_counts = perf_counter()
@@ -71,7 +72,7 @@ class Keeper:
             if not entries:
                 self._oldest = now
             entries.append(entry)
-            self._held[entry[0]] = entry
+            self.held[entry[0]] = entry
             if entry[5] is None:
                 self.results += 1
             pending.rows += 1
@@ -99,10 +100,7 @@ class Keeper:
         late = self._store.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
-        self._entries = []
-        for entry in entries:
-            if self._held.get(entry[0]) is entry:
-                del self._held[entry[0]]
+        self._entries, self.held = [], {}
         now = perf_counter()
         self._note(now, start)
         self._committed(len(entries), late, now - start)

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -133,6 +133,11 @@ class Runner:
         self.store.release(self)
         self.store.end_run(self._id, self.counts(), ended)
         self._emit(RunEnded(self.spec.name, self.store.path, self._id, ended, self.report()))
+
+    @property
+    def held(self) -> Mapping[bytes, Entry]:
+        """What returned and is not committed, by key."""
+        return self._keeper.held
 
     def close(self) -> None:
         """End a run that nobody goes on with."""

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import apsw
@@ -54,6 +54,10 @@ Found = tuple[int, str | None, Stored | None]
 class Holder(Protocol):
     """Something that holds results not yet committed to a store."""
 
+    @property
+    def held(self) -> Mapping[bytes, Entry]:
+        """The newest of them by key."""
+
     def commit(self) -> None:
         """Commit them."""
 
@@ -97,7 +101,6 @@ class Store:
         self._lock = threading.RLock()
         self._holders: set[Holder] = set()
         self._next = 0  # id of the record that a run in order will ask for next; 0: cannot tell
-        self.held: dict[bytes, Entry] = {}  # returned and not committed, of every run here
         self._unsynced = False
         self._pid = os.getpid()
         self.own_runs: set[int] = set()
@@ -257,14 +260,14 @@ class Store:
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
-        held = self.held
-        if held:  # before what is committed: a row passes from here to there, never back
-            here = [held.get(key) for key in keys]
-            if any(here):
-                others = [key for key, entry in zip(keys, here, strict=True) if not entry]
-                there = iter(self._committed(others))
-                return [(e[2], e[5], e[6]) if e else next(there) for e in here]
-        return self._committed(keys)
+        # held before committed: a row passes from here to there, never back
+        held = [holder.held for holder in list(self._holders) if holder.held]
+        if not held:
+            return self._committed(keys)
+        here = [next((rows[key] for rows in held if key in rows), None) for key in keys]
+        others = [key for key, entry in zip(keys, here, strict=True) if entry is None]
+        there = iter(self._committed(others) if others else ())
+        return [next(there) if entry is None else (entry[2], entry[5], entry[6]) for entry in here]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._lock, files.mapped(self.path):
