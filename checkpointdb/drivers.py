@@ -41,7 +41,7 @@ def drive(runner: Runner, rows: Rows, loop: Loop) -> Iterator[Any]:
     try:
         with _progress(runner, rows):
             yield from loop(signals)
-        runner.raise_source_error()
+        runner.lookup.raise_source_error()
     except GeneratorExit:
         runner.finish("closed")
         raise
@@ -72,7 +72,7 @@ async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[
                         stop(runner, signals)
                     for place in places:
                         yield runner.take(place)
-        runner.raise_source_error()
+        runner.lookup.raise_source_error()
     except GeneratorExit:
         runner.finish("closed")
         raise
@@ -103,7 +103,7 @@ def how(error: BaseException) -> str:
 def sequential(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
     """Call the step for one row after the other."""
     take, compute = runner.take, runner.compute
-    for place in runner.slots(rows):
+    for place in runner.lookup.slots(rows):
         if place.mine:
             compute(place)  # type: ignore[arg-type]
         yield take(place)
@@ -114,7 +114,7 @@ def sequential(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterato
 def batches(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
     """Call a batch step for some rows at a time, hits left out."""
     window = Window(runner)
-    for place in runner.slots(rows):
+    for place in runner.lookup.slots(rows):
         unit = window.push(place) or (window.rest() if window.full else [])
         if unit:
             runner.compute_batch(unit)
@@ -159,10 +159,10 @@ class Pooled:
 
     def results(self, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
         """Yield results, in input order if they are to be in order."""
-        window, places, more = self._window, self._runner.slots(rows), True
+        window, places, more = self._window, self._runner.lookup.slots(rows), True
         try:
             while more or len(window):
-                for slot in self._runner.look_abroad():
+                for slot in self._runner.lookup.look_abroad():
                     self._start([slot])
                 if more and self._has_room:
                     place = next(places, None)
@@ -180,7 +180,7 @@ class Pooled:
 
     @property
     def _has_room(self) -> bool:
-        held_up = self._window.full and not self._runner.ahead
+        held_up = self._window.full and not self._runner.lookup.ahead
         return len(self._in_flight) < 2 * self._concurrency and not held_up
 
     def _start(self, unit: list[Slot]) -> None:
@@ -193,10 +193,10 @@ class Pooled:
         """Wait for something to happen that lets the loop go on."""
         if self._in_flight:
             with suppress(Empty):
-                self._reap(LOOK_EVERY if self._runner.following else None)
+                self._reap(LOOK_EVERY if self._runner.lookup.following else None)
         elif unit := self._window.rest():
             self._start(unit)
-        elif self._runner.following:
+        elif self._runner.lookup.following:
             self._runner.commit()  # another worker may be waiting for what is pending here
             time.sleep(LOOK_EVERY)
 
@@ -223,7 +223,7 @@ class Pooled:
 def call(runner: Runner, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
     while True:
-        place = runner.lookup([row])[0]
+        place = runner.lookup.rows([row])[0]
         if place.mine:
             assert isinstance(place, Slot)
             runner.compute(place)
@@ -248,7 +248,7 @@ async def acall(runner: Runner, row: Any) -> Any:
     The call runs in a task of its own: if the caller is cancelled, it is awaited and kept first.
     """
     while True:
-        place = runner.lookup([row])[0]
+        place = runner.lookup.rows([row])[0]
         if place.mine:
             assert isinstance(place, Slot)
             worker = asyncio.create_task(runner.acompute([place]))
@@ -314,19 +314,19 @@ class Tasks:
 
     @property
     def _crowded(self) -> bool:
-        held_up = self._window.full and not self._runner.ahead
+        held_up = self._window.full and not self._runner.lookup.ahead
         return len(self._todo) >= self._concurrency or held_up
 
     async def _settled(self) -> None:
         if not self._workers:
             self._start(self._window.rest())
-            if self._runner.following:
+            if self._runner.lookup.following:
                 self._runner.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
         with suppress(TimeoutError):
-            wait = LOOK_EVERY if self._runner.following else None
+            wait = LOOK_EVERY if self._runner.lookup.following else None
             await asyncio.wait_for(self._wake.wait(), wait)
-        for slot in self._runner.look_abroad():
+        for slot in self._runner.lookup.look_abroad():
             self._start([slot])
 
     async def _interrupted(self) -> bool:
@@ -365,7 +365,7 @@ class Tasks:
     async def _places(self, rows: Rows) -> AsyncGenerator[Place | None]:
         """Yield rows looked up; None when none came yet but something else may have happened."""
         if not isinstance(rows, AsyncIterable):
-            for n, place in enumerate(self._runner.slots(rows), 1):
+            for n, place in enumerate(self._runner.lookup.slots(rows), 1):
                 yield place
                 if n % 64 == 0:  # a stretch of hits must not starve the other tasks of the loop
                     await asyncio.sleep(0)
@@ -382,13 +382,13 @@ class Tasks:
                         await self._wake.wait()
                 row = coming.result()
             except Exception as error:  # noqa: BLE001 - raised after the rows before it
-                self._runner.source_error = error
+                self._runner.lookup.source_error = error
                 return
             finally:
                 coming.cancel()
             if row is _END:
                 return
-            yield self._runner.lookup([row])[0]
+            yield self._runner.lookup.rows([row])[0]
 
 
 _END: Any = object()

@@ -1,57 +1,32 @@
-"""A run without its loop: look up, compute, keep, commit, end. Knows rows, policy and store.
+"""A run without its loop: compute, keep, commit, end. Knows rows, policy and store.
 
-The loops are in `drivers.py`; each is a few lines over `Runner`.
+How a row gets its slot is in `lookups.py`; the loops are in `drivers.py`, each a few lines over
+`Runner`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
-from .codec import Codec
 from .current import calling
 from .errors import BudgetExceeded, DecodeError, EncodeError, StoreError
 from .events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
 from .fingerprint import changed
 from .keeper import Keeper
-from .keys import Keyer, Version
 from .ledger import Ledger
-from .occurrences import Occurrences
+from .lookups import Lookup, Spec
 from .options import Options
 from .policy import SavePolicy, loss_window
 from .sharing import Sharing
-from .slots import Failed, Slot, Twin, failure, from_error_text, to_error_text
-from .store import Entry, Found, Store
-
-READ_AHEAD = 1024
-# The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
-# is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
-READ_AHEAD_SECONDS = 0.01
-# A row claimed is a row that no other process computes: claim few ahead.
-CLAIM_AHEAD = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """A step as the runner needs it."""
-
-    fn: Callable[..., Any]
-    name: str
-    version: Version
-    keyer: Keyer
-    key_recipe: str
-    fingerprint: str | None
-    codec: Codec
-    is_async: bool
-    separate: bool = False
+from .slots import Failed, Slot, Twin, failure, to_error_text
+from .store import Entry, Store
 
 
 class Runner:
@@ -64,12 +39,9 @@ class Runner:
         self._save, self._meta = save, meta
         self._keeper = Keeper(store, save, self.counts, self._committed)
         self._lock = self._keeper.lock
-        self._open: dict[bytes, Slot] = {}  # being computed
-        self._positions = itertools.count()
-        self._seen = Occurrences() if spec.separate else None
+        self.lookup = Lookup(store, spec, options, self._lock, self._count_failures)
         # bound once: they are called for each row
-        self._identity, self._stored, self._fn = spec.keyer.identify, spec.keyer.stored, spec.fn
-        self._encode, self._decode = spec.codec.encode, spec.codec.decode
+        self._fn, self._encode, self._decode = spec.fn, spec.codec.encode, spec.codec.decode
         self._judges = options.cost is not None or options.valid is not None
         self._careful = options.max_cost is not None or options.ledger
         self._rows = self._hits = self._failed = 0
@@ -77,10 +49,6 @@ class Runner:
         self._started = self._ended = 0.0
         self._step = self._id = 0
         self._ledger = Ledger(self._send) if options.ledger else None
-        self.sharing: Sharing | None = None
-        self.source_error: Exception | None = None
-        self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
-        self.reading = False  # inside the source of rows: nothing is at risk there
         self.loop: Callable[[], Any] = _no_loop  # the driver's generator; weak, so it can end
 
     # --- begin and end
@@ -93,7 +61,7 @@ class Runner:
     @property
     def busy(self) -> bool:
         """Whether the run's own code, or the step, is on the stack of the thread that iterates."""
-        return not self.reading and bool(getattr(self.loop(), "gi_running", False))
+        return not self.lookup.reading and bool(getattr(self.loop(), "gi_running", False))
 
     def start(self) -> None:
         """Register the step and the run; warn if the code changed and the version did not."""
@@ -114,8 +82,8 @@ class Runner:
         self._started = perf_counter()
         self._step = step
         if self.options.shared:
-            self.sharing = Sharing(self.store)
-        worker = self.sharing.worker if self.sharing else None
+            self.lookup.sharing = Sharing(self.store)
+        worker = self.lookup.sharing.worker if self.lookup.sharing else None
         self._keeper.open(step, self._id, self._ledger is not None, worker)
         self.store.hold(self)
         self._emit(
@@ -128,8 +96,8 @@ class Runner:
             return
         self._keeper.close()
         self._ended = perf_counter()
-        if self.sharing is not None:
-            self.sharing.end()
+        if self.lookup.sharing is not None:
+            self.lookup.sharing.end()
         self.store.release(self)
         self.store.end_run(self._id, self.counts(), ended)
         self._emit(RunEnded(self.spec.name, self.store.path, self._id, ended, self.report()))
@@ -155,162 +123,8 @@ class Runner:
     def _send(self, calls: list[Any]) -> None:
         self.store.send(self._step, self._id, calls)
 
-    def raise_source_error(self) -> None:
-        """Raise what the source of rows raised, once the rows before it are done."""
-        if self.source_error is not None:
-            raise self.source_error
-
     def _emit(self, event: Any) -> None:
         emit(event, self.options.on_event)
-
-    # --- look up
-
-    def slots(self, rows: Iterable[Any]) -> Iterator[Slot | Twin]:
-        """Yield a slot for each row, looked up in batches that grow while rows are done fast.
-
-        If the source raises, the rows before it are yielded and `source_error` is set.
-        """
-        source, size, chunk = iter(rows), 1, [None]
-        most = READ_AHEAD if self.sharing is None else CLAIM_AHEAD
-        while chunk and self.source_error is None:
-            began = perf_counter()
-            chunk = self._take_rows(source, size)
-            places = self.lookup(chunk)
-            for self.ahead in reversed(range(len(places))):
-                yield places[-1 - self.ahead]
-            fast = perf_counter() - began < READ_AHEAD_SECONDS
-            size = min(size * 2, most) if fast else max(size // 2, 1)
-
-    def _take_rows(self, source: Iterator[Any], size: int) -> list[Any]:
-        rows: list[Any] = []
-        until = perf_counter() + READ_AHEAD_SECONDS
-        self.reading = True
-        try:
-            for row in source:
-                rows.append(row)
-                if len(rows) == size or perf_counter() > until:
-                    break
-        except Exception as error:  # noqa: BLE001 - raised after the rows before it are computed
-            self.source_error = error
-        finally:
-            self.reading = False
-        return rows
-
-    def lookup(self, rows: Sequence[Any]) -> list[Slot | Twin]:
-        """Give each row a slot: a hit, the twin of an equal row, or `mine`: to be computed."""
-        slots = [self._identify(row) for row in rows]
-        places: list[Slot | Twin] = list(slots)
-        wanted = []
-        with self._lock:
-            open_ = self._open
-            for i, slot in enumerate(slots):
-                if not slot.settled:
-                    earlier = open_.setdefault(slot.key, slot)
-                    if earlier is slot:
-                        wanted.append(slot)
-                    else:
-                        places[i] = Twin(earlier)
-        if wanted:
-            self._find(wanted)
-        return places
-
-    def _identify(self, row: Any) -> Slot:
-        try:
-            key, plain = self._identity(row)
-        except EncodeError as error:
-            slot = Slot(row, next(self._positions), b"", False)
-            self._refuse(slot, error)
-            return slot
-        if self._seen is not None:
-            key = self.spec.keyer.nth(key, self._seen.count(key))
-        return Slot(row, next(self._positions), key, plain)
-
-    def _refuse(self, slot: Slot, error: EncodeError) -> None:
-        """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
-        error.add_note(f"in row {slot.position} of step {self.spec.name!r}; it was not called")
-        recorded = self.options.on_error == "record"
-        if recorded:
-            slot.failed = failure(slot, error)
-        else:
-            slot.error = error
-        self._count_failures([slot], error, recorded)
-        slot.settle()
-
-    def _find(self, slots: list[Slot]) -> None:
-        try:
-            all_found = self.store.find([slot.key for slot in slots])
-        except BaseException as error:
-            self._give_up(slots, error)
-            raise
-        misses = self._settle_found(slots, all_found)
-        if self.sharing is None or not misses:
-            self._open_rows(misses)
-            return
-        mine = self.sharing.claim(misses)
-        # another worker may have saved and released them between our look-up and our claim
-        self._open_rows(self._follow(mine))
-
-    def _follow(self, slots: list[Slot]) -> list[Slot]:
-        found = self.store.find([slot.key for slot in slots])
-        return self._settle_found(slots, found, following=True)
-
-    def _settle_found(
-        self, slots: list[Slot], all_found: list[Found | None], following: bool = False
-    ) -> list[Slot]:
-        """Settle the rows with a saved outcome; return the others.
-
-        A saved failure is no outcome if failures are to be tried again; unless, `following` another
-        worker, it has just been tried again.
-        """
-        misses, closed = [], []
-        for slot, found in zip(slots, all_found, strict=True):
-            if found is None:
-                misses.append(slot)
-            elif found[1] is None:
-                slot.data = found[2]
-                closed.append(slot)
-            elif self.options.retry_failed and not (following and found[0] > slot.attempts):
-                slot.attempts = found[0]
-                misses.append(slot)
-            else:
-                slot.failed = from_error_text(slot.row, found[0], found[1])
-                self._failed += 1
-                closed.append(slot)
-        self._close(closed)
-        return misses
-
-    def _close(self, slots: list[Slot]) -> None:
-        if slots:
-            with self._lock:
-                for slot in slots:
-                    del self._open[slot.key]
-            for slot in slots:
-                slot.settle()
-
-    @property
-    def following(self) -> bool:
-        """Whether rows are waited for that other workers compute."""
-        return self.sharing is not None and self.sharing.waiting
-
-    def look_abroad(self) -> list[Slot]:
-        """See what became of rows that other workers compute; return those that fell to us."""
-        if self.sharing is None:
-            return []
-        mine = self.sharing.look(self._follow)
-        self._open_rows(mine)
-        return [slot for slot in mine if slot.mine]
-
-    def _open_rows(self, slots: list[Slot]) -> None:
-        """Make rows ours to compute; those that cannot be stored are refused before the call."""
-        for slot in slots:
-            try:
-                slot.input = self._stored(slot.row, slot.plain)
-            except EncodeError as error:
-                with self._lock:
-                    del self._open[slot.key]
-                self._refuse(slot, error)
-            else:
-                slot.mine = True
 
     # --- compute
 
@@ -377,13 +191,13 @@ class Runner:
                 spent,
                 budget,
             )
-            self._give_up(slots, error)
+            self.lookup.give_up(slots, error)
             raise error
         if self._ledger is not None:
             try:
                 self._ledger.send((slot.key, slot.position, slot.input) for slot in slots)
             except BaseException as error:
-                self._give_up(slots, error)
+                self.lookup.give_up(slots, error)
                 raise
         return perf_counter()
 
@@ -425,7 +239,7 @@ class Runner:
         try:
             self._keeper.add(entry, size, cost, now)
         finally:
-            self._open.pop(slot.key, None)
+            self.lookup.in_flight.pop(slot.key, None)
             slot.settle()
 
     def _judge(self, slot: Slot, value: Any) -> tuple[float | None, Exception | None]:
@@ -457,7 +271,7 @@ class Runner:
         elapsed = perf_counter() - start
         problem: Exception | None = self._misfit(slots, values)
         if problem is not None:
-            self._give_up(slots, problem)
+            self.lookup.give_up(slots, problem)
             raise problem
         for slot, value in zip(slots, values, strict=True):
             try:
@@ -492,7 +306,7 @@ class Runner:
             or isinstance(error, self.options.stop_on)
         ):
             self._count_failures(slots, error, recorded=False)
-            self._give_up(slots, error)
+            self.lookup.give_up(slots, error)
             raise error
         self._count_failures(slots, error, recorded=True)
         now = perf_counter()
@@ -513,15 +327,6 @@ class Runner:
             self._emit(
                 RowFailed(self.spec.name, slot.position, kind, str(error), attempts, recorded)
             )
-
-    def _give_up(self, slots: list[Slot], error: BaseException) -> None:
-        """Settle rows with an error that the run will raise."""
-        with self._lock:
-            for slot in slots:
-                slot.error = error
-                self._open.pop(slot.key, None)
-        for slot in slots:
-            slot.settle()
 
     # --- give out
 
@@ -572,7 +377,7 @@ class Runner:
             "rows": self._rows,
             "hits": self._hits,
             "computed": self._keeper.results,
-            "failed": self._failed,
+            "failed": self._failed + self.lookup.skipped,
             "commits": self._keeper.commits,
             "seconds": now - self._started if self._id else 0.0,
             "commit_seconds": self._keeper.commit_seconds,

@@ -17,10 +17,11 @@ from .codec import Codec
 from .fingerprint import fingerprint
 from .handle import Run
 from .keys import Keyer, KeyRecipe, Version, describe_recipe
+from .lookups import Spec
 from .options import Options, RunOptions
 from .planning import Plan, Why
 from .policy import SavePolicy, adaptive, check_policy
-from .runner import Runner, Spec
+from .runner import Runner
 from .shipping import shipping
 from .store import Durability, Store
 

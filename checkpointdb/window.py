@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from .runner import READ_AHEAD, Runner
+from .lookups import READ_AHEAD
+from .runner import Runner
 from .slots import Slot, Twin
 
 Place = Slot | Twin

@@ -185,12 +185,12 @@ def test_a_slow_source_is_not_waited_for(driver, store_path):
 def test_a_source_that_turns_slow_after_thousands_of_hits_is_not_waited_for(driver, store_path):
     """However far the read-ahead grew over hits, a source that then stalls holds up few rows."""
     step = driver.step(Step().plain, store_path, name="s")
-    driver.run(step, range(4000))
+    driver.run(step, range(2500))
     behind = []
 
     def source():
-        yield from range(4000)
-        for i in range(4000, 4020):
+        yield from range(2500)
+        for i in range(2500, 2508):
             behind.append(i - results)
             time.sleep(0.02)
             yield i
@@ -203,22 +203,22 @@ def test_a_source_that_turns_slow_after_thousands_of_hits_is_not_waited_for(driv
 
     run = driver.start(driver.step(Step().plain, store_path, name="s"), source())
     driver.consume(run, each=count)
-    assert results == 4020
+    assert results == 2508
     assert behind[-1] <= 3 * driver.concurrency
 
 
 @pytest.mark.parametrize("driver", [SEQUENTIAL, ASYNC, THREADS, BRIDGED_TASKS], ids=str)
 def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
     """Memory is bounded by the policy, the read-ahead and the newest keys, not by the rows."""
-    n = 200_000 if driver is SEQUENTIAL else 20_000
+    n = 200_000 if driver is SEQUENTIAL else 10_000
     step = driver.step(lambda row: row["id"], store_path, name="s", save=every(rows=1000))
     run = driver.start(step, ({"id": i, "text": "x" * 100} for i in range(n)))
     blocks, seen = [], itertools.count(1)
 
     def look(_):
-        if next(seen) % 2000 == 0:
+        if next(seen) % 1000 == 0:
             blocks.append(sys.getallocatedblocks())
-            assert len(run._runner._open) <= 1000 + 1024
+            assert len(run._runner.lookup.in_flight) <= 1000 + 1024
 
     driver.consume(run, each=look)
     assert run.report.rows == n

@@ -1,0 +1,235 @@
+"""From rows to slots: identities, hits, equal rows, claims. Knows the store; calls no step."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+from .codec import Codec
+from .errors import EncodeError
+from .keys import Keyer, Version
+from .occurrences import Occurrences
+from .options import Options
+from .sharing import Sharing
+from .slots import Slot, Twin, failure, from_error_text
+from .store import Found, Store
+
+READ_AHEAD = 1024
+# The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
+# is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
+READ_AHEAD_SECONDS = 0.01
+# A row claimed is a row that no other process computes: claim few ahead.
+CLAIM_AHEAD = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A step as the runner needs it."""
+
+    fn: Callable[..., Any]
+    name: str
+    version: Version
+    keyer: Keyer
+    key_recipe: str
+    fingerprint: str | None
+    codec: Codec
+    is_async: bool
+    separate: bool = False
+
+
+class Lookup:
+    """Give each row of a run its slot.
+
+    Args:
+        store: where saved results are.
+        spec: the step.
+        options: of the run.
+        lock: of the run.
+        tell: called with rows that failed, the error, and whether the run goes on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spec: Spec,
+        options: Options,
+        lock: threading.RLock,
+        tell: Callable[[list[Slot], BaseException, bool], None],
+    ) -> None:
+        self._store, self._spec, self._options = store, spec, options
+        self._lock, self._tell = lock, tell
+        # bound once: they are called for each row
+        self._identity, self._stored = spec.keyer.identify, spec.keyer.stored
+        self._positions = itertools.count()
+        self._seen = Occurrences() if spec.separate else None
+        self.in_flight: dict[bytes, Slot] = {}  # to be computed, or being computed
+        self.sharing: Sharing | None = None
+        self.skipped = 0  # failures of earlier runs, given out again
+        self.source_error: Exception | None = None
+        self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
+        self.reading = False  # inside the source of rows: nothing is at risk there
+
+    def slots(self, rows: Iterable[Any]) -> Iterator[Slot | Twin]:
+        """Yield a slot for each row, looked up in batches that grow while rows are done fast.
+
+        If the source raises, the rows before it are yielded and `source_error` is set.
+        """
+        source, size, chunk = iter(rows), 1, [None]
+        most = READ_AHEAD if self.sharing is None else CLAIM_AHEAD
+        while chunk and self.source_error is None:
+            began = perf_counter()
+            chunk = self._take_rows(source, size)
+            places = self.rows(chunk)
+            for self.ahead in reversed(range(len(places))):
+                yield places[-1 - self.ahead]
+            fast = perf_counter() - began < READ_AHEAD_SECONDS
+            size = min(size * 2, most) if fast else max(size // 2, 1)
+
+    def _take_rows(self, source: Iterator[Any], size: int) -> list[Any]:
+        rows: list[Any] = []
+        until = perf_counter() + READ_AHEAD_SECONDS
+        self.reading = True
+        try:
+            for row in source:
+                rows.append(row)
+                if len(rows) == size or perf_counter() > until:
+                    break
+        except Exception as error:  # noqa: BLE001 - raised after the rows before it are computed
+            self.source_error = error
+        finally:
+            self.reading = False
+        return rows
+
+    def rows(self, rows: Sequence[Any]) -> list[Slot | Twin]:
+        """Give each row a slot: a hit, the twin of an equal row, or `mine`: to be computed."""
+        slots = [self._identify(row) for row in rows]
+        places: list[Slot | Twin] = list(slots)
+        wanted = []
+        with self._lock:
+            open_ = self.in_flight
+            for i, slot in enumerate(slots):
+                if not slot.settled:
+                    earlier = open_.setdefault(slot.key, slot)
+                    if earlier is slot:
+                        wanted.append(slot)
+                    else:
+                        places[i] = Twin(earlier)
+        if wanted:
+            self._find(wanted)
+        return places
+
+    def _identify(self, row: Any) -> Slot:
+        try:
+            key, plain = self._identity(row)
+        except EncodeError as error:
+            slot = Slot(row, next(self._positions), b"", False)
+            self._refuse(slot, error)
+            return slot
+        if self._seen is not None:
+            key = self._spec.keyer.nth(key, self._seen.count(key))
+        return Slot(row, next(self._positions), key, plain)
+
+    def _refuse(self, slot: Slot, error: EncodeError) -> None:
+        """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
+        error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
+        recorded = self._options.on_error == "record"
+        if recorded:
+            slot.failed = failure(slot, error)
+        else:
+            slot.error = error
+        self._tell([slot], error, recorded)
+        slot.settle()
+
+    def _find(self, slots: list[Slot]) -> None:
+        try:
+            all_found = self._store.find([slot.key for slot in slots])
+        except BaseException as error:
+            self.give_up(slots, error)
+            raise
+        misses = self._settle_found(slots, all_found)
+        if self.sharing is None or not misses:
+            self._open_rows(misses)
+            return
+        mine = self.sharing.claim(misses)
+        # another worker may have saved and released them between our look-up and our claim
+        self._open_rows(self._follow(mine))
+
+    def _follow(self, slots: list[Slot]) -> list[Slot]:
+        found = self._store.find([slot.key for slot in slots])
+        return self._settle_found(slots, found, following=True)
+
+    def _settle_found(
+        self, slots: list[Slot], all_found: list[Found | None], following: bool = False
+    ) -> list[Slot]:
+        """Settle the rows with a saved outcome; return the others.
+
+        A saved failure is no outcome if failures are to be tried again; unless, `following` another
+        worker, it has just been tried again.
+        """
+        misses, closed = [], []
+        for slot, found in zip(slots, all_found, strict=True):
+            if found is None:
+                misses.append(slot)
+            elif found[1] is None:
+                slot.data = found[2]
+                closed.append(slot)
+            elif self._options.retry_failed and not (following and found[0] > slot.attempts):
+                slot.attempts = found[0]
+                misses.append(slot)
+            else:
+                slot.failed = from_error_text(slot.row, found[0], found[1])
+                self.skipped += 1
+                closed.append(slot)
+        self._close(closed)
+        return misses
+
+    def _close(self, slots: list[Slot]) -> None:
+        if slots:
+            with self._lock:
+                for slot in slots:
+                    del self.in_flight[slot.key]
+            for slot in slots:
+                slot.settle()
+
+    @property
+    def following(self) -> bool:
+        """Whether rows are waited for that other workers compute."""
+        return self.sharing is not None and self.sharing.waiting
+
+    def look_abroad(self) -> list[Slot]:
+        """See what became of rows that other workers compute; return those that fell to us."""
+        if self.sharing is None:
+            return []
+        mine = self.sharing.look(self._follow)
+        self._open_rows(mine)
+        return [slot for slot in mine if slot.mine]
+
+    def _open_rows(self, slots: list[Slot]) -> None:
+        """Make rows ours to compute; those that cannot be stored are refused before the call."""
+        for slot in slots:
+            try:
+                slot.input = self._stored(slot.row, slot.plain)
+            except EncodeError as error:
+                with self._lock:
+                    del self.in_flight[slot.key]
+                self._refuse(slot, error)
+            else:
+                slot.mine = True
+
+    def give_up(self, slots: list[Slot], error: BaseException) -> None:
+        """Settle rows with an error that the run will raise."""
+        with self._lock:
+            for slot in slots:
+                slot.error = error
+                self.in_flight.pop(slot.key, None)
+        for slot in slots:
+            slot.settle()
+
+    def raise_source_error(self) -> None:
+        """Raise what the source of rows raised, once the rows before it are done."""
+        if self.source_error is not None:
+            raise self.source_error
