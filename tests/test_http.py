@@ -18,7 +18,7 @@ from collections import Counter
 
 import httpx
 import pytest
-from drivers import DRIVERS
+from drivers import ASYNC, BRIDGED, TASKS
 
 import checkpointdb as ckpt
 from checkpointdb import Store, every
@@ -149,7 +149,7 @@ def test_a_time_out_loses_only_its_own_call(server, store_path):
     assert Counter(server.paid) == Counter([*range(10), 5])
 
 
-@pytest.mark.parametrize("driver", [DRIVERS["async"], DRIVERS["bridged"]], ids=str)
+@pytest.mark.parametrize("driver", [ASYNC, BRIDGED, TASKS], ids=str)
 def test_an_async_client(server, store_path, driver):
     """An async step with an async client: each row paid once, a fault repeats one row."""
     server.faults[8] = [503]

@@ -10,7 +10,7 @@ import time
 
 import apsw
 import pytest
-from drivers import DRIVERS, SEQUENTIAL
+from drivers import BRIDGED, SEQUENTIAL
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError, StoreFullError, every
@@ -48,7 +48,7 @@ class Blocked:
         return row
 
 
-@pytest.mark.parametrize("driver", [DRIVERS["sequential"], DRIVERS["bridged"]], ids=str)
+@pytest.mark.parametrize("driver", [SEQUENTIAL, BRIDGED], ids=str)
 @pytest.mark.parametrize(
     ("save", "seconds"),
     [

@@ -210,7 +210,7 @@ def test_a_source_that_turns_slow_after_thousands_of_hits_is_not_waited_for(driv
 @pytest.mark.parametrize("driver", [SEQUENTIAL, ASYNC, THREADS, BRIDGED_TASKS], ids=str)
 def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
     """Memory is bounded by the policy, the read-ahead and the newest keys, not by the rows."""
-    n = 200_000 if driver is SEQUENTIAL else 10_000
+    n = 100_000 if driver is SEQUENTIAL else 10_000
     step = driver.step(lambda row: row["id"], store_path, name="s", save=every(rows=1000))
     run = driver.start(step, ({"id": i, "text": "x" * 100} for i in range(n)))
     blocks, seen = [], itertools.count(1)

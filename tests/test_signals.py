@@ -15,13 +15,13 @@ import time
 
 import apsw
 import pytest
-from drivers import ASYNC, DRIVERS, SEQUENTIAL, each_driver
+from drivers import BRIDGED, ONE_AT_A_TIME, SEQUENTIAL, THREADS, each_driver
 from lives import HERE, Lives
 
 import checkpointdb as ckpt
 from checkpointdb import Store
 
-INSTANTS = 20
+INSTANTS = 9
 STOPS = {"SIGINT": -signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
 
 
@@ -64,8 +64,8 @@ def stop_at_random(directory, seed, driver, kind, instants):
 @each_driver
 @pytest.mark.parametrize("kind", STOPS)
 def test_a_signal_at_a_random_instant_loses_nothing(tmp_path, driver, kind):
-    """SIGINT and SIGTERM at 120 instants in all: 0 returned rows and 0 answered calls lost."""
-    stop_at_random(tmp_path, 7, driver.name, kind, INSTANTS)
+    """SIGINT and SIGTERM at 108 instants in all: 0 returned rows and 0 answered calls lost."""
+    stop_at_random(tmp_path, 11, driver.name, kind, INSTANTS)
 
 
 @pytest.mark.soak
@@ -162,11 +162,15 @@ def test_the_first_signal_lets_the_call_finish_and_stops_with_a_note(driver, sto
     label = driver.step(step, store_path, save=ckpt.on_exit())
     with pytest.raises(KeyboardInterrupt) as raised:
         driver.run(label, range(100))
-    assert answered[:4] == [0, 1, 2, 3]
-    assert len(answered) <= 4 + (driver.consumer == "arun")  # asyncio cancels at its next turn
-    assert saved(store_path) == answered
-    if driver is not ASYNC:  # asyncio.run makes a KeyboardInterrupt of its own
-        assert any("4 results" in note and "are saved" in note for note in raised.value.__notes__)
+    assert set(answered) >= {0, 1, 2, 3}
+    # asyncio cancels at its next turn
+    assert len(answered) <= 3 + driver.concurrency + (driver.consumer == "arun")
+    assert saved(store_path) == sorted(answered)
+    if driver.consumer == "run":  # asyncio.run makes a KeyboardInterrupt of its own
+        assert any(
+            f"{len(answered)} results" in note and "are saved" in note
+            for note in raised.value.__notes__
+        )
     with Store(store_path) as store:
         assert store.runs()[-1].ended == "interrupted"
 
@@ -183,12 +187,12 @@ def test_sigterm_is_a_system_exit(driver, store_path):
     with pytest.raises(SystemExit) as raised:
         driver.run(driver.step(step, store_path, save=ckpt.on_exit()), range(100))
     assert raised.value.code == 143
-    assert saved(store_path)[:4] == [0, 1, 2, 3]
+    assert set(saved(store_path)) >= {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("where", ["step", "body"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("driver", [DRIVERS["sequential"], DRIVERS["bridged"]], ids=str)
+@pytest.mark.parametrize("driver", [SEQUENTIAL, BRIDGED, THREADS], ids=str)
 def test_the_users_own_handler_is_called_and_the_run_goes_on(driver, store_path, where, number):
     """A user's handler gets the signal, after a commit; if it returns, so does the run."""
     got = []
@@ -299,7 +303,7 @@ SECOND = """
         print("hanging", flush=True)
         await asyncio.sleep(30)
 
-    if driver == "sequential":
+    if driver in {"sequential", "threads"}:
         def step(row):
             return row if row < 3 else hang()
     else:
@@ -312,7 +316,7 @@ SECOND = """
 """
 
 
-@each_driver
+@pytest.mark.parametrize("driver", [*ONE_AT_A_TIME, THREADS], ids=str)
 @pytest.mark.parametrize("kind", STOPS)
 def test_the_second_signal_stops_at_once(driver, store_path, kind):
     """While a call hangs, the first signal waits for it and the second ends the program."""
