@@ -23,10 +23,22 @@ class Progress:
         name: of the step.
         report: returns the counts so far.
         total: number of rows, None if unknown.
+        fraction: tells from a report how much is done, where that is known better than by `total`.
+        transient: whether the bar goes when the run has ended.
     """
 
-    def __init__(self, name: str, report: Callable[[], Report], total: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        report: Callable[[], Report],
+        total: int | None = None,
+        *,
+        fraction: Callable[[Report], float | None] | None = None,
+        transient: bool = False,
+    ) -> None:
         self._name, self._report, self._total = name, report, total
+        self._fraction = fraction or self._of_total
+        self._transient = transient
         self._ended = threading.Event()
         self._speed = Speed()
         self._thread = threading.Thread(target=self._watch, name="checkpointdb-bar", daemon=True)
@@ -35,10 +47,10 @@ class Progress:
         from rich.console import Console
 
         self._console = Console(file=None, stderr=True)
-        self._bar = _bar(self._console) if _is_live(self._console) else None
+        self._bar = _bar(self._console, self._transient) if _is_live(self._console) else None
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task(self._name, total=self._total, counts="")
+            self._task = self._bar.add_task(self._name, total=None, counts="")
         self._thread.start()
         return self
 
@@ -55,27 +67,32 @@ class Progress:
 
     def _show(self) -> None:
         report = self._report()
-        counts = self._speed.text(report, self._total)
+        fraction = self._fraction(report)
+        counts = self._speed.text(report, fraction)
         if self._bar is not None:
-            self._bar.update(self._task, completed=report.rows, counts=counts)
+            total = None if fraction is None else 1.0
+            self._bar.update(self._task, completed=fraction or 0.0, total=total, counts=counts)
         else:
             of = f" of {self._total:,}" if self._total is not None else ""
             print(f"{self._name}: {report.rows:,}{of} rows · {counts}", file=sys.stderr)  # noqa: T201
+
+    def _of_total(self, report: Report) -> float | None:
+        return report.rows / self._total if self._total else None
 
 
 class Speed:
     """Rows a second and time left, over the last ten seconds: hits come faster than calls."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque([(perf_counter(), 0)])
+        self._seen: deque[tuple[float, int, float]] = deque([(perf_counter(), 0, 0.0)])
 
-    def text(self, report: Report, total: int | None) -> str:
+    def text(self, report: Report, fraction: float | None) -> str:
         """Return the counts, the rate and the time left in words."""
         now = perf_counter()
-        self._seen.append((now, report.rows))
+        self._seen.append((now, report.rows, fraction or 0.0))
         while now - self._seen[0][0] > RATE_WINDOW and len(self._seen) > 2:
             self._seen.popleft()
-        then, rows = self._seen[0]
+        then, rows, before = self._seen[0]
         rate = (report.rows - rows) / max(now - then, 1e-9)
         parts = [f"{report.hits:,} hits", f"{report.computed:,} computed"]
         if report.failed:
@@ -83,8 +100,8 @@ class Speed:
         if report.cost:
             parts.append(f"${report.cost:,.2f}")
         parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} rows/s")
-        if total and rate > 0 and total > report.rows:
-            parts.append(f"{_clock((total - report.rows) / rate)} left")
+        if fraction is not None and before < fraction < 1:
+            parts.append(f"{_clock((1 - fraction) / (fraction - before) * (now - then))} left")
         return " · ".join(parts)
 
 
@@ -98,7 +115,7 @@ def _is_live(console: Any) -> bool:
     return bool(console.is_terminal or console.is_jupyter)
 
 
-def _bar(console: Any) -> Any:
+def _bar(console: Any, transient: bool) -> Any:
     from rich import progress
 
     return progress.Progress(
@@ -107,4 +124,5 @@ def _bar(console: Any) -> Any:
         progress.TaskProgressColumn(),
         progress.TextColumn("{task.fields[counts]}", markup=False, style="dim"),
         console=console,
+        transient=transient,
     )

@@ -11,7 +11,15 @@ import typing
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from . import drivers, planning
+from . import drivers, planning, tasks
+from .callables import (
+    check_function,
+    check_name,
+    check_rows,
+    check_version,
+    is_async,
+    return_type,
+)
 from .canonical import Arguments
 from .codec import Codec
 from .fingerprint import fingerprint
@@ -55,9 +63,9 @@ class Step(Generic[P, R]):
         duplicates: Duplicates = "share",
         meta: Any = None,
     ) -> None:
-        _check_function(fn)
-        self.name = _check_name(fn, name)
-        self.version = _check_version(version)
+        check_function(fn)
+        self.name = check_name(fn, name)
+        self.version = check_version(version)
         if durability not in ("power", "process"):
             raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
         if duplicates not in ("share", "separate"):
@@ -88,7 +96,7 @@ class Step(Generic[P, R]):
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
-            return drivers.acall(self._call_runner(), row)  # type: ignore[return-value]
+            return tasks.acall(self._call_runner(), row)  # type: ignore[return-value]
         result: R = drivers.call(self._call_runner(), row)
         return result
 
@@ -121,7 +129,7 @@ class Step(Generic[P, R]):
         """
         checked = Options(**options)
         kinds = (Iterable, AsyncIterable) if self._spec.is_async else Iterable
-        _check_rows(rows, kinds)
+        check_rows(rows, kinds)
         runner = self._runner(checked)
         loop = self._loop(runner, rows, checked)
         return Run(runner, drive=lambda: drivers.drive(runner, rows, loop))
@@ -130,7 +138,7 @@ class Step(Generic[P, R]):
         concurrency = options.concurrency
         if self._spec.is_async:
             _refuse_executor(options)
-            return lambda signals: drivers.bridged(runner, rows, signals, concurrency)
+            return lambda signals: tasks.bridged(runner, rows, signals, concurrency)
         if options.executor is not None:
             submit = shipping(self, runner, options.executor)
             pooled = drivers.Pooled(runner, submit, _workers(options))
@@ -167,9 +175,9 @@ class Step(Generic[P, R]):
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
-        _check_rows(rows, (Iterable, AsyncIterable))
+        check_rows(rows, (Iterable, AsyncIterable))
         runner = self._runner(checked)
-        return Run(runner, adrive=lambda: drivers.adrive(runner, rows, checked.concurrency))
+        return Run(runner, adrive=lambda: tasks.adrive(runner, rows, checked.concurrency))
 
     def replace(
         self,
@@ -193,7 +201,7 @@ class Step(Generic[P, R]):
 
     def plan(self, rows: Iterable[Any]) -> Plan:
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
-        _check_rows(rows, Iterable)
+        check_rows(rows, Iterable)
         separate = self._duplicates == "separate"
         return planning.plan(self._path, self.name, self.version, self._keyer, separate, rows)
 
@@ -229,11 +237,11 @@ class Step(Generic[P, R]):
 
     @functools.cached_property
     def _spec(self) -> Spec:
-        return self._make_spec(_return_type(self.__wrapped__))
+        return self._make_spec(return_type(self.__wrapped__))
 
     @functools.cached_property
     def _batch_spec(self) -> Spec:
-        args = typing.get_args(_return_type(self.__wrapped__))
+        args = typing.get_args(return_type(self.__wrapped__))
         return self._make_spec(args[0] if args else Any)
 
     def _make_spec(self, annotation: Any) -> Spec:
@@ -245,7 +253,7 @@ class Step(Generic[P, R]):
             key_recipe=self._key_recipe,
             fingerprint=fingerprint(self.__wrapped__),
             codec=Codec(annotation),
-            is_async=_is_async(self.__wrapped__),
+            is_async=is_async(self.__wrapped__),
             separate=self._duplicates == "separate",
         )
 
@@ -401,49 +409,3 @@ def _refuse_executor(options: Options) -> None:
 def _workers(options: Options) -> int:
     known: int | None = getattr(options.executor, "_max_workers", None)
     return options.concurrency if options.concurrency > 1 else known or os.cpu_count() or 1
-
-
-def _bare(fn: Any) -> Any:
-    """Return the function inside partials and callable objects."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn if inspect.isroutine(fn) else fn.__call__
-
-
-def _is_async(fn: Any) -> bool:
-    return inspect.iscoroutinefunction(_bare(fn))
-
-
-def _return_type(fn: Any) -> Any:
-    try:
-        return typing.get_type_hints(_bare(fn)).get("return", Any)
-    except Exception:  # noqa: BLE001 - a name that cannot be resolved: decode without a type
-        return Any
-
-
-def _check_function(fn: Any) -> None:
-    if not callable(fn):
-        raise TypeError(f"a step is a function, not {fn!r}")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(f"{fn!r} is a generator: a step returns one result for one row")
-
-
-def _check_name(fn: Any, name: str | None) -> str:
-    name = getattr(fn, "__name__", None) if name is None else name
-    if not isinstance(name, str) or not name or name == "<lambda>":
-        raise TypeError("this step has no name of its own: give name=, which goes into every key")
-    return name
-
-
-def _check_version(version: Any) -> Version:
-    if isinstance(version, bool) or not isinstance(version, int | str):
-        raise TypeError(f"version={version!r}: give an int or a str")
-    return version
-
-
-def _check_rows(rows: Any, kinds: Any) -> None:
-    if isinstance(rows, str | bytes | dict) or not isinstance(rows, kinds):
-        raise TypeError(
-            f"rows must be an iterable of rows, not {type(rows).__name__}"
-            + (": for one row, call the step itself" if isinstance(rows, str | dict) else "")
-        )

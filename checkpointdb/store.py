@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-import functools
 import os
 import socket
 import threading
@@ -17,21 +15,22 @@ import apsw
 from . import claims, lifetime, schema
 from . import connection as files
 from .errors import StoreError
+from .finding import Finder, Found
 from .forgetting import check_alone, choose, delete
-from .key_index import KeyIndex, extend
-from .reading import Reader, Status, first_rotten, rotten
-from .records import Record, RunInfo, StepInfo, checksum
+from .key_index import extend
+from .reading import Reader, Status
+from .records import Record, RunInfo, StepInfo
+from .statements import (
+    ENTRIES_PER_STATEMENT,
+    Entry,
+    Stored,
+    insert,
+    transaction,
+    update_run,
+)
+from .statements import delete as delete_keys
 
 Durability = Literal["power", "process"]
-# key, position, attempts, seconds, cost, error, result, input
-Entry = tuple[
-    bytes, int, int, float, float | None, str | None, str | bytes | None, str | bytes | None
-]
-Stored = str | bytes
-
-# One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row,
-# which beside a busy Python thread cost 352 µs a row against 11 (docs/benchmarks.md).
-_ENTRIES_PER_STATEMENT = 1024
 
 
 class _Missing:
@@ -45,10 +44,6 @@ class _Missing:
 
 
 MISS = _Missing()
-
-
-# attempts, error, result
-Found = tuple[int, str | None, Stored | None]
 
 
 class Holder(Protocol):
@@ -100,7 +95,6 @@ class Store:
         self._vfs = vfs
         self._lock = threading.RLock()
         self._holders: set[Holder] = set()
-        self._next = 0  # id of the record that a run in order will ask for next; 0: cannot tell
         self._unsynced = False
         self._pid = os.getpid()
         self.own_runs: set[int] = set()
@@ -114,7 +108,7 @@ class Store:
                 schema.harden(self._reader)
                 self._reader.set_busy_timeout(schema.BUSY_MILLISECONDS)
                 self._reader.pragma("query_only", True)
-                self._index = KeyIndex(self._reader)
+                self._finder = Finder(self.path, self._reader)
             except BaseException:  # an open connection would keep the -wal and its locks
                 self._reader.close()
                 self._writer.close()
@@ -236,10 +230,10 @@ class Store:
             if not ids or dry_run:
                 return len(ids)
             check_alone(self.path, self.runs(), self.own_runs)
-            with self._writing() as writer, _transaction(writer):
+            with self._writing() as writer, transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"
-            self._index = KeyIndex(self._reader)
+            self._finder = Finder(self.path, self._reader)
         self.sync()
         return len(ids)
 
@@ -272,60 +266,7 @@ class Store:
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._lock, files.mapped(self.path):
             self._check_open()
-            found = self._in_order(keys) if self._next else []
-            rest = keys[len(found) :]
-            if not rest:
-                return found
-            ids = self._index.ids(rest)
-            known = [id for id in ids if id is not None]
-            rows = iter(self._fetch(known)) if known else iter(())
-        in_order = len(known) > 1 and known[-2] + 1 == known[-1]
-        self._next = known[-1] + 1 if in_order else 0
-        found += [
-            None if id is None else self._found(next(rows), key)
-            for id, key in zip(ids, rest, strict=True)
-        ]
-        return found
-
-    def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
-        """Return the records of as many of `keys` as follow the last one found, in the log.
-
-        Rows are mostly read in the order in which they were written; then one scan does instead of
-        a look-up in the index for each, 2 µs a row less.
-        """
-        self._index.catch_up()
-        first = self._next
-        found: list[Found | None] = []
-        for key, row in zip(keys, self._fetch(range(first, first + len(keys))), strict=False):
-            if row[2] != key or row[5] is not None or not self._index.is_newest(key, row[0]):
-                break
-            found.append(self._found(row, key))
-        self._next = first + len(found) if len(found) == len(keys) else 0
-        return found
-
-    def _fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return the records with these ids, in their order; of a range, those that are there."""
-        if isinstance(ids, range):
-            chosen = "records where id >= ? and id < ?"
-            bindings: tuple[Any, ...] = (ids.start, ids.stop)
-        else:
-            chosen = "carray(?) as wanted cross join records on records.id = wanted.value"
-            bindings = (apsw.carray(array.array("q", ids)),)
-        try:
-            rows: list[tuple[Any, ...]] = self._reader.execute(
-                f"select id, attempts, key, input, result, error, checksum from {chosen}", bindings
-            ).fetchall()
-        except UnicodeDecodeError:
-            raise first_rotten(self.path, self._reader, ids) from None
-        if len(rows) != len(ids) and not isinstance(ids, range):
-            raise apsw.CorruptError("the key index names records that are not there")
-        return rows
-
-    def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, stored_input, result, error, expected = row
-        if checksum(wanted, stored_input, result, error) != expected:
-            raise rotten(self.path, id, wanted)
-        return attempts, error, result
+            return self._finder.find(keys)
 
     def append(
         self,
@@ -355,30 +296,28 @@ class Store:
         """
         with self._writing() as writer:
             self._check_same_file()
-            full = self._index.is_full_with(len(entries))
-            if len(entries) <= _ENTRIES_PER_STATEMENT and not (
-                counts or answered or full or worker
-            ):
-                _insert(writer, step, run, entries)
+            full = self._finder.index.is_full_with(len(entries))
+            if len(entries) <= ENTRIES_PER_STATEMENT and not (counts or answered or full or worker):
+                insert(writer, step, run, entries)
                 self._appended(writer, entries)
                 return []
-            with _transaction(writer):
+            with transaction(writer):
                 late = self._late(entries) if worker else []
                 if late:
                     entries = [entry for entry in entries if entry not in late]
-                for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
-                    _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
+                for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
+                    insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
                 if counts:
-                    _update_run(writer, run, counts)
+                    update_run(writer, run, counts)
                 if answered:
-                    _delete(writer, "calls", [*entries, *late])
+                    delete_keys(writer, "calls", [*entries, *late])
                 if worker:
-                    _delete(writer, "claims", entries)
+                    delete_keys(writer, "claims", entries)
                 if full:
                     extend(writer)
             self._appended(writer, entries)
             if full:
-                self._index.forget_indexed()
+                self._finder.index.forget_indexed()
             return late
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -393,16 +332,16 @@ class Store:
     def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
         if entries:
             last = writer.last_insert_rowid()
-            self._index.added([entry[0] for entry in entries], last - len(entries) + 1, last)
+            self._finder.index.added([entry[0] for entry in entries], last - len(entries) + 1, last)
         self._unsynced = self.durability != "power"
 
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
         """Commit all batches as new records in one transaction; return how many records."""
         total = 0
-        with self._writing() as writer, _transaction(writer):
+        with self._writing() as writer, transaction(writer):
             for entries in batches:
-                for i in range(0, len(entries), _ENTRIES_PER_STATEMENT):
-                    _insert(writer, step, run, entries[i : i + _ENTRIES_PER_STATEMENT])
+                for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
+                    insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
                 total += len(entries)
             self._unsynced = self.durability != "power"
         return total
@@ -411,7 +350,7 @@ class Store:
 
     def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
         """Claim the keys that no live worker holds; return those."""
-        with self._light(), self._writing() as writer, _transaction(writer):
+        with self._light(), self._writing() as writer, transaction(writer):
             return claims.take(writer, worker, keys)
 
     def renew_claims(self, worker: str) -> None:
@@ -445,7 +384,7 @@ class Store:
     def send(self, step: int, run: int, calls: Sequence[tuple[bytes, int, Stored | None]]) -> None:
         """Record, durably, that calls are about to be made: (key, position, input) each."""
         now = time.time()
-        with self._writing() as writer, _transaction(writer):
+        with self._writing() as writer, transaction(writer):
             self._check_same_file()
             for key, position, stored_input in calls:
                 writer.execute(
@@ -500,7 +439,7 @@ class Store:
     def end_run(self, run: int, counts: dict[str, float], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
         with self._writing() as writer:
-            _update_run(writer, run, counts, ended)
+            update_run(writer, run, counts, ended)
             self._unsynced = self.durability != "power"
         self.sync()
 
@@ -528,69 +467,3 @@ class Store:
                 "is kept in memory. Put the file back to go on",
                 self.path,
             )
-
-
-def _insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry]) -> None:
-    values: list[Any] = [step, run, time.time()]
-    simple = True
-    for key, position, attempts, seconds, cost, error, result, stored_input in entries:
-        check = checksum(key, stored_input, result, error)
-        values += (key, position, seconds, check, result, stored_input)
-        if error is not None or cost is not None or attempts != 1:
-            simple = False
-    if not simple:
-        values[3:] = _with_rare(values[3:], entries)
-    writer.execute(_insert_sql(len(entries), simple), values)
-
-
-def _with_rare(values: list[Any], entries: Sequence[Entry]) -> list[Any]:
-    rows = zip(*[iter(values)] * 6, strict=True)
-    return [
-        value
-        for row, entry in zip(rows, entries, strict=True)
-        for value in (*row, entry[2], entry[4], entry[5])
-    ]
-
-
-@functools.lru_cache(maxsize=16)
-def _insert_sql(entries: int, simple: bool) -> str:
-    """Return the insert of so many entries; a simple one is a first attempt without cost or error.
-
-    A simple insert of 1,024 entries is under the 16 KiB up to which apsw keeps a statement
-    prepared: 0.7 µs a row.
-    """
-    row, rare = ("(?,?,?,?,?,?)", "1,null,null") if simple else ("(?,?,?,?,?,?,?,?,?)", "")
-    return f"""
-insert into records (step, run, saved_at, key, position, seconds, checksum, result, input,
-                     attempts, cost, error)
-select ?1,?2,?3,*{"," + rare if rare else ""} from (values {",".join([row] * entries)})"""
-
-
-def _delete(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -> None:
-    if entries:
-        writer.execute(
-            f"delete from {table} where key in (select value from carray(?))",
-            (apsw.carray(tuple(entry[0] for entry in entries)),),
-        )
-
-
-def _update_run(
-    writer: apsw.Connection, run: int, counts: dict[str, float], ended: str | None = None
-) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in counts)
-    writer.execute(
-        f"update runs set {assignments}, updated_at = ?, ended = ? where id = ?",
-        (*counts.values(), time.time(), ended, run),
-    )
-
-
-@contextlib.contextmanager
-def _transaction(writer: apsw.Connection) -> Iterator[None]:
-    writer.execute("begin immediate")
-    try:
-        yield
-        writer.execute("commit")
-    except BaseException:
-        if writer.in_transaction:
-            writer.execute("rollback")
-        raise

@@ -1,0 +1,83 @@
+"""Saved records by key, in batches, each checked against its checksum. Knows SQL, not rows."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from .key_index import KeyIndex
+from .reading import first_rotten, rotten
+from .records import checksum
+from .statements import Stored
+
+# attempts, error, result
+Found = tuple[int, str | None, Stored | None]
+
+
+class Finder:
+    """Find records on one reading connection; the caller holds the lock and maps the errors."""
+
+    def __init__(self, path: str, reader: apsw.Connection) -> None:
+        self._path, self._reader = path, reader
+        self.index = KeyIndex(reader)
+        self._next = 0  # id of the record that a run in order will ask for next; 0: cannot tell
+
+    def find(self, keys: Sequence[bytes]) -> list[Found | None]:
+        """Return the newest record of each key, None where there is none."""
+        found = self._in_order(keys) if self._next else []
+        rest = keys[len(found) :]
+        if not rest:
+            return found
+        ids = self.index.ids(rest)
+        known = [id for id in ids if id is not None]
+        rows = iter(self._fetch(known)) if known else iter(())
+        in_order = len(known) > 1 and known[-2] + 1 == known[-1]
+        self._next = known[-1] + 1 if in_order else 0
+        found += [
+            None if id is None else self._found(next(rows), key)
+            for id, key in zip(ids, rest, strict=True)
+        ]
+        return found
+
+    def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
+        """Return the records of as many of `keys` as follow the last one found, in the log.
+
+        Rows are mostly read in the order in which they were written; then one scan does instead of
+        a look-up in the index for each, 2 µs a row less.
+        """
+        self.index.catch_up()
+        first = self._next
+        found: list[Found | None] = []
+        for key, row in zip(keys, self._fetch(range(first, first + len(keys))), strict=False):
+            if row[2] != key or row[5] is not None or not self.index.is_newest(key, row[0]):
+                break
+            found.append(self._found(row, key))
+        self._next = first + len(found) if len(found) == len(keys) else 0
+        return found
+
+    def _fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the records with these ids, in their order; of a range, those that are there."""
+        if isinstance(ids, range):
+            chosen = "records where id >= ? and id < ?"
+            bindings: tuple[Any, ...] = (ids.start, ids.stop)
+        else:
+            chosen = "carray(?) as wanted cross join records on records.id = wanted.value"
+            bindings = (apsw.carray(array.array("q", ids)),)
+        try:
+            rows: list[tuple[Any, ...]] = self._reader.execute(
+                f"select id, attempts, key, input, result, error, checksum from {chosen}", bindings
+            ).fetchall()
+        except UnicodeDecodeError:
+            raise first_rotten(self._path, self._reader, ids) from None
+        if len(rows) != len(ids) and not isinstance(ids, range):
+            raise apsw.CorruptError("the key index names records that are not there")
+        return rows
+
+    def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
+        id, attempts, _, stored_input, result, error, expected = row
+        if checksum(wanted, stored_input, result, error) != expected:
+            raise rotten(self._path, id, wanted)
+        return attempts, error, result
