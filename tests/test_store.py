@@ -257,6 +257,7 @@ def test_the_tables_and_views_of_format_1_are_these(open_store, store_path):
         assert db.execute("select * from state order by name").fetchall() == [
             ("flushes", 0),
             ("indexed_to", 0),
+            ("repeated", 0),
         ]
 
 
