@@ -278,6 +278,8 @@ def test_the_file_format_is_documented():
     }
     assert codes == set(range(1, 16))
     assert f"0x{schema.APPLICATION_ID:08x}" in text
+    for name in ("indexed_to", "flushes", "repeated"):
+        assert f"`{name}`" in text
 
 
 def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
