@@ -142,7 +142,8 @@ class Pooled:
                     self._pause(signals)
                 yield from map(self._runner.take, window.ready())
         finally:
-            self._drain()
+            if not signals.urgent:
+                self._drain()
 
     @property
     def _has_room(self) -> bool:

@@ -13,8 +13,8 @@ from .reading import first_rotten, rotten
 from .records import checksum
 from .statements import Stored
 
-# attempts, error, result
-Found = tuple[int, str | None, Stored | None]
+# attempts, error, result, run
+Found = tuple[int, str | None, Stored | None, int]
 
 
 class Finder:
@@ -68,7 +68,8 @@ class Finder:
             bindings = (apsw.carray(array.array("q", ids)),)
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
-                f"select id, attempts, key, input, result, error, checksum from {chosen}", bindings
+                f"select id, attempts, key, input, result, error, checksum, run\n  from {chosen}",
+                bindings,
             ).fetchall()
         except UnicodeDecodeError:
             raise first_rotten(self._path, self._reader, ids) from None
@@ -77,7 +78,7 @@ class Finder:
         return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, stored_input, result, error, expected = row
+        id, attempts, _, stored_input, result, error, expected, run = row
         if checksum(wanted, stored_input, result, error) != expected:
             raise rotten(self._path, id, wanted)
-        return attempts, error, result
+        return attempts, error, result, run

@@ -11,12 +11,13 @@ from typing import Any
 
 from .codec import Codec
 from .errors import EncodeError
+from .finding import Found
 from .keys import Keyer, Version
 from .occurrences import Occurrences
 from .options import Options
 from .sharing import Sharing
 from .slots import Slot, Twin, failure, from_error_text
-from .store import Found, Store
+from .store import HELD, Store
 
 READ_AHEAD = 1024
 # The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
@@ -66,6 +67,7 @@ class Lookup:
         self._identity, self._stored = spec.keyer.identify, spec.keyer.stored
         self._positions = itertools.count()
         self._seen = Occurrences() if spec.separate else None
+        self.run = 0  # its id, once it has begun
         self.in_flight: dict[bytes, Slot] = {}  # to be computed, or being computed
         self.sharing: Sharing | None = None
         self.skipped = 0  # failures of earlier runs, given out again
@@ -167,8 +169,8 @@ class Lookup:
     ) -> list[Slot]:
         """Settle the rows with a saved outcome; return the others.
 
-        A saved failure is no outcome if failures are to be tried again; unless, `following` another
-        worker, it has just been tried again.
+        A saved failure is no outcome if failures are to be tried again; unless this very run has
+        just tried, or, `following` another worker, that one has.
         """
         misses, closed = [], []
         for slot, found in zip(slots, all_found, strict=True):
@@ -177,15 +179,22 @@ class Lookup:
             elif found[1] is None:
                 slot.data = found[2]
                 closed.append(slot)
-            elif self._options.retry_failed and not (following and found[0] > slot.attempts):
+            elif self._is_to_be_retried(slot, found, following):
                 slot.attempts = found[0]
                 misses.append(slot)
             else:
                 slot.failed = from_error_text(slot.row, found[0], found[1])
-                self.skipped += 1
+                slot.skipped = found[3] not in (self.run, HELD)
+                self.skipped += slot.skipped
                 closed.append(slot)
         self._close(closed)
         return misses
+
+    def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
+        attempts, _, _, run = found
+        if not self._options.retry_failed or run in (self.run, HELD):
+            return False
+        return not (following and attempts > slot.attempts)
 
     def _close(self, slots: list[Slot]) -> None:
         if slots:

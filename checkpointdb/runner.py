@@ -80,7 +80,7 @@ class Runner:
         window = loss_window(self._save)
         self._id = self.store.begin_run(step, repr(self._save), window, meta)
         self._started = perf_counter()
-        self._step = step
+        self._step, self.lookup.run = step, self._id
         if self.options.shared:
             self.lookup.sharing = Sharing(self.store)
         worker = self.lookup.sharing.worker if self.lookup.sharing else None
@@ -353,7 +353,7 @@ class Runner:
         if place.mine and slot.failed is None:
             value, slot.value = slot.value, None
             return value
-        self._hits += not place.mine
+        self._hits += not place.mine and not slot.skipped
         if slot.failed is not None:
             return slot.failed
         assert slot.data is not None

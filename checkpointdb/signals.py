@@ -36,6 +36,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._ended = False
         self.held: int | None = None
+        self.urgent = False  # a second signal came: calls in flight are not awaited
 
     def install(self) -> None:
         """Take the signals over from handlers that would stop the program."""
@@ -74,6 +75,7 @@ class Signals:
             self.held = number
             self.deliver(frame)
         elif self.held is not None:
+            self.urgent = True
             self.deliver(frame)
         elif self._busy():
             self.held = number

@@ -33,6 +33,9 @@ from .statements import delete as delete_keys
 Durability = Literal["power", "process"]
 
 
+HELD = 0  # the run of a record that is not committed yet
+
+
 class _Missing:
     """Nothing is saved under that key; false in a boolean context."""
 
@@ -261,7 +264,9 @@ class Store:
         here = [next((rows[key] for rows in held if key in rows), None) for key in keys]
         others = [key for key, entry in zip(keys, here, strict=True) if entry is None]
         there = iter(self._committed(others) if others else ())
-        return [next(there) if entry is None else (entry[2], entry[5], entry[6]) for entry in here]
+        return [
+            next(there) if entry is None else (entry[2], entry[5], entry[6], HELD) for entry in here
+        ]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._lock, files.mapped(self.path):
