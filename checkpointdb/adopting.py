@@ -10,7 +10,8 @@ from .keys import Keyer, Version
 from .planning import recipe_of
 from .reading import Reader
 from .records import StepInfo
-from .store import Entry, Store
+from .statements import Entry
+from .store import Store
 
 
 def adopt(

@@ -26,7 +26,8 @@ from .options import Options
 from .policy import SavePolicy, loss_window
 from .sharing import Sharing
 from .slots import Failed, Slot, Twin, failure, to_error_text
-from .store import Entry, Store
+from .statements import Entry
+from .store import Store
 
 
 class Runner:
