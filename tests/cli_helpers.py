@@ -115,7 +115,7 @@ def on_terminal(*args, cwd):
 
 def shipped_rows():
     """Return the 300 movies that ship with the package."""
-    file = importlib.resources.files("checkpointdb").joinpath("demo_movies.jsonl")
+    file = importlib.resources.files("checkpointdb.cli").joinpath("demo_movies.jsonl")
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 

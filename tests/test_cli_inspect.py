@@ -27,7 +27,7 @@ from cli_helpers import (
 )
 
 import checkpointdb as ck
-from checkpointdb import exporting, looking
+from checkpointdb.cli import export, looking
 from checkpointdb.reading import Reader
 
 
@@ -264,8 +264,8 @@ def test_inspecting_changes_nothing_and_creates_nothing(here):
 
 NOBODY = textwrap.dedent("""
     import os, sys
-    from checkpointdb import cli, inspecting, looking, exporting
-    import csv, decimal, uuid, rich.console
+    from checkpointdb import cli
+    import rich.console
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
     cli.main()
 """)
@@ -427,9 +427,9 @@ def test_an_export_while_a_run_writes_is_one_moment_of_the_store(here, monkeypat
         run = iter(ck.run(label, rows, store=store, version=1, save=ck.every(rows=1)))
         for _ in range(700):
             next(run)
-        join = exporting.Shape.join
+        join = export.Shape.join
         monkeypatch.setattr(
-            exporting.Shape, "join", lambda *args: (next(run, None), join(*args))[1]
+            export.Shape, "join", lambda *args: (next(run, None), join(*args))[1]
         )
         done = invoke("export", "rows.ckpt", "-o", "out.jsonl")
         assert done.exit_code == 0, done.output

@@ -26,7 +26,7 @@ from cli_helpers import (
 )
 
 import checkpointdb as ck
-from checkpointdb.loading import load
+from checkpointdb.cli.loading import load
 from checkpointdb.reading import Reader
 
 PLAIN = ("--store", "rows.ckpt", "--version", "1")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cli_helpers import calls, ckpt, invoke, read_rows, shipped_rows
 
-from checkpointdb import demo
+from checkpointdb.cli import demo
 from checkpointdb.errors import CheckpointError
 
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpointdb import columns, sinks, sources
-from checkpointdb.formats import TableError
-from checkpointdb.shape import Shape, plain, to_json
-from checkpointdb.sinks import writing
-from checkpointdb.sources import Source
+from checkpointdb.cli import columns, sinks, sources
+from checkpointdb.cli.formats import TableError
+from checkpointdb.cli.shape import Shape, plain, to_json
+from checkpointdb.cli.sinks import writing
+from checkpointdb.cli.sources import Source
 
 ROWS = [
     {"title": "Alien³", "gross": 159_773_600, "score": 6.3, "director": None},

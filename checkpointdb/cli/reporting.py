@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import traceback
 import warnings
@@ -12,11 +13,13 @@ from typing import Any
 
 import click
 
-from .display import duration, note, number, rate, safe_json, shown
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from ..events import RunEnded
+from .display import duration, money, note, number, rate, safe, safe_json, shown
 from .running import Job
 
-STEP_FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+STEP_FAILED, ROWS_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
+SHOWN_FAILURES = 5
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def ending(job: Job) -> Iterator[None]:
         SystemExit: as it came: 143 after SIGTERM.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _log_shown():
             warnings.showwarning = _show_warning
             yield
     except CheckpointError:
@@ -54,9 +57,35 @@ def _show_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
     note(f"Warning: {message}")
 
 
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
+    log, handler = logging.getLogger("checkpointdb"), _Log(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Log(logging.Handler):
+    """Show the first failures as they come; how many there were is the last thing said."""
+
+    seen = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one line, if it is not one too many."""
+        if isinstance(getattr(record, "event", None), RunEnded):
+            return
+        self.seen += 1
+        if self.seen <= SHOWN_FAILURES:
+            note(safe(record.getMessage())[:500])
+        elif self.seen == SHOWN_FAILURES + 1:
+            note("more of these are not shown")
+
+
 def _theirs(error: BaseException) -> TracebackType | None:
     """Return the traceback from the user's first frame on, without ours and click's."""
-    ours = (os.path.dirname(__file__), os.path.dirname(click.__file__))
+    ours = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(click.__file__))
     trace = error.__traceback__
     while trace is not None:
         if not trace.tb_frame.f_code.co_filename.startswith(ours):
@@ -70,17 +99,36 @@ def _show_stop(error: BaseException, how: str) -> None:
 
 
 def show_report(job: Job, as_json: bool) -> None:
-    """Say what a run did that finished: on standard error, or as JSON on standard output."""
+    """Say what a run did that came to its end: on standard error, or as JSON on standard output.
+
+    Raises:
+        click.exceptions.Exit: with 3 if rows failed.
+    """
     assert job.run is not None
-    report, store = job.run.report, job.step.store.path
+    store = job.step.store.path
     if as_json:
-        click.echo(safe_json({"store": store, "output": job.output, "report": report}))
-        return
+        told = {"store": store, "output": job.output, "report": job.run.report}
+        click.echo(safe_json(told | {"failed_rows": job.failed}))
+    else:
+        _show_counts(job, store)
+    if job.failed:
+        again = "leave out --no-retry-failed" if not job.options["retry_failed"] else "run again"
+        note(
+            f"{number(job.failed)} of {number(job.run.report.rows)} rows FAILED: {again} to try "
+            f"them once more; why: ckpt inspect {shown(store)} --failures"
+        )
+        raise click.exceptions.Exit(ROWS_FAILED)
+
+
+def _show_counts(job: Job, store: str) -> None:
+    assert job.run is not None
+    report = job.run.report
     speed = rate(report.rows, report.seconds)
     share = 100 * report.commit_seconds / report.seconds if report.seconds else 0
+    cost = f", {money(report.cost)} paid" if report.cost else ""
     note(
         f"{number(report.rows)} rows in {duration(report.seconds)} ({speed}): "
-        f"{number(report.hits)} hits, {number(report.computed)} computed"
+        f"{number(report.hits)} hits, {number(report.computed)} computed{cost}"
     )
     note(f"saved in {shown(store)}: {number(report.commits)} commits, {share:.1f} % of the time")
     if job.output and job.output != "-":

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from .canonical import is_plain
+from ..canonical import is_plain
+from ..slots import Failed
 from .formats import TableError
 
 _KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)
@@ -39,22 +40,36 @@ class Shape:
 
     By default the result is one more column, so that it can never overwrite a column of the input.
     Under `merge` a result that is a dict adds its own columns, and a clash of names is an error.
-    A row that is not a dict goes under the column `input`.
+    A row that is not a dict goes under the column `input`. A row that failed has, where its result
+    would be, an object in the column `error`.
+
+    Args:
+        column: of the result.
+        merge: whether results are merged into their rows.
+        error: column of failures, None where there can be none.
     """
 
-    def __init__(self, column: str = "result", merge: bool = False) -> None:
-        self.column, self.merge = column, merge
+    def __init__(
+        self, column: str = "result", merge: bool = False, error: str | None = None
+    ) -> None:
+        self.column, self.merge, self.error = column, merge, error
 
     def check(self, row: Any, where: str) -> None:
-        """Refuse a row that has a column of the result's name, before the step is paid for it.
+        """Refuse a row that has a column of our names, before the step is paid for it.
 
         Raises:
             TableError: it has.
         """
-        if not self.merge and self.column in (row if isinstance(row, dict) else ("input",)):
+        names = row if isinstance(row, dict) else ("input",)
+        if not self.merge and self.column in names:
             raise TableError(
                 f"{where} has a column {self.column!r} of its own: name the result's column with "
                 "--column NAME, or use --merge"
+            )
+        if self.error in names:
+            raise TableError(
+                f"{where} has a column {self.error!r} of its own: name the column of failures with "
+                "--error-column NAME"
             )
 
     def join(self, row: Any, result: Any, where: str) -> dict[str, Any]:
@@ -63,7 +78,7 @@ class Shape:
         Raises:
             TableError: under `merge`, the result is no dict, or would overwrite another value.
         """
-        joined = dict(row) if isinstance(row, dict) else {"input": row}
+        joined = _columns(row)
         if not self.merge:
             joined[self.column] = result
             return joined
@@ -72,10 +87,19 @@ class Shape:
                 f"{where}: --merge needs results that are dicts, not a {type(result).__name__}"
             )
         for name, value in result.items():
-            if name in joined and to_json(joined[name]) != to_json(value):
+            if name == self.error or (name in joined and to_json(joined[name]) != to_json(value)):
                 raise TableError(
                     f"{where}: --merge would overwrite column {name!r} with another value: leave "
                     "out --merge, or have the step return it under another name"
                 )
             joined[name] = value
         return joined
+
+    def join_failure(self, row: Any, failed: Failed) -> dict[str, Any]:
+        """Return the row of output for a row that failed."""
+        error = {"type": failed.error_type, "message": failed.message, "attempts": failed.attempts}
+        return _columns(row) | {self.error or "error": error}
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return dict(row) if isinstance(row, dict) else {"input": row}

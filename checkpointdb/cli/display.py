@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -47,9 +47,21 @@ def safe_json(value: Any, indent: int = 2) -> str:
     )
 
 
+def safe_line(value: Any) -> str:
+    """As `safe_json`, on one line."""
+    return safe_json(value, indent=-1)
+
+
 def number(value: float | None, digits: int = 0) -> str:
     """Return 12345 as `12,345`."""
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def money(dollars: float | None) -> str:
+    """Return dollars: `$12.30`, and `$0.00042` where cents are too coarse."""
+    if dollars is None:
+        return "–"
+    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.2g}"
 
 
 def size(count: int) -> str:
@@ -129,12 +141,12 @@ class Screen:
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         """Show a table: headings, then aligned columns."""
-        cells = [[safe(cell) for cell in row] for row in rows]
         if self._console is None:
+            cells = [[safe(cell) for cell in row] for row in rows]
             for line in _aligned([[heading for heading, _ in columns], *cells], columns):
                 click.echo(line)
         else:
-            self._console.print(_rich_table(columns, cells))
+            self._console.print(rich_table(columns, rows))
 
 
 def _aligned(rows: list[list[str]], columns: Sequence[Column]) -> list[str]:
@@ -170,7 +182,8 @@ _STATES: dict[str, str] = {
 }
 
 
-def _rich_table(columns: Sequence[Column], rows: list[list[str]]) -> Any:
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
+    """Return a table for a terminal; states have their colours."""
     from rich.table import Table
     from rich.text import Text
 
@@ -178,13 +191,11 @@ def _rich_table(columns: Sequence[Column], rows: list[list[str]]) -> Any:
     for heading, side in columns:
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=False)
     for row in rows:
-        table.add_row(*(Text(cell, style=_STATES.get(cell.split(":")[0], "")) for cell in row))
+        cells = map(safe, row)
+        table.add_row(*(Text(cell, style=_STATES.get(cell.split(":")[0], "")) for cell in cells))
     return table
 
 
 def note(text: str) -> None:
     """Say something beside the output, on standard error."""
     click.echo(safe_lines(text), err=True)
-
-
-Note = Callable[[str], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 ENDINGS = {
     ".jsonl": "jsonl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import msgspec
 
-from .codec import MAX_BYTES
+from ..codec import MAX_BYTES
 from .formats import TableError, arrow, format_of
 
 CHUNK = 32 << 10
@@ -64,9 +65,9 @@ class Source:
         """Return which part of the input has been read, from 0 to 1; None if nobody can know."""
         if self._parquet is not None:
             return self._rows / max(int(self._parquet.metadata.num_rows), 1)
-        if not self._size or self._file.closed:
-            return None
-        return self._file.tell() / self._size
+        with contextlib.suppress(ValueError):  # closed, perhaps in another thread just now
+            return self._file.tell() / self._size if self._size else None
+        return None
 
     def count(self) -> int | None:
         """Return how many rows there are, None for a pipe. Reads the file once, unless Parquet."""
@@ -117,10 +118,26 @@ def _json_lines(name: str, file: BinaryIO) -> Iterator[Any]:
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line and not line.isspace():
-            yield _parsed(name, number, line)
+            yield _parsed(f"{name}:{number}: not a line of JSON", line)
 
 
-def _parsed(name: str, number: int, line: bytes) -> Any:
+def parse_row(text: str) -> Any:
+    """Return the row that a person wrote as JSON, or put in a file and wrote `@FILE`, or pipes.
+
+    Raises:
+        TableError: no such file; not JSON.
+    """
+    if text == "-":
+        return _parsed("<stdin>: not JSON", sys.stdin.buffer.read())
+    if text.startswith("@"):
+        with _open(text[1:])[0] as file:
+            return _parsed(f"{text[1:]}: not JSON", file.read())
+    return _parsed(
+        'ROW is not JSON (@FILE reads a file; text is written "in quotes")', text.encode()
+    )
+
+
+def _parsed(problem: str, line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -129,7 +146,7 @@ def _parsed(name: str, number: int, line: bytes) -> Any:
                 return json.loads(line)
             except ValueError:
                 pass
-        raise TableError(f"{name}:{number}: not a line of JSON: {error}") from error
+        raise TableError(f"{problem}: {error}") from error
 
 
 class _JsonArray:

@@ -1,14 +1,17 @@
-"""`ckpt inspect` for people: what `looking` found, laid out. Knows no SQL."""
+"""`ckpt inspect`: what `looking` finds, laid out. Knows no SQL."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import click
 
 from .display import (
     Screen,
     ago,
     duration,
     moment,
+    money,
     number,
     rate,
     safe,
@@ -16,9 +19,52 @@ from .display import (
     shown,
     size,
 )  # fmt: skip
+from .looking import Look, failures, one_record, overview, read
 from .shape import to_json
 
-LAST_RUNS = 5
+LAST_RUNS, LAST_CALLS = 5, 10
+
+
+@click.command("inspect", short_help="Show what is in a store.")
+@click.argument("store")
+@click.argument("key", required=False)
+@click.option("--step", metavar="NAME", help="Only this step.")
+@click.option("--runs", is_flag=True, help="All runs, not only the last five.")
+@click.option("--failures", "failed", is_flag=True, help="Why rows failed, with examples.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")
+def inspect_command(
+    store: str, key: str | None, step: str | None, runs: bool, failed: bool, as_json: bool
+) -> None:
+    """Show what is in STORE: its steps, its runs and how they ended; with KEY, one record whole.
+
+    KEY is a record's key in hex or its unique beginning. Only reads: safe while a run is writing.
+
+    \b
+    Examples:
+      ckpt inspect reviews.ckpt
+      ckpt inspect reviews.ckpt --failures
+      ckpt inspect reviews.ckpt 3fa9
+      ckpt inspect reviews.ckpt --json | jq '.steps[].results'
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+    if key is not None and (step or runs or failed):
+        raise click.UsageError("KEY shows one record: leave out --step, --runs and --failures")
+    if key is not None:
+        seen = read(store, lambda reader: one_record(reader, key))
+    else:
+        seen = read(store, lambda reader: _seen(reader, step, failed))
+    if as_json:
+        click.echo(safe_json(seen))
+    elif key is not None:
+        show_record(Screen(), seen)
+    elif failed:
+        show_failures(Screen(), seen)
+    else:
+        show_overview(Screen(), seen, all_runs=runs)
+
+
+def _seen(reader: Look, step: str | None, failed: bool) -> dict[str, Any]:
+    seen = overview(reader, step)
+    return seen | {"failures": failures(reader, step)} if failed else seen
 
 
 def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
@@ -42,6 +88,8 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
     if len(recent) < len(runs):
         screen.line(f"{len(runs) - len(recent):,} earlier runs: add --runs", "dim")
     _show_policies(screen, steps, runs)
+    _show_money(screen, steps, recent)
+    _show_calls(screen, seen["calls"])
     if any(step["failures"] for step in steps):
         screen.line()
         screen.line(f"why rows failed: ckpt inspect {safe(path)} --failures", "dim")
@@ -54,11 +102,8 @@ def _show_steps(screen: Screen, steps: list[dict[str, Any]]) -> None:
         "results": [number(step["results"]) for step in steps],
         "failed": [number(step["failures"]) for step in steps],
         "a call takes": [_mean(step["seconds"], step["records"]) for step in steps],
-        "cost": [f"${number(step['cost'], 2)}" for step in steps],
         "identity": [_identity(step["key_recipe"]) for step in steps],
     }
-    if not any(step["cost"] for step in steps):
-        del columns["cost"]
     _table(screen, columns, left=("step", "version", "identity"))
 
 
@@ -122,6 +167,50 @@ def _show_policies(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[
         _table(screen, columns, left=tuple(columns))
 
 
+def _show_money(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+    """Show what steps and their runs cost; nothing if nothing did."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+    for step in (step for step in steps if step["cost"]):
+        identity = (step["name"], step["version"])
+        own = [run for run in runs if (run["step"], run["version"]) == identity]
+        lines.append((f"{step['name']} {step['version']}", step))
+        lines += [(f"  run {run['id']}", run) for run in own if run["cost"] or run["saved"]]
+    columns = {
+        "money": [name for name, _ in lines],
+        "spent": [money(of["cost"]) for _, of in lines],
+        "saved by hits": [f"≈ {money(of['saved'])}" if of["saved"] else "–" for _, of in lines],
+        "wasted on failures": [money(of["wasted"]) if of["wasted"] else "–" for _, of in lines],
+    }
+    if lines:
+        screen.line()
+        _table(screen, columns, left=("money",))
+        screen.line("saved is an estimate: each hit, what a call costs on average", "dim")
+
+
+def _show_calls(screen: Screen, calls: list[dict[str, Any]]) -> None:
+    """Show the calls that were sent and never answered, and how many still may be."""
+    flying = sum(call["state"] == "in flight" for call in calls)
+    lost = [call for call in calls if call["state"] != "in flight"]
+    if flying:
+        screen.line()
+        screen.line(f"{number(flying)} calls in flight")
+    if not lost:
+        return
+    screen.line()
+    screen.line(f"{number(len(lost))} calls sent and not answered: they may have been billed")
+    last = lost[-LAST_CALLS:]
+    columns = {
+        "idempotency key": [call["key"] for call in last],
+        "step": [f"{call['step']} {call['version']}" for call in last],
+        "run": [str(call["run"]) for call in last],
+        "row": [number(call["position"]) for call in last],
+        "sent": [moment(call["sent_at"]) for call in last],
+    }
+    _table(screen, columns, left=("idempotency key", "step", "sent"))
+    if len(last) < len(lost):
+        screen.line(f"{len(lost) - len(last):,} earlier ones: add --json", "dim")
+
+
 def show_failures(screen: Screen, seen: dict[str, Any]) -> None:
     """Show the failures, one group a kind of error."""
     if not seen["failures"]:
@@ -136,9 +225,26 @@ def show_failures(screen: Screen, seen: dict[str, Any]) -> None:
         )
         screen.line(f"  for example: {_clipped(str(error.get('message', '')))}")
         screen.line(f"  row {example['position']}: {_clipped(_json(example['input']))}")
-        screen.line(f"  attempts {example['attempts']}, key {example['key']}")
+        screen.line(f"  key {example['key']}")
+        for attempt in group["history"]:
+            screen.line(f"  {_attempt(attempt)}")
+        screen.line(f"  {_tried(group['attempts'])}")
         screen.line()
     screen.line(f"one of them whole: ckpt inspect {safe(shown(seen['store']))} KEY", "dim")
+
+
+def _attempt(attempt: dict[str, Any]) -> str:
+    what = "answered" if attempt["type"] is None else f"{attempt['type']}: {attempt['message']}"
+    where = f"attempt {attempt['attempt']}, run {attempt['run']}, {moment(attempt['saved_at'])}"
+    return f"{where}: {_clipped(what, 60)}"
+
+
+def _tried(attempts: dict[int, int]) -> str:
+    """Say how often the rows of a group were tried."""
+    return "tried: " + ", ".join(
+        f"{number(rows)} row{'s' * (rows != 1)} {'once' if times == 1 else f'{times} times'}"
+        for times, rows in attempts.items()
+    )
 
 
 def show_record(screen: Screen, record: dict[str, Any]) -> None:
@@ -149,7 +255,7 @@ def show_record(screen: Screen, record: dict[str, Any]) -> None:
         ("position", f"row {record['position']} of run {record['run']}"),
         ("saved", f"{moment(record['saved_at'])} ({ago(record['saved_at'])})"),
         ("took", f"{duration(record['seconds'])}, attempt {record['attempts']}"),
-        ("cost", "" if record["cost"] is None else f"${record['cost']:g}"),
+        ("cost", "" if record["cost"] is None else money(record["cost"])),
     ):
         if text:
             screen.line(f"{name:<9} {safe(text)}")

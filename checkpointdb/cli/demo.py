@@ -7,6 +7,7 @@ as they are there: nulls, numbers for titles and broken letters included.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.resources
 import itertools
 import os
@@ -15,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+import click
 import msgspec
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from .display import Screen, safe_json
+from .group import Failure
 from .looking import read, state
 
 SAVE_ROWS = 20
@@ -136,7 +140,7 @@ def resume(folder: str, show: Callable[[int], object]) -> None:
 
 def _start(folder: str, said: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-        [sys.executable, "-m", __package__, *command(folder)],
+        [sys.executable, "-m", "checkpointdb", *command(folder)],
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=said,
@@ -216,3 +220,69 @@ def _rows(path: str) -> list[Any]:
 
 def _inputs_of(results: list[dict[str, Any]]) -> list[Any]:
     return [{k: v for k, v in row.items() if k != "result"} for row in results]
+
+
+# --- the command
+
+
+@click.command("demo", short_help="See a run killed and resumed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+def demo_command(as_json: bool) -> None:
+    """Kill a run with SIGKILL in the middle, resume it, and count what that cost.
+
+    Makes the folder ckpt-demo here (ckpt-demo-2 if there is one) with 300 movies, and a step that
+    stands for a paid call: it takes 10 ms and writes a line to calls.log. One process runs it and
+    is killed; a second process goes on. Exits with 1 if the numbers do not add up.
+
+    \b
+    Example:
+      ckpt demo
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+    folder = new_folder()
+    again = "ckpt " + " ".join(command(folder))
+    screen = None if as_json else Screen()
+    if screen:
+        screen.line(again, "bold")
+    with _counting("first process", not as_json) as show:
+        kill_in_the_middle(folder, show)
+    before = count_calls(folder)
+    if screen:
+        screen.line(f"  first process    killed with SIGKILL after {before} calls", "red")
+    with _counting("second process", not as_json) as show:
+        resume(folder, lambda calls: show(calls - before))
+    told = outcome(folder, before)
+    if screen:
+        screen.line("  second process   the same command again: finished", "green")
+        _show_outcome(screen, told)
+    else:
+        click.echo(safe_json(told))
+    if told.problems:
+        raise Failure(CheckpointError(f"this does not add up: {'; '.join(told.problems)}"))
+
+
+def _show_outcome(screen: Screen, outcome: Outcome) -> None:
+    screen.line()
+    for count, what in (
+        (outcome.rows, "rows"),
+        (outcome.calls_before, "calls before the kill"),
+        (outcome.calls_after, "calls after it"),
+        (outcome.lost, f"rows lost and computed again (at most {outcome.window}: "
+                       f"{outcome.window - 1} returned, 1 in flight)"),
+        (outcome.spared, "calls paid before the kill and not paid twice"),
+    ):  # fmt: skip
+        screen.line(f"  {count:>5}  {what}")
+    screen.line()
+    screen.line(f"  results  {outcome.folder}/results.jsonl")
+    screen.line(f"  store    {outcome.folder}/movies.ckpt")
+    screen.line(f"  next     ckpt inspect {outcome.folder}/movies.ckpt", "bold")
+
+
+@contextlib.contextmanager
+def _counting(what: str, wanted: bool) -> Iterator[Any]:
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda _calls: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda calls: status.update(f"{what}: {calls} calls")

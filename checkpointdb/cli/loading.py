@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import importlib
 import importlib.util
@@ -11,10 +12,10 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from .errors import CheckpointError
-from .policy import SavePolicy
-from .step import Step
-from .store import Durability, Store
+from ..errors import CheckpointError
+from ..policy import SavePolicy
+from ..step import Step
+from ..store import Durability, Store
 
 
 class LoadError(CheckpointError):
@@ -71,6 +72,23 @@ def _overridden(
     return step.replace(store=store, save=save, durability=durability)
 
 
+def look_up(text: str, beside: str) -> Any:
+    """Return what a name in the module of the step at `beside` is, or a builtin; or `module:name`.
+
+    Raises:
+        LoadError: there is none of that name.
+    """
+    home = beside.rpartition(":")[0]
+    place, _, name = text.rpartition(":")
+    if place and place != home:
+        found = getattr(_import(place), name, None)
+    else:
+        found = getattr(sys.modules[_module_name(home)], name, getattr(builtins, name, None))
+    if found is None:
+        raise LoadError(f"{place or home} has no {name!r}")
+    return found
+
+
 def _find(where: str) -> Any:
     place, colon, name = where.rpartition(":")
     if not colon or not place or not name:
@@ -88,7 +106,7 @@ def _find(where: str) -> Any:
 
 
 def _import(place: str) -> ModuleType:
-    is_path = place.endswith(".py") or os.sep in place
+    is_path = _is_path(place)
     if is_path and not os.path.isfile(place):
         raise LoadError(f"{place}: no such file{_similar_files(place)}")
     directory = os.path.dirname(os.path.abspath(place)) if is_path else os.getcwd()
@@ -107,8 +125,16 @@ def _import(place: str) -> ModuleType:
         raise _broken(place, error) from error
 
 
+def _is_path(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place
+
+
+def _module_name(place: str) -> str:
+    return os.path.splitext(os.path.basename(place))[0] if _is_path(place) else place
+
+
 def _import_file(path: str) -> ModuleType:
-    name = os.path.splitext(os.path.basename(path))[0]
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LoadError(f"{path}: not a Python file")
@@ -120,7 +146,7 @@ def _import_file(path: str) -> ModuleType:
 
 def _broken(place: str, error: Exception) -> LoadError:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = os.path.dirname(__file__)
+    ours = os.path.dirname(os.path.dirname(__file__))
     theirs = [f for f in frames if not f.filename.startswith((ours, "<frozen importlib"))]
     last = theirs[-1] if theirs else None
     line = f" ({last.filename}:{last.lineno})" if last else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .policy import SavePolicy, adaptive, by_size, every, on_exit
+from ..policy import SavePolicy, adaptive, by_size, every, on_exit
 
 FORMS = "rows=100,seconds=5 (also bytes=, cost=), adaptive, adaptive=0.05, by_size or on_exit"
 

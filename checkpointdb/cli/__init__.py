@@ -1,0 +1,26 @@
+"""The command `ckpt`: a module for each command, and what they are made of."""
+
+from .adopt import adopt_command
+from .demo import demo_command
+from .export import export_command
+from .forget import forget_command
+from .group import cli
+from .inspect import inspect_command
+from .plan import plan_command
+from .run import run_command
+from .watch import watch_command
+from .why import why_command
+
+for command in (
+    adopt_command, demo_command, export_command, forget_command, inspect_command, plan_command,
+    run_command, watch_command, why_command,
+):  # fmt: skip
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `ckpt`."""
+    cli(prog_name="ckpt")
+
+
+__all__ = ["cli", "main"]

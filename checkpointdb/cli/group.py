@@ -1,0 +1,108 @@
+"""What all commands share: errors in one line, exit codes, options. Knows click; no command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+from ..errors import CheckpointError
+from .display import note, safe_lines
+from .sinks import OutputClosedError
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
+class Failure(click.ClickException):
+    """An expected error: one clear line, no traceback."""
+
+    def __init__(self, error: BaseException | str) -> None:
+        super().__init__(safe_lines(error))
+        self.notes = [safe_lines(text) for text in getattr(error, "__notes__", ())]
+
+    def show(self, file: Any = None) -> None:
+        """Print the error, then what else there is to know about it."""
+        super().show(file)
+        for text in self.notes:
+            click.echo(text, err=True)
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an expected error ends as one line, Ctrl-C as 130."""
+        try:
+            return super().invoke(ctx)
+        except OutputClosedError:
+            # what is still buffered has no reader either: keep Python from trying at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(PIPE_CLOSED)
+        except CheckpointError as error:
+            raise Failure(error) from error
+        except KeyboardInterrupt:
+            note("Stopped by Ctrl-C.")
+            ctx.exit(INTERRUPTED)
+
+
+def version_of(text: str) -> int | str:
+    """Return an int if `text` looks like one, as it would in the code, else the text."""
+    return int(text) if re.fullmatch(r"-?(0|[1-9]\d*)", text) else text
+
+
+class _Version(click.ParamType[int | str]):
+    name = "version"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> int | str:
+        """Return the version that was meant."""
+        return version_of(str(value))
+
+
+VERSION = _Version()
+
+store_option = click.option(
+    "--store", metavar="PATH", help="The store; needed for a plain function."
+)
+version_option = click.option(
+    "--version", type=VERSION, help="The step's version; needed for a plain function."
+)
+limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after so many rows.")
+column_option = click.option(
+    "--column", default="result", show_default=True, help="The result's column."
+)
+merge_option = click.option(
+    "--merge", is_flag=True, help="Merge results that are dicts into the row instead."
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("checkpointdb"), prog_name="ckpt")
+def cli() -> None:
+    """Run a step over many rows; killed, run it again: it goes on where it stopped.
+
+    \b
+    Try it:
+      ckpt demo
+      ckpt run label.py:label reviews.jsonl -o labelled.jsonl
+      ckpt inspect reviews.ckpt
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+
+
+def agreed(question: str, yes: bool, dry_run: bool) -> bool:
+    """Say what would change, and return whether to change it: told so, or asked on a terminal.
+
+    Raises:
+        Failure: nobody to ask.
+    """
+    note(question)
+    if dry_run or yes:
+        return not dry_run
+    if not sys.stdin.isatty():
+        raise Failure("nothing was changed: add --yes to do it")
+    return click.confirm("Go on?", err=True)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only count.")

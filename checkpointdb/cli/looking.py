@@ -1,0 +1,242 @@
+"""What a store can tell about itself, as plain dicts. Reads through `Reader`; changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import apsw
+
+from ..connection import mapped
+from ..errors import CheckpointError, StoreError
+from ..processes import alive
+from ..reading import Reader, to_builtins
+from ..records import Call, RunInfo, StepInfo
+from ..sql import rows
+
+T = TypeVar("T")
+
+CANDIDATES = 10
+
+
+class LookError(CheckpointError):
+    """What was asked for is not in the store; the message says what is."""
+
+
+class Look(Reader):
+    """A reader that also tells what failures cost, and how a row failed time after time.
+
+    Both read all records once: some seconds for ten million.
+    """
+
+    def wasted(self) -> dict[int, float]:
+        """Return the dollars that each run paid for results that were refused."""
+        with mapped(self.path):
+            sql = "select run, total(cost) from records where error is not null group by run"
+            return {run: dollars for run, dollars in rows(self._connection, sql) if dollars}
+
+    def history(self, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """Return the attempts at each row, oldest first, for keys in hex."""
+        found: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
+        with mapped(self.path):
+            attempts: list[Any] = rows(
+                self._connection,
+                """
+                select lower(hex(key)), id, run, saved_at, attempts, cost,
+                       error ->> 'type', error ->> 'message'
+                  from records where key in (select value from carray(?)) order by id
+                """,
+                (apsw.carray(tuple(map(bytes.fromhex, keys))),),
+            )
+        names = ("id", "run", "saved_at", "attempt", "cost", "type", "message")
+        for key, *fields in attempts:
+            found[key].append(dict(zip(names, fields, strict=True)))
+        return found
+
+
+def read(path: str, look: Callable[[Look], T], again: bool = True) -> T:
+    """Return what `look` makes of the store; look again if a run began to write meanwhile.
+
+    Raises:
+        StoreError: not a store, or damaged; or written to twice while it was read without locks.
+    """
+    try:
+        return _read(path, look)
+    except StoreError:  # in a file that changes under a reader without locks, any error may come
+        if not again:
+            raise
+        return _read(path, look)
+
+
+def _read(path: str, look: Callable[[Look], T]) -> T:
+    with Look(path) as reader:
+        seen = look(reader)
+        reader.check_unchanged()
+        return seen
+
+
+def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
+    """Return the store, its steps, runs and unanswered calls: what `inspect --json` prints."""
+    steps, runs = steps_named(reader, step), reader.runs(step)
+    records, last_commit = reader.last_commit()
+    seen = {
+        "store": reader.path,
+        "bytes": sum(_size(reader.path + suffix) for suffix in ("", "-wal")),
+        "records": records,
+        "last_commit": last_commit,
+        "steps": [to_builtins(info) for info in steps],
+        "runs": [to_builtins(run) | {"state": state(run)} for run in runs],
+    }
+    _add_money(seen, _wasted(reader, steps))
+    states = {run["id"]: run["state"] for run in seen["runs"]}
+    calls = [call for call in reader.calls() if step in (None, call.step)]
+    return seen | {"calls": [_call(call, states[call.run]) for call in calls]}
+
+
+def _call(call: Call, state: str) -> dict[str, Any]:
+    states = {"running": "in flight", "unknown": "unknown"}
+    return to_builtins(call) | {"state": states.get(state, "no answer")}
+
+
+def _wasted(reader: Look, steps: Iterable[StepInfo]) -> dict[int, float]:
+    """Return what each run paid for failures; without looking, where there can be none."""
+    if any(info.cost and info.records > info.results for info in steps):
+        return reader.wasted()
+    return {}
+
+
+def _add_money(seen: dict[str, Any], wasted: dict[int, float]) -> None:
+    """Add what was wasted on failures, and about what hits saved: so many average calls."""
+    for step in seen["steps"]:
+        identity = (step["name"], step["version"])
+        runs = [run for run in seen["runs"] if (run["step"], run["version"]) == identity]
+        for run in runs:
+            run["wasted"] = wasted.get(run["id"], 0.0)
+        step["wasted"] = sum(run["wasted"] for run in runs)
+        average = (step["cost"] - step["wasted"]) / max(step["results"], 1)
+        for run in runs:
+            run["saved"] = 0.0 if run["policy"] == "adopt" else run["hits"] * average
+        step["saved"] = sum(run["saved"] for run in runs)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def steps_named(reader: Reader, name: str | None) -> list[StepInfo]:
+    """Return the steps, or those of one name.
+
+    Raises:
+        LookError: none of that name.
+    """
+    steps = reader.steps()
+    chosen = [info for info in steps if name is None or info.name == name]
+    if name is not None and not chosen:
+        names = ", ".join(dict.fromkeys(info.name for info in steps)) or "none"
+        raise LookError(f"{reader.path}: no step {name!r}; its steps: {names}")
+    return chosen
+
+
+def steps_chosen(reader: Reader, name: str | None, version: int | str | None) -> list[StepInfo]:
+    """Return the steps of one name, if one is given, and of one version: 1 may be the text "1".
+
+    Raises:
+        LookError: none of that name, or of that version.
+    """
+    steps = steps_named(reader, name)
+    if version is None:
+        return steps
+    chosen = [info for info in steps if info.version == version]
+    chosen = chosen or [info for info in steps if str(info.version) == str(version)]
+    if steps and not chosen:
+        raise LookError(f"{reader.path}: no such version; there are: {_listed(steps)}")
+    return chosen
+
+
+def one_step(reader: Reader, name: str | None, version: int | str | None) -> StepInfo:
+    """Return the one step that is meant.
+
+    Raises:
+        LookError: none, or more than one; the message lists them.
+    """
+    steps = steps_chosen(reader, name, version)
+    if not steps:
+        raise LookError(f"{reader.path}: no step has run on this store yet")
+    if len(steps) > 1:
+        raise LookError(f"{reader.path}: more than one step; choose: {_listed(steps)}")
+    return steps[0]
+
+
+def _listed(steps: Iterable[StepInfo]) -> str:
+    return "; ".join(
+        f"--step {info.name} --version {info.version} ({info.results:,} results)" for info in steps
+    )
+
+
+def state(run: RunInfo) -> str:
+    """Say how a run ended, or whether it is still alive.
+
+    `running`, `killed`, `unknown` (on another host), or else the run's own last word: `finished`,
+    `closed`, `interrupted`, `failed: ValueError`.
+    """
+    if run.ended is not None:
+        return run.ended
+    living = alive(run.host, run.pid, run.started_at)
+    return {True: "running", False: "killed", None: "unknown"}[living]
+
+
+def failures(reader: Look, step: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows whose newest record is a failure, grouped by step and error type.
+
+    Each group has its count, how many rows were tried how often, and one example with all its
+    attempts; the most frequent comes first.
+    """
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if not any(info.failures for info in steps_named(reader, step)):
+        return []
+    for record in reader.records(step, status="failed"):
+        kind = (record.step, record.version, str((record.error or {}).get("type")))
+        group = groups.get(kind)
+        if group is None:
+            named = dict(zip(("step", "version", "type"), kind, strict=True))
+            group = groups[kind] = named | {"count": 0, "attempts": Counter()}
+            group["example"] = to_builtins(record)
+        group["count"] += 1
+        group["attempts"][record.attempts] += 1
+    _add_history(reader, groups.values())
+    return sorted(groups.values(), key=lambda group: -group["count"])
+
+
+def _add_history(reader: Look, groups: Iterable[dict[str, Any]]) -> None:
+    history = reader.history([group["example"]["key"] for group in groups])
+    for group in groups:
+        group["attempts"] = dict(sorted(group["attempts"].items()))
+        group["history"] = history[group["example"]["key"]]
+
+
+def one_record(reader: Reader, start: str) -> dict[str, Any]:
+    """Return the record whose key in hex is, or begins with, `start`.
+
+    Raises:
+        LookError: none, or more than one; the message lists them.
+    """
+    start = start.lower()
+    if not start or len(start) > 32 or set(start) - set("0123456789abcdef"):
+        raise LookError(f"{start!r} is no key: up to 32 hexadecimal digits, or their beginning")
+    found = reader.find(start, CANDIDATES + 1)
+    if not found:
+        raise LookError(f"{reader.path}: no record has a key that begins with {start}")
+    if len(found) > 1:
+        lines = [f"  {r.key.hex()}  {r.step} row {r.position}" for r in found[:CANDIDATES]]
+        more = "\n  …" if len(found) > CANDIDATES else ""
+        raise LookError(
+            f"{reader.path}: more than one key begins with {start}; give more of it:\n"
+            + "\n".join(lines)
+            + more
+        )
+    return to_builtins(found[0])

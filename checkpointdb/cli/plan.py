@@ -1,0 +1,70 @@
+"""`ckpt plan`: what a run would do, before paying. Calls nothing, writes nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import click
+
+from ..planning import Plan
+from .display import Screen, duration, money, number, safe, safe_json, shown
+from .group import limit_option, store_option, version_option
+from .loading import load
+from .sources import Source
+
+
+@click.command("plan", short_help="Say what a run would do and cost.")
+@click.argument("step")
+@click.argument("input")
+@store_option
+@version_option
+@limit_option
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+def plan_command(
+    step: str,
+    input: str,
+    store: str | None,
+    version: int | str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Say what ckpt run STEP INPUT would do: hits, calls, and what they would cost and take.
+
+    The step is not called and nothing is written; the store need not exist. Cost and time are the
+    averages of what is saved, so a store without results knows none.
+
+    \b
+    Examples:
+      ckpt plan label.py:label reviews.jsonl
+      ckpt plan clean:strip rows.csv --store clean.ckpt --version 1
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+    with Source(input) as source:
+        found = load(step, store=store, version=version)
+        plan = found.plan(itertools.islice(source, limit))
+    if as_json:
+        told = {"store": found._path, "step": found.name, "version": found.version, "plan": plan}
+        click.echo(safe_json(told))
+        return
+    screen = Screen()
+    screen.line(safe(f"{found.name} {found.version} in {shown(found._path)}"), "bold")
+    _show(screen, plan)
+
+
+def _show(screen: Screen, plan: Plan) -> None:
+    calls = plan.misses + plan.failed
+    for count, what in (
+        (plan.rows, "rows"),
+        (plan.hits, "hits: saved, nothing to pay"),
+        (plan.misses, "to be computed"),
+        (plan.failed, "failed before, to be tried again"),
+        (plan.duplicates, "equal to another row, sharing its call"),
+    ):
+        screen.line(f"{number(count):>12}  {what}")
+    screen.line()
+    if not calls:
+        screen.line("no call to pay")
+        return
+    cost = "unknown" if plan.cost is None else f"about {money(plan.cost)}"
+    time = "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}"
+    screen.line(f"cost  {cost} for {number(calls)} calls")
+    screen.line(f"time  {time}, one call after the other")

@@ -1,0 +1,144 @@
+"""`ckpt run`: its options, and what they mean. What it does is in `running.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ..options import Options, RunOptions
+from .group import column_option, limit_option, merge_option, store_option, version_option
+from .loading import load, look_up
+from .reporting import ending, show_report
+from .running import Job
+from .saving import parse_save
+from .shape import Shape
+from .sources import Source
+
+
+@click.command("run", short_help="Run a step over a file of rows.")
+@click.argument("step")
+@click.argument("input")
+@click.option("-o", "--output", metavar="OUTPUT", help="Where to write rows and results.")
+@store_option
+@version_option
+@click.option("--save", metavar="POLICY", help="When to commit; see above.")
+@click.option("--durability", type=click.Choice(["power", "process"]), help="What commits survive.")
+@click.option(
+    "--concurrency", type=click.IntRange(1), default=1, show_default=True, help="Calls in flight."
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Give the step lists of so many rows.")
+@limit_option
+@click.option(
+    "--on-error",
+    type=click.Choice(["raise", "record"]),
+    default="raise",
+    show_default=True,
+    help="What a row that fails does: end the run, or be recorded while it goes on.",
+)
+@click.option("--no-retry-failed", is_flag=True, help="Leave rows that failed earlier as failed.")
+@click.option(
+    "--stop-on", multiple=True, metavar="NAME", help="Exception that ends even --on-error record."
+)
+@click.option("--cost", metavar="NAME", help="Function from a result to its dollars.")
+@click.option("--max-cost", type=float, metavar="DOLLARS", help="The step's budget, over all runs.")
+@click.option("--shared", is_flag=True, help="Other processes run the same rows at the same time.")
+@click.option("--ledger", is_flag=True, help="Note each call on disk before it is made.")
+@column_option
+@click.option(
+    "--error-column", default="error", show_default=True, help="The column of rows that failed."
+)
+@merge_option
+@click.option("--progress/--no-progress", default=None, help="A progress bar; on if in a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def run_command(step: str, input: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Run STEP over the rows of INPUT; only what is not saved yet is computed.
+
+    STEP is module:function or path/file.py:function: a step decorated with @ckpt.step, or a plain
+    function, which needs --store and --version. Options given here win over the decorator's.
+
+    INPUT and OUTPUT are .jsonl, .json, .csv or .parquet files, or - for JSON lines on standard
+    input or output. OUTPUT is replaced when it is whole, not before. Each of its rows is the row of
+    INPUT and its result in one more column, which can never overwrite one of the row's; --merge
+    turns a result's fields into columns, and refuses a clash. Without -o, results stay in the
+    store: ckpt export writes them.
+
+    POLICY is rows=100 or rows=100,seconds=5 (also bytes= and cost=), adaptive, adaptive=0.05,
+    by_size or on_exit. Ctrl-C saves what has returned; so does a bad row or an error in the step.
+
+    With --on-error record a row that fails is saved with its error, written with an error column
+    instead of a result, and the run goes on; if any failed, ckpt exits with 3 and says how many,
+    and the next run tries them again. NAME is one of STEP's module, a builtin, or module:name.
+
+    \b
+    Examples:
+      ckpt run label.py:label reviews.jsonl -o labelled.jsonl
+      ckpt run clean:strip rows.csv -o clean.csv --store clean.ckpt --version 1 --save rows=1000
+      ckpt run label.py:label reviews.jsonl --concurrency 64 --on-error record --stop-on QuotaError
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+    if as_json and output == "-":
+        raise click.UsageError("--json and -o - both want standard output")
+    if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
+        raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
+    with _open_job(step, input, output, **options) as job:
+        with ending(job):
+            job.go()
+        show_report(job, as_json)
+
+
+@contextlib.contextmanager
+def _open_job(
+    step: str,
+    input: str,
+    output: str | None,
+    *,
+    store: str | None,
+    version: int | str | None,
+    save: str | None,
+    durability: Any,
+    limit: int | None,
+    column: str,
+    error_column: str,
+    merge: bool,
+    progress: bool | None,
+    **options: Any,
+) -> Iterator[Job]:
+    with Source(input) as source:
+        policy = None if save is None else _policy(save, source, limit)
+        found = load(step, store=store, version=version, save=policy, durability=durability)
+        asked = _asked(step, **options)
+        may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
+        shape = Shape(column, merge, error_column if may_fail else None)
+        bar = sys.stderr.isatty() if progress is None else progress
+        yield Job(found, source, output, shape, asked, limit, bar)
+
+
+def _asked(
+    step: str, *, no_retry_failed: bool, stop_on: tuple[str, ...], cost: str | None, **rest: Any
+) -> RunOptions:
+    """Return what the run is asked for, checked before anything is opened or paid."""
+    asked: Any = rest | {
+        "retry_failed": not no_retry_failed,
+        "stop_on": tuple(look_up(name, step) for name in stop_on),
+        "cost": None if cost is None else look_up(cost, step),
+    }
+    try:
+        Options(**asked)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    return asked  # type: ignore[no-any-return]
+
+
+def _policy(text: str, source: Source, limit: int | None) -> Any:
+    def count() -> int | None:
+        rows = source.count()
+        return limit if rows is None else min(rows, rows if limit is None else limit)
+
+    try:
+        return parse_save(text, count)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--save") from error

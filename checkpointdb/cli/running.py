@@ -1,0 +1,97 @@
+"""What `ckpt run` does: a step over a file, into a file. Knows sources, sinks and runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from ..codec import decode, encode
+from ..events import Report
+from ..handle import Run
+from ..options import RunOptions
+from ..progress import Progress
+from ..slots import Failed
+from ..step import Step
+from .display import safe
+from .shape import Shape, plain
+from .sinks import OutputClosedError, writing
+from .sources import Source
+
+
+@dataclasses.dataclass
+class Job:
+    """One `ckpt run`: what to read, compute and write.
+
+    `run` is the run once it has begun, for whoever has to say what became of it; `failed` counts
+    the rows that have a failure in the place of a result.
+    """
+
+    step: Step[..., Any]
+    source: Source
+    output: str | None
+    shape: Shape
+    options: RunOptions
+    limit: int | None = None
+    progress: bool = False
+    run: Run[Any] | None = None
+    failed: int = 0
+    read: int = 0
+
+    def go(self) -> Report:
+        """Pass the step over the source and write each row with its result.
+
+        Promises: whatever happens, what the step returned is saved; the output appears whole or
+        not at all; memory is bounded.
+        """
+        with contextlib.ExitStack() as stack:
+            write = stack.enter_context(writing(self.output)) if self.output else None
+            waiting: deque[Any] = deque()
+            self.run = self.step.run(self._rows(waiting), **self.options)
+            run = stack.enter_context(self.run)
+            if self.progress:
+                stack.enter_context(self._bar(run))
+            try:
+                self._loop(run, waiting, write)
+            except OutputClosedError:
+                run.close()  # `| head` is no failure
+                raise
+        return run.report
+
+    def _rows(self, waiting: deque[Any]) -> Iterator[Any]:
+        """Give out the source's rows; keep each as it was, for the step may change what it gets."""
+        for row in itertools.islice(self.source, self.limit):
+            if self.output:
+                self.shape.check(row, f"{self.source.name}: row {self.read}")
+                waiting.append(encode(row))
+            self.read += 1
+            yield row
+
+    def _loop(self, run: Run[Any], waiting: deque[Any], write: Any) -> None:
+        for number, result in enumerate(run):
+            failed = isinstance(result, Failed)
+            self.failed += failed
+            if write is None:
+                continue
+            row = decode(waiting.popleft())
+            if failed:
+                write(self.shape.join_failure(row, result))
+            else:
+                write(self.shape.join(row, plain(result), f"{self.source.name}: row {number}"))
+
+    def _bar(self, run: Run[Any]) -> Progress:
+        return Progress(
+            safe(self.step.name), lambda: run.report, fraction=self._fraction, transient=True
+        )
+
+    def _fraction(self, report: Report) -> float | None:
+        """Return how much is done: of the limit; or of the file, as far as it has been read."""
+        done = report.rows
+        fractions = [done / self.limit] if self.limit else []
+        part = self.source.fraction()
+        if part is not None:
+            fractions.append(part * done / max(self.read, 1))
+        return max(fractions, default=None)
