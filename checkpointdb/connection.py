@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import urllib.parse
+import warnings
 from collections.abc import Iterator
 
 import apsw
@@ -25,6 +26,7 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
+from .mounts import network_file_system
 
 OLDEST_SQLITE = (3, 51, 3)
 SMALLEST_SQLITE = 512  # SQLite takes anything shorter for a new, empty database
@@ -89,6 +91,7 @@ def check_sqlite(version: str | None = None) -> None:
 def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Connection:
     """Open an existing store for writing, hardened and brought to the newest format."""
     _probe(path, vfs)
+    _warn_of_network(path)
     with mapped(path):
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
         try:
@@ -133,6 +136,16 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
             connection.close()
             raise
     return connection, not shared
+
+
+def _warn_of_network(path: str) -> None:
+    kind = network_file_system(path)
+    if kind is not None:
+        warnings.warn(
+            f"{path} is on a network file system ({kind}), where SQLite can lose data once a second "
+            "host or process opens it: keep the store on a local disk and copy it when the run ends",
+            stacklevel=4,
+        )
 
 
 def create(path: str, vfs: str | None = None) -> None:
