@@ -142,8 +142,8 @@ def _warn_of_network(path: str) -> None:
     kind = network_file_system(path)
     if kind is not None:
         warnings.warn(
-            f"{path} is on a network file system ({kind}), where SQLite can lose data once a second "
-            "host or process opens it: keep the store on a local disk and copy it when the run ends",
+            f"{path} is on a network file system ({kind}), where SQLite can lose data once a "
+            "second process opens it: keep the store on a local disk, copy it when the run ends",
             stacklevel=4,
         )
 

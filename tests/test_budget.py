@@ -135,7 +135,7 @@ def spend(path, rows):
 def test_a_cost_that_is_no_cost_ends_the_run(store_path, driver, cost):
     """A negative cost, NaN, or no number is an error that shows it; the result is saved first."""
     step = driver.step(lambda row: row, store_path, name="label")
-    with pytest.raises(ValueError, match="cost= returned .*the result is saved"):
+    with pytest.raises(ValueError, match=r"cost= returned .*the result is saved"):
         driver.run(step, [1], cost=lambda result: cost, on_error="record")
     with Store(store_path) as store:
         (record,) = store.records()
@@ -150,7 +150,7 @@ def test_a_cost_function_that_raises_ends_the_run(store_path):
     def step(row):
         return row
 
-    with pytest.raises(TypeError, match="string indices|not subscriptable"):
+    with pytest.raises(TypeError, match=r"string indices|not subscriptable"):
         list(step.run([1], cost=usd))
     with Store(store_path) as store:
         assert [record.result for record in store.records()] == [1]

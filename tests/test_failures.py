@@ -114,7 +114,7 @@ def test_the_views_show_the_newest_of_each_key(store_path, paid):
 
 
 def test_a_failed_row_has_its_error_in_the_record(store_path, paid):
-    """Record.error has type, message, traceback; Store.records(status="failed") yields just those."""
+    """Record.error has type, message and traceback; status="failed" picks just those."""
     step = ckpt.step(store_path, version=1)(label)
     list(step.run(paid.rows(4, {2: "boom"}), on_error="record"))
     with Store(store_path) as store:
@@ -128,7 +128,6 @@ def test_a_failed_row_has_its_error_in_the_record(store_path, paid):
     assert record.cost is None
 
 
-@pytest.mark.xfail(reason="T1: a row that failed is called again for each later equal row")
 @pytest.mark.parametrize("driver", [SEQUENTIAL, THREADS, TASKS], ids=str)
 def test_a_failure_of_an_equal_row_is_shared(store_path, driver):
     """Equal rows fail together: one call a run, a Failed at each position."""

@@ -6,7 +6,7 @@ import click
 
 from ..adopting import adopt
 from ..store import Store
-from .display import note, number
+from .display import counted, note, number
 from .group import agreed, dry_run_option, version_of, yes_option
 from .looking import one_step, read, steps_named
 
@@ -39,12 +39,12 @@ def adopt_command(store: str, step: str, old: str, new: str, dry_run: bool, yes:
             note(f"nothing to adopt from version {before!r} of {step}{also}")
             return
         question = (
-            f"{number(copies)} results of {step} version {before!r} will count for version "
+            f"{counted(copies, 'result')} of {step} version {before!r} will count for version "
             f"{after!r} too{also}."
         )
         if agreed(question, yes, dry_run):
             copies, _ = adopt(opened, step, before, after)
-            note(f"{number(copies)} results adopted")
+            note(f"{counted(copies, 'result')} adopted")
 
 
 def _versions(store: str, step: str, old: str, new: str) -> tuple[int | str, int | str]:

@@ -57,6 +57,11 @@ def number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+def counted(count: int, what: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def money(dollars: float | None) -> str:
     """Return dollars: `$12.30`, and `$0.00042` where cents are too coarse."""
     if dollars is None:

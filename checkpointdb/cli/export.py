@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ..reading import Reader
-from .display import note, number, safe
+from .display import counted, note, number, safe
 from .group import VERSION, column_option, merge_option
 from .looking import one_step, read
 from .shape import Shape
@@ -40,7 +40,9 @@ def export_command(
     done = export(store, output, Shape(column, merge), step, version)
     left_out = f", {number(done.failures)} failed ones left out" if done.failures else ""
     where = "" if output == "-" else f" to {output}"
-    note(f"{number(done.rows)} rows of {safe(done.step)} {done.version} written{where}{left_out}")
+    note(
+        f"{counted(done.rows, 'row')} of {safe(done.step)} {done.version} written{where}{left_out}"
+    )
 
 
 class Exported(msgspec.Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..store import Store
-from .display import note, number
+from .display import counted, note
 from .group import VERSION, agreed, dry_run_option, yes_option
 from .looking import one_step, read, steps_named
 
@@ -54,9 +54,9 @@ def forget_command(
             raise click.UsageError(str(error)) from error
         if not count:
             note(f"there are no rows{chosen}")
-        elif agreed(f"{number(count)} rows{chosen} will be deleted.", yes, dry_run):
+        elif agreed(f"{counted(count, 'row')}{chosen} will be deleted.", yes, dry_run):
             count = opened.forget(step, version=version, failed=failed, where=where)
-            note(f"{number(count)} rows deleted")
+            note(f"{counted(count, 'row')} deleted")
 
 
 def _known(store: str, step: str, version: int | str | None) -> int | str | None:

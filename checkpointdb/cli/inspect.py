@@ -9,6 +9,7 @@ import click
 from .display import (
     Screen,
     ago,
+    counted,
     duration,
     moment,
     money,
@@ -153,7 +154,7 @@ def _how(run: dict[str, Any]) -> str:
 
 def _show_policies(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
     """Say how each step was last saved: the newest run's policy is what counts."""
-    by_step = {(run["step"], run["version"]): run for run in runs}
+    by_step = {(run["step"], run["version"]): run for run in runs if run["policy"] != "adopt"}
     identities = [(step["name"], step["version"]) for step in steps]
     last = [by_step[identity] for identity in identities if identity in by_step]
     columns = {
@@ -193,11 +194,11 @@ def _show_calls(screen: Screen, calls: list[dict[str, Any]]) -> None:
     lost = [call for call in calls if call["state"] != "in flight"]
     if flying:
         screen.line()
-        screen.line(f"{number(flying)} calls in flight")
+        screen.line(f"{counted(flying, 'call')} in flight")
     if not lost:
         return
     screen.line()
-    screen.line(f"{number(len(lost))} calls sent and not answered: they may have been billed")
+    screen.line(f"{counted(len(lost), 'call')} sent and not answered, perhaps billed")
     last = lost[-LAST_CALLS:]
     columns = {
         "idempotency key": [call["key"] for call in last],
@@ -242,7 +243,7 @@ def _attempt(attempt: dict[str, Any]) -> str:
 def _tried(attempts: dict[int, int]) -> str:
     """Say how often the rows of a group were tried."""
     return "tried: " + ", ".join(
-        f"{number(rows)} row{'s' * (rows != 1)} {'once' if times == 1 else f'{times} times'}"
+        f"{counted(rows, 'row')} {'once' if times == 1 else f'{times} times'}"
         for times, rows in attempts.items()
     )
 

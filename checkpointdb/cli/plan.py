@@ -7,7 +7,7 @@ import itertools
 import click
 
 from ..planning import Plan
-from .display import Screen, duration, money, number, safe, safe_json, shown
+from .display import Screen, counted, duration, money, number, safe, safe_json, shown
 from .group import limit_option, store_option, version_option
 from .loading import load
 from .sources import Source
@@ -66,5 +66,5 @@ def _show(screen: Screen, plan: Plan) -> None:
         return
     cost = "unknown" if plan.cost is None else f"about {money(plan.cost)}"
     time = "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}"
-    screen.line(f"cost  {cost} for {number(calls)} calls")
+    screen.line(f"cost  {cost} for {counted(calls, 'call')}")
     screen.line(f"time  {time}, one call after the other")

@@ -121,6 +121,8 @@ def _asked(
     step: str, *, no_retry_failed: bool, stop_on: tuple[str, ...], cost: str | None, **rest: Any
 ) -> RunOptions:
     """Return what the run is asked for, checked before anything is opened or paid."""
+    if rest["max_cost"] is not None and cost is None:
+        raise click.UsageError("--max-cost needs --cost, a function from a result to its dollars")
     asked: Any = rest | {
         "retry_failed": not no_retry_failed,
         "stop_on": tuple(look_up(name, step) for name in stop_on),
