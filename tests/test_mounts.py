@@ -41,7 +41,7 @@ def test_without_a_mount_table_nothing_is_said(tmp_path):
 
 
 def test_a_store_there_is_warned_of(store_path, monkeypatch):
-    """Opening a store on a network file system warns and names the remedy; it opens all the same."""
+    """Opening a store on a network file system warns and names the remedy; it opens, too."""
     monkeypatch.setattr(checkpointdb.connection, "network_file_system", lambda path: "nfs4")
     with pytest.warns(UserWarning, match=r"nfs4.*local disk"), Store(store_path) as store:
         assert store.steps() == []
