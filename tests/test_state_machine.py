@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from conftest import verify
+from conftest import close_all, verify
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -153,20 +153,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "store"):
-            self.store.close()
-            self.commit()
-            assert {r.input: r.result for r in Store(self.path).records()} == self.saved
-            for store in list(open_stores()):
-                store.close()
-            verify(self.path)
-            key_index.TAIL = self.tail
-            shutil.rmtree(self.directory)
-
-
-def open_stores():
-    from checkpointdb import lifetime
-
-    return lifetime._open
+            try:
+                self.store.close()
+                self.commit()
+                with Store(self.path) as store:
+                    assert {r.input: r.result for r in store.records()} == self.saved
+                verify(self.path)
+            finally:
+                close_all(force=True)
+                key_index.TAIL = self.tail
+                shutil.rmtree(self.directory)
 
 
 StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
