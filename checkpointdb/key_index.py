@@ -74,11 +74,14 @@ class KeyIndex:
         self._repeated = state(self._reader, "repeated")
         if self._seen < self._indexed_to:  # keys that were never seen here are on disk now
             self._seen, self._slots = self._indexed_to, None
+        indexed, tail = self._tail, {}
+        if self._seen > self._indexed_to:
+            tail = {key: id for key, id in self._tail.items() if id > self._indexed_to}
+            indexed = {key: id for key, id in self._tail.items() if id <= self._indexed_to}
         if self._slots is not None:
-            for key, id in self._tail.items():
-                if id <= self._indexed_to:
-                    self._slots[_slot(key)] = 1
-        self._tail = {key: id for key, id in self._tail.items() if id > self._indexed_to}
+            for key in indexed:
+                self._slots[_slot(key)] = 1
+        self._tail = tail
 
     def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
         return dict(

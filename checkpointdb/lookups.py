@@ -86,8 +86,11 @@ class Lookup:
             began = perf_counter()
             chunk = self._take_rows(source, size)
             places = self.rows(chunk)
-            for self.ahead in reversed(range(len(places))):
-                yield places[-1 - self.ahead]
+            if self.sharing is None:
+                yield from places
+            else:
+                for self.ahead in reversed(range(len(places))):
+                    yield places[-1 - self.ahead]
             fast = perf_counter() - began < READ_AHEAD_SECONDS
             size = min(size * 2, most) if fast else max(size // 2, 1)
 
@@ -172,6 +175,8 @@ class Lookup:
         A saved failure is no outcome if failures are to be tried again; unless this very run has
         just tried, or, `following` another worker, that one has.
         """
+        if not any(all_found):
+            return slots
         misses, closed = [], []
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:

@@ -231,7 +231,8 @@ class Runner:
             slot.key, slot.position, slot.attempts + 1, now - start, cost, text, encoded,
             stored_input,
         )  # fmt: skip
-        self._hold(slot, entry, len(encoded) + len(stored_input or ""), cost or 0.0, now)
+        size = len(encoded) if stored_input is None else len(encoded) + len(stored_input)
+        self._hold(slot, entry, size, cost or 0.0, now)
         if problem is not None:
             raise problem
 

@@ -258,10 +258,12 @@ class Store:
             StoreCorruptError: a record is not what was written; the message names it.
         """
         # held before committed: a row passes from here to there, never back
-        held = [holder.held for holder in list(self._holders) if holder.held]
-        if not held:
+        here: list[Entry | None] = [None] * len(keys)
+        for held in [holder.held for holder in list(self._holders)]:
+            if any(found := list(map(held.get, keys))):
+                here = [new or old for new, old in zip(found, here, strict=True)]
+        if not any(here):
             return self._committed(keys)
-        here = [next((rows[key] for rows in held if key in rows), None) for key in keys]
         others = [key for key, entry in zip(keys, here, strict=True) if entry is None]
         there = iter(self._committed(others) if others else ())
         return [
