@@ -90,9 +90,13 @@ class Codec:
         Raises:
             EncodeError: nothing decodes to an equal value; `.result` is the value.
         """
+        if not self._typed and is_plain(value):  # nearly always: in one step
+            try:
+                if len(text := _json(value)) <= MAX_BYTES:
+                    return text.decode()
+            except UnicodeEncodeError:
+                pass
         try:
-            if not self._typed and (text := to_json(value)) is not None:
-                return text
             wanted = canonical(value)
             for data in self._candidates(value, wanted):
                 if self._gives_back(data, wanted):

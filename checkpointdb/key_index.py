@@ -35,9 +35,12 @@ class KeyIndex:
         self.catch_up()
         found: list[int | None] = list(map(self._tail.get, keys))
         if self._indexed_to and None in found:
-            missing = {key for key, id in zip(keys, found, strict=True) if id is None}
-            if self._slots is not None:
-                missing = {key for key in missing if self._slots[_slot(key)]}
+            slots = self._slots
+            missing = {
+                key
+                for key, id in zip(keys, found, strict=True)
+                if id is None and (slots is None or slots[_slot(key)])
+            }
             if missing:
                 on_disk = self._on_disk(tuple(missing))
                 found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]

@@ -52,8 +52,9 @@ class Slot:
     def settle(self) -> None:
         """Tell those who wait for the outcome that it is there."""
         self.settled = True
-        for wake in self.waiters:
-            wake()
+        if self.waiters:
+            for wake in self.waiters:
+                wake()
 
 
 class Twin:

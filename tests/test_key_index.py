@@ -33,11 +33,11 @@ def test_the_index_on_disk_is_extended_when_the_tail_is_long(open_store, short_t
     """Not before; then the tail in memory is dropped and look-ups go on finding everything."""
     log = Log(open_store())
     log.add(*range(9))
-    assert (indexed(log.store), state(log.store), len(log.store._index._tail)) == (0, 0, 9)
+    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (0, 0, 9)
     log.add(9)
-    assert (indexed(log.store), state(log.store), len(log.store._index._tail)) == (10, 10, 0)
+    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (10, 10, 0)
     log.add(*range(10, 33))
-    assert (indexed(log.store), state(log.store), len(log.store._index._tail)) == (33, 33, 0)
+    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (33, 33, 0)
     log.add(33)
     assert log.found(*range(35)) == [*(entry(n)[6] for n in range(34)), None]
 
@@ -98,7 +98,7 @@ def test_two_handles_that_append_in_turn_see_each_others_records(open_store, sho
             assert log.found(*newest) == list(newest.values())
     for log in logs:
         assert log.found(*newest) == list(newest.values())
-        assert len(log.store._index._tail) <= 30
+        assert len(log.store._finder.index._tail) <= 30
 
 
 def test_a_handle_that_only_reads_keeps_a_short_tail(open_store, short_tail):
@@ -107,7 +107,7 @@ def test_a_handle_that_only_reads_keeps_a_short_tail(open_store, short_tail):
     for n in range(0, 500, 3):
         writer.add(n, n + 1, n + 2)
         assert reader.found(n, n + 2, n + 3) == [entry(n)[6], entry(n + 2)[6], None]
-        assert len(reader.store._index._tail) < 20
+        assert len(reader.store._finder.index._tail) < 20
 
 
 OTHER = """
