@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from .current import calling
 from .runner import Runner
@@ -58,7 +59,9 @@ def _keep(runner: Runner, slots: list[Slot], start: float, sent: Future[Any], ba
     except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
         runner.fail(slots, error, start)
         return
-    if batch:
+    if isinstance(value, _Raised):
+        runner.fail(slots, value.exception(), start)
+    elif batch:
         runner.keep_batch(slots, value, start)
     else:
         runner.keep(slots[0], value, start)
@@ -66,7 +69,32 @@ def _keep(runner: Runner, slots: list[Slot], start: float, sent: Future[Any], ba
 
 def _call(fn: Any, rows: Any, key: bytes) -> Any:
     calling.set(key)
-    return getattr(fn, "__wrapped__", fn)(rows)
+    try:
+        return getattr(fn, "__wrapped__", fn)(rows)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - made in this line
+        except Exception:  # noqa: BLE001 - unpickling it at the other end would break the pool
+            return _Raised(type(error), str(error), traceback.format_exc())
+        raise
+
+
+class _Raised(NamedTuple):
+    """An exception that pickle cannot make anew, such as the openai SDK's, in parts that can."""
+
+    kind: type[Exception]
+    message: str
+    traceback: str
+
+    def exception(self) -> Exception:
+        error = self.kind.__new__(self.kind)  # without __init__, whose arguments are not known
+        error.args = (self.message,)
+        error.__cause__ = RuntimeError(f"in another process:\n{self.traceback}")
+        try:
+            str(error)
+        except Exception:  # noqa: BLE001 - its text needs what __init__ sets
+            return RuntimeError(f"{self.kind.__qualname__}: {self.message}")
+        return error
 
 
 def _portable(step: Any, executor: Executor) -> Any:
@@ -75,7 +103,8 @@ def _portable(step: Any, executor: Executor) -> Any:
     if not isinstance(executor, ProcessPoolExecutor):
         return fn  # a thread pool, or a cluster's executor with a pickler of its own
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
-    travels = step if getattr(sys.modules.get(module or ""), name, None) is step else fn
+    there = getattr(sys.modules.get(module or ""), name, None)
+    travels = there if getattr(there, "__wrapped__", None) is fn else fn
     try:
         pickle.dumps(travels)
     except Exception as error:
