@@ -428,9 +428,7 @@ def test_an_export_while_a_run_writes_is_one_moment_of_the_store(here, monkeypat
         for _ in range(700):
             next(run)
         join = export.Shape.join
-        monkeypatch.setattr(
-            export.Shape, "join", lambda *args: (next(run, None), join(*args))[1]
-        )
+        monkeypatch.setattr(export.Shape, "join", lambda *args: (next(run, None), join(*args))[1])
         done = invoke("export", "rows.ckpt", "-o", "out.jsonl")
         assert done.exit_code == 0, done.output
         with contextlib.suppress(AttributeError):

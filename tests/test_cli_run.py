@@ -448,8 +448,9 @@ def test_movies_killed_twice_are_the_same_as_uninterrupted(tmp_path):
     for folder in (killed, whole):
         assert ckpt(*command, cwd=folder).returncode == 0
         for ending in ("jsonl", "csv", "parquet"):
-            done = ckpt("export", "movies.ckpt", "-o", f"export.{ending}", cwd=folder)
-            assert done.returncode == 0, done.stderr
+            output = str(folder / f"export.{ending}")
+            done = invoke("export", str(folder / "movies.ckpt"), "-o", output)
+            assert done.exit_code == 0, done.output
     paid = calls(killed)
     assert len(set(paid)) == MOVIES and len(calls(whole)) == MOVIES
     assert len(paid) - MOVIES <= 2 * 100

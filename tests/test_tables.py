@@ -12,7 +12,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointdb.cli import columns, sinks, sources
@@ -141,6 +141,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(values), chunk=st.integers(1, 40), indent=st.none() | st.integers(0, 2))
 def test_a_json_array_is_read_the_same_in_chunks_of_any_size(tmp_path_factory, rows, chunk, indent):
     """No value may be cut where a chunk ends: 12 and 34 are not 1234's halves."""

@@ -57,4 +57,5 @@ def _versions(store: str, step: str, old: str, new: str) -> tuple[int | str, int
     for version in (version_of(new), new):
         if version in known:
             return before, version
-    return before, new if before == old else version_of(new)
+    is_text_of_number = before == old != version_of(old)
+    return before, new if is_text_of_number else version_of(new)

@@ -66,7 +66,7 @@ def money(dollars: float | None) -> str:
     """Return dollars: `$12.30`, and `$0.00042` where cents are too coarse."""
     if dollars is None:
         return "–"
-    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.2g}"
+    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
 
 
 def size(count: int) -> str:

@@ -40,9 +40,8 @@ def export_command(
     done = export(store, output, Shape(column, merge), step, version)
     left_out = f", {number(done.failures)} failed ones left out" if done.failures else ""
     where = "" if output == "-" else f" to {output}"
-    note(
-        f"{counted(done.rows, 'row')} of {safe(done.step)} {done.version} written{where}{left_out}"
-    )
+    of = f"{safe(done.step)} {done.version}"
+    note(f"{counted(done.rows, 'row')} of {of} written{where}{left_out}")
 
 
 class Exported(msgspec.Struct):

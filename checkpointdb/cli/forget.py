@@ -40,10 +40,10 @@ def forget_command(
       ckpt forget reviews.ckpt --failed --where "error_type = 'TimeoutError'"
       ckpt forget reviews.ckpt --where "result ->> 'label' is null" --dry-run
     """  # noqa: D301 - click wants a real \b before lines it must not join
-    if not (step or failed or where):
-        raise click.UsageError("say which rows: --step, --failed or --where")
     if version is not None and step is None:
         raise click.UsageError("--version needs --step")
+    if not (step or failed or where):
+        raise click.UsageError("say which rows: --step, --failed or --where")
     if step is not None:
         version = _known(store, step, version)
     chosen = _in_words(step, version, failed, where)

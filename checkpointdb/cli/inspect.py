@@ -189,16 +189,15 @@ def _show_money(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str
 
 
 def _show_calls(screen: Screen, calls: list[dict[str, Any]]) -> None:
-    """Show the calls that were sent and never answered, and how many still may be."""
-    flying = sum(call["state"] == "in flight" for call in calls)
-    lost = [call for call in calls if call["state"] != "in flight"]
-    if flying:
+    """Show the calls that were sent and have no saved answer, and how many may still get one."""
+    lost = [call for call in calls if call["state"] != "open"]
+    if len(lost) < len(calls):
         screen.line()
-        screen.line(f"{counted(flying, 'call')} in flight")
+        screen.line(f"{counted(len(calls) - len(lost), 'call')} sent, not yet saved")
     if not lost:
         return
     screen.line()
-    screen.line(f"{counted(len(lost), 'call')} sent and not answered, perhaps billed")
+    screen.line(f"{counted(len(lost), 'call')} sent, no answer saved: perhaps billed")
     last = lost[-LAST_CALLS:]
     columns = {
         "idempotency key": [call["key"] for call in last],

@@ -81,7 +81,7 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
     """Return the store, its steps, runs and unanswered calls: what `inspect --json` prints."""
     steps, runs = steps_named(reader, step), reader.runs(step)
     records, last_commit = reader.last_commit()
-    seen = {
+    seen: dict[str, Any] = {
         "store": reader.path,
         "bytes": sum(_size(reader.path + suffix) for suffix in ("", "-wal")),
         "records": records,
@@ -96,8 +96,9 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
 
 
 def _call(call: Call, state: str) -> dict[str, Any]:
-    states = {"running": "in flight", "unknown": "unknown"}
-    return to_builtins(call) | {"state": states.get(state, "no answer")}
+    """Say of a call whether its answer may still be saved: `open`, `lost`, or `unknown`."""
+    states = {"running": "open", "unknown": "unknown"}
+    return to_builtins(call) | {"state": states.get(state, "lost")}
 
 
 def _wasted(reader: Look, steps: Iterable[StepInfo]) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import sys
@@ -59,7 +60,7 @@ def _look(reader: Look) -> dict[str, Any]:
     calls = reader.calls()
     runs = [
         to_builtins(run)
-        | {"state": state(run), "in_flight": sum(call.run == run.id for call in calls)}
+        | {"state": state(run), "open_calls": sum(call.run == run.id for call in calls)}
         for run in reader.runs()
     ]
     last_commit = reader.last_commit()[1]
@@ -128,8 +129,10 @@ def _no_key_within(seconds: float) -> bool:
 def _q_within(seconds: float) -> bool:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        if select.select([sys.stdin], [], [], left)[0] and sys.stdin.read(1) in ("q", "Q", ""):
-            return True
+        if select.select([sys.stdin], [], [], left)[0]:
+            pressed = os.read(sys.stdin.fileno(), 1024)  # unbuffered, or select would not see it
+            if not pressed or b"q" in pressed.lower():
+                return True
     return False
 
 
@@ -182,7 +185,7 @@ def _cells(run: dict[str, Any]) -> dict[str, str]:
         "failed": number(run["failed"]) if run["failed"] else "",
         "speed": _speed(run) if going else rate(run["rows"], run["seconds"]),
         "cost": money(run["cost"]) if run["cost"] else "",
-        "in flight": number(run["in_flight"]) if run["in_flight"] else "",
+        "sent, not saved": number(run["open_calls"]) if run["open_calls"] else "",
         "a crash costs": f"at most {run['loss_window']}" if going else "",
     }
 

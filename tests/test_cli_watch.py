@@ -1,0 +1,179 @@
+"""`ckpt watch`: runs in other processes, live, without touching them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+
+import pytest
+from cli_helpers import CKPT, STEPS, calls, ckpt, invoke, start, wait_for, write_rows
+
+import checkpointdb as ck
+from checkpointdb.cli import watch
+from checkpointdb.reading import Reader
+
+ARGUMENTS = ("--store", "rows.ckpt", "--version", "1", "--save", "seconds=0.1")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steps.py").write_text(STEPS)
+    write_rows(tmp_path / "rows.jsonl", [{"n": n} for n in range(400)])
+    return tmp_path
+
+
+@pytest.fixture
+def going(here):
+    """A run of 400 calls of 5 ms in another process, under way; killed at the end if need be."""
+    process = start("run", "steps.py:slow", "rows.jsonl", *ARGUMENTS, "--ledger", cwd=here)
+    wait_for(lambda: len(calls(here)) > 20)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+class Terminal:
+    """A `ckpt watch` with a terminal of its own."""
+
+    def __init__(self, *arguments, cwd):
+        self._ours, self.theirs = pty.openpty()
+        self.before = termios.tcgetattr(self.theirs)
+        self.said = b""
+        self.process = subprocess.Popen(
+            [*CKPT, "watch", "rows.ckpt", *arguments], cwd=cwd, start_new_session=True,
+            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
+            env={**os.environ, "COLUMNS": "140", "TERM": "xterm"},
+        )  # fmt: skip
+        os.set_blocking(self._ours, False)
+
+    def shows(self, *words):
+        """Whether all words have been shown by now."""
+        with contextlib.suppress(OSError):
+            self.said += os.read(self._ours, 1 << 20)
+        return all(word.encode() in self.said for word in words)
+
+    def press(self, key):
+        os.write(self._ours, key)
+
+    def end(self):
+        """Wait for the end; return the exit code, and whether the terminal is as it was."""
+        code = self.process.wait(timeout=20)
+        same = termios.tcgetattr(self.theirs) == self.before
+        os.close(self._ours)
+        os.close(self.theirs)
+        return code, same
+
+
+def test_a_live_view_of_a_run_to_its_end(here, going):
+    terminal = Terminal("--every", "0.1", cwd=here)
+    wait_for(lambda: terminal.shows("slow 1", "running", "at most 0.1 s", "sent, not saved"))
+    wait_for(lambda: terminal.shows("finished"))
+    shown = terminal.said.decode()
+    assert "rows.ckpt · last commit just now · q quits" in shown
+    assert shown.count("\x1b[2K") > 5  # drawn over, not one below the other
+    terminal.press(b"xq")
+    assert terminal.end() == (0, True)
+    assert going.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "code"),
+    [(b"q", None, 0), (None, signal.SIGINT, 0), (None, signal.SIGTERM, 143)],
+)
+def test_it_ends_on_request_and_the_run_goes_on(here, going, key, number, code):
+    """The terminal is as it was, also after SIGTERM."""
+    terminal = Terminal(cwd=here)
+    wait_for(lambda: terminal.shows("slow 1"))
+    asked = time.monotonic()
+    if key:
+        terminal.press(key)
+    else:
+        terminal.process.send_signal(number)
+    assert terminal.end() == (code, True)
+    assert time.monotonic() - asked < 0.9  # at once, not at the next look
+    assert going.poll() is None
+
+
+def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
+    """Each look is a line; the last one says how it ended, once; what it counts grows."""
+    process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", cwd=here)
+    said, problems = process.communicate(timeout=30)
+    assert process.returncode == 0 and problems == ""
+    lines = said.splitlines()
+    assert len(lines) >= 3 and all("run 1: step slow 1, is running" in line for line in lines[:-1])
+    assert "is finished, rows 400, hits 0, computed 400" in lines[-1]
+    assert "a crash costs at most 0.1 s" in lines[0] and "\x1b" not in said
+    assert going.wait(timeout=20) == 0
+
+
+def test_lines_of_json_for_programs(here, going):
+    process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", "--json", cwd=here)
+    said = [json.loads(line) for line in process.communicate(timeout=30)[0].splitlines()]
+    assert process.returncode == 0
+    rows = [look["runs"][0]["rows"] for look in said]
+    assert rows == sorted(rows) and rows[-1] == 400
+    assert said[0]["runs"][0]["state"] == "running" and said[-1]["runs"][0]["state"] == "finished"
+    assert said[0]["runs"][0]["open_calls"] > 0 == said[-1]["runs"][0]["open_calls"]
+    assert 50 < said[-1]["runs"][0]["rate"] < 250
+    assert said[0]["at"] - said[0]["last_commit"] < 2
+
+
+def test_a_killed_run_is_said_to_be_killed(here, going):
+    process = start("watch", "rows.ckpt", "--every", "0.1", "--until-end", cwd=here)
+    assert "running" in process.stdout.readline()
+    going.kill()
+    going.wait(timeout=20)
+    said = process.communicate(timeout=20)[0]
+    assert "is killed" in said.splitlines()[-1] and "a crash costs" not in said.splitlines()[-1]
+
+
+def test_watching_changes_nothing(here):
+    """Where nothing runs, the last run is shown, and --until-end ends at once."""
+    for n in (3, 5):
+        with ck.Store("rows.ckpt") as store:
+            list(ck.run(float, range(n), name="double", store=store, version=1))
+    before = {name: os.stat(name).st_mtime_ns for name in os.listdir(here)}
+    done = ckpt("watch", "rows.ckpt", "--until-end", cwd=here)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1
+    assert "run 2: step double 1, is finished, rows 5, hits 3, computed 2" in done.stdout
+    assert {name: os.stat(name).st_mtime_ns for name in os.listdir(here)} == before
+    gone = invoke("watch", "gone.ckpt")
+    assert gone.exit_code == 1 and "gone.ckpt" in gone.stderr and not os.path.exists("gone.ckpt")
+    ck.Store("empty.ckpt").close()
+    assert invoke("watch", "empty.ckpt", "--until-end").stderr == "no run on this store yet\n"
+
+
+def test_two_runs_that_end_one_after_the_other_both_stay(here):
+    with ck.Store("rows.ckpt") as store:
+        runs = []
+        for name in ("one", "other"):
+            rows = iter([{"n": n} for n in range(9)])
+            run = ck.run(lambda row: 1, rows, store=store, version=1, name=name)
+            next(run)
+            runs.append(run)
+        seen = watch.Watch("rows.ckpt")
+        assert [run["state"] for run in seen.look()["runs"]] == ["running", "running"]
+        runs[0].close()
+        assert [run["state"] for run in seen.look()["runs"]] == ["closed", "running"]
+        list(runs[1])
+        assert [run["state"] for run in seen.look()["runs"]] == ["closed", "finished"]
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds(here):
+    """A run that was fast an hour ago and hangs now is not fast; commits are the clock."""
+    ck.Store("rows.ckpt").close()
+    seen = watch.Watch("rows.ckpt")
+    rates = [
+        seen._rate({"id": 1, "started_at": 100.0, "updated_at": 100.0 + at, "rows": rows})
+        for at, rows in ((0, 0), (2, 100), (4, 200), (14, 210), (20, 216), (40, 236))
+    ]
+    assert rates == [0.0, 50.0, 50.0, pytest.approx(1.0), 1.0, 1.0]
+    with Reader("rows.ckpt") as reader:
+        assert reader.runs() == []
