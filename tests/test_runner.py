@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import multiprocessing
+import os
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import apsw
 import pytest
@@ -212,18 +215,19 @@ def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
     """Memory is bounded by the policy, the read-ahead and the newest keys, not by the rows."""
     n = 100_000 if driver is SEQUENTIAL else 10_000
     step = driver.step(lambda row: row["id"], store_path, name="s", save=every(rows=1000))
-    run = driver.start(step, ({"id": i, "text": "x" * 100} for i in range(n)))
     blocks, seen = [], itertools.count(1)
+    for n in (n, n // 2):  # misses, then hits
+        run = driver.start(step, ({"id": i, "text": "x" * 100} for i in range(n)))
 
-    def look(_):
-        if next(seen) % 1000 == 0:
-            blocks.append(sys.getallocatedblocks())
-            assert len(run._runner.lookup.in_flight) <= 1000 + 1024
+        def look(_, run=run):
+            if next(seen) % 1000 == 0:
+                blocks.append(sys.getallocatedblocks())
+                assert len(run._runner.lookup.in_flight) <= 1000 + 1024
 
-    driver.consume(run, each=look)
-    assert run.report.rows == n
+        driver.consume(run, each=look)
+        assert run.report.rows == n
     # the newest tens of thousands of keys are held, 2 blocks each; a row kept would be 8
-    assert max(blocks) < blocks[0] + 3 * min(n, 40_000)
+    assert max(blocks) < blocks[0] + 3 * min(2 * n, 40_000)
 
 
 # --- equal rows
@@ -301,6 +305,25 @@ def test_what_another_handle_commits_meanwhile_is_a_hit(driver, store_path):
     assert len(other.calls) == 100
     assert len(step.calls) <= 5 + 4  # those looked up before the other committed
     assert run.report.rows == 105
+
+
+@pytest.mark.xfail(reason="R15: rows are read ahead before they are hashed", strict=True)
+@each_driver
+def test_a_source_that_changes_the_row_it_gave_is_never_answered_wrongly(driver, store_path):
+    """A source that yields one object again, changed, gets right results or an error."""
+
+    def source():
+        row = {}
+        for i in range(50):
+            row["id"] = i
+            yield row
+
+    step = driver.step(lambda row: row["id"], store_path, name="s")
+    try:
+        results = driver.run(step, source())
+    except (ValueError, EncodeError):
+        return
+    assert results == list(range(50))
 
 
 # --- exceptions and stopping
@@ -513,20 +536,24 @@ def test_a_batch_is_not_waited_for_over_a_stretch_of_hits(driver, store_path):
 # --- several calls at a time
 
 
-def pausing(driver, work, seconds=0.01):
+def pausing(driver, work):
     """A step that pauses as its driver would have it, between `begin` and `end` of `work`."""
+
+    def seconds(row):
+        return 0.002 * (1 + row * 7 % 5)  # so that calls end in another order than they began
+
     if not driver.is_async:
 
         def step(row):
             work.begin(row)
-            time.sleep(seconds)
+            time.sleep(seconds(row))
             return work.end(row)
 
         return step
 
     async def astep(row):
         work.begin(row)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds(row))
         return work.end(row)
 
     return astep
@@ -556,7 +583,7 @@ class Work:
 def test_as_many_calls_are_in_flight_as_asked_for(driver, store_path, ordered):
     """concurrency=N has N calls in flight, never more, and every result comes once."""
     work = Work()
-    label = ckpt.step(store_path, version=1, name="s")(pausing(driver, work, 0.005))
+    label = ckpt.step(store_path, version=1, name="s")(pausing(driver, work))
     results = driver.run(label, range(40), ordered=ordered)
     assert work.most == driver.concurrency
     assert (results if ordered else sorted(results)) == [i * 10 for i in range(40)]
@@ -637,6 +664,31 @@ def test_closing_a_run_awaits_and_saves_the_calls_in_flight(driver, store_path):
     assert work.now == set()
     assert sorted(saved(store_path).values()) == sorted(row * 10 for row in work.ended)
     assert len(work.begun) <= 5 + 3 * driver.concurrency
+
+
+def logged(row):
+    """A step that travels to another process; the file is the oracle of its calls."""
+    with open(row["log"], "a") as log:
+        log.write(f"{row['id']} {os.getpid()}\n")
+    if row["id"] in row.get("bad", ()):
+        raise Boom(row["id"])
+    return {"square": row["id"] ** 2}
+
+
+def test_a_process_pool_computes_and_this_process_saves(store_path, tmp_path):
+    """With executor= the step runs in other processes, each row once, also over an exception."""
+    log = tmp_path / "log"
+    label = ckpt.step(store_path, version=1, key="id")(logged)
+    rows = [{"id": i, "log": str(log)} for i in range(30)]
+    spoiled = [row | {"bad": [17]} for row in rows]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        with pytest.raises(Boom):
+            list(label.run(spoiled, executor=executor))
+        results = list(label.run(rows, executor=executor))
+    assert results == [{"square": i**2} for i in range(30)]
+    calls = [line.split() for line in log.read_text().splitlines()]
+    assert sorted(int(row) for row, _ in calls) == sorted([*range(30), 17])
+    assert str(os.getpid()) not in {pid for _, pid in calls}
 
 
 # --- async only
