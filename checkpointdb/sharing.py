@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 
 from .claims import LEASE_SECONDS, new_worker
+from .errors import StoreError
 from .slots import Slot
 from .store import Store
 
@@ -71,4 +73,5 @@ class Sharing:
         while not self._ended.wait(LEASE_SECONDS / 3):
             if self._store.closed:
                 return
-            self._store.renew_claims(self.worker)
+            with suppress(StoreError):  # busy or full now: two more beats come before the lease ends
+                self._store.renew_claims(self.worker)

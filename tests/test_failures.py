@@ -319,3 +319,22 @@ def test_a_run_with_failures_never_pretends_to_be_complete(store_path, paid):
         assert store.runs()[-1].failed == 2
         assert store.steps()[0].failures == 2
     assert events[-1].report.failed == 2
+
+
+@pytest.mark.xfail(reason="T2: warns of a code change when 0 results are saved")
+def test_no_warning_where_nothing_is_saved(store_path):
+    """A step that failed at its first row and was mended has no results to warn of."""
+
+    @ckpt.step(store_path, version=1)
+    def step(row):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(step.run([1]))
+    step.store.close()
+
+    @ckpt.step(store_path, version=1, name="step")
+    def mended(row):
+        return row
+
+    assert list(mended.run([1])) == [1]

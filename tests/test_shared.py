@@ -1,0 +1,323 @@
+"""Several processes on one store: a row is computed by one of them; the dead are replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import apsw
+import pytest
+import worker_life
+from drivers import TASKS, THREADS
+from paid import context
+
+import checkpointdb as ckpt
+from checkpointdb import Store, claims, every, on_exit
+from checkpointdb.events import CameLate
+
+CLAIM_AHEAD = 64  # a worker claims so many rows ahead, and those in its window
+
+
+class Workers:
+    """Processes over one store, and their log."""
+
+    def __init__(self, directory, path):
+        self.path, self.log = path, str(directory / "calls.log")
+        open(self.log, "w").close()
+        self.processes = {}
+
+    def start(self, name, n, how="threads", seconds=0.0, save=50, kill_at=None):
+        process = context.Process(
+            target=worker_life.work,
+            args=(self.path, self.log, n, name, how, seconds, save, kill_at),
+        )
+        process.start()
+        self.processes[name] = process
+
+    def wait(self, *names):
+        for name in names or list(self.processes):
+            process = self.processes.pop(name)
+            process.join(60)
+            status = process.exitcode
+            process.close()
+            yield name, status
+
+    @property
+    def lines(self):
+        with open(self.log) as file:
+            return [line.split() for line in file]
+
+    @property
+    def calls(self):
+        return Counter(int(line[1]) for line in self.lines if line[1] != "done")
+
+
+@pytest.fixture
+def workers(tmp_path, store_path):
+    workers = Workers(tmp_path, store_path)
+    yield workers
+    for process in workers.processes.values():
+        process.kill()
+        process.join()
+
+
+def stored(path):
+    with Store(path, create=False) as store:
+        return [record.result for record in store.records()]
+
+
+def claimed(path):
+    with contextlib.closing(apsw.Connection(path, apsw.SQLITE_OPEN_READONLY)) as connection:
+        return connection.execute("select count(*) from claims").get
+
+
+# --- processes
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_four_processes_compute_each_row_once(workers, store_path, how):
+    """Four processes over the same 10,000 rows: 0 computed twice, each gives out all of them."""
+    for name in "abcd":
+        workers.start(name, 10_000, how)
+    assert dict(workers.wait()) == dict.fromkeys("abcd", 0)
+    assert workers.calls == Counter(range(10_000))
+    assert stored(store_path) == [row * 2 for row in range(10_000)]
+    computed = [int(line[3]) for line in workers.lines if line[1] == "done"]
+    assert len(computed) == 4
+    assert sum(computed) == 10_000
+    assert claimed(store_path) == 0
+
+
+def test_six_kills_cost_at_most_what_the_dead_had_claimed(workers, store_path):
+    """With six SIGKILLs among four workers every row is still computed, and none twice but what
+    the dead had called and not committed."""
+    n, save = 10_000, 20
+    for i in range(6):
+        workers.start(
+            f"victim{i}", n, ("threads", "tasks")[i % 2], 0.0005, save, kill_at=100 + 40 * i
+        )
+        if i % 2:
+            assert {status for _, status in workers.wait()} == {-9}
+    for name in "ab":
+        workers.start(name, n, "threads", 0.0, save)
+    assert dict(workers.wait()) == {"a": 0, "b": 0}
+    calls = workers.calls
+    assert calls.keys() == set(range(n))
+    again = sum(calls.values()) - n
+    print(f"computed again: {again}")
+    assert again <= 6 * (save - 1 + 8)
+    assert sorted(stored(store_path)) == [row * 2 for row in range(n)]
+    assert claimed(store_path) == 0
+
+
+def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_path):
+    """Rows claimed by a process that is gone are taken over at once, not after the lease."""
+    workers.start("dead", 300, "threads", 0.002, 10, kill_at=60)
+    workers.start("alive", 300, "threads", 0.002, 10)
+    began = time.monotonic()
+    assert dict(workers.wait()) == {"dead": -9, "alive": 0}
+    assert time.monotonic() - began < claims.LEASE_SECONDS / 2
+    assert stored(store_path) == [row * 2 for row in range(300)]
+    assert sum(workers.calls.values()) - 300 <= 9 + 8
+
+
+def test_a_worker_that_hangs_keeps_its_rows(workers, store_path, monkeypatch):
+    """A lease is renewed while its worker lives, so a call slower than the lease is not made
+    twice."""
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(ckpt.sharing, "LEASE_SECONDS", 0.3)
+    calls = []
+    first = slow_step(store_path, calls, 1.2)
+    other = slow_step(store_path, calls, 0)
+    thread = threading.Thread(target=lambda: list(first.run([1], shared=True)))
+    thread.start()
+    while not calls:
+        time.sleep(0.01)
+    assert list(other.run([1], shared=True)) == [1]
+    thread.join()
+    assert len(calls) == 1
+
+
+def slow_step(path, calls, seconds):
+    """A step with a handle of its own, as another process has it."""
+
+    def label(row):
+        calls.append(row)
+        time.sleep(seconds)
+        return row
+
+    return ckpt.step(Store(path), version=1, name="label", save=on_exit())(label)
+
+
+# --- leases and late results
+
+
+def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
+    store_path, monkeypatch
+):
+    """The rows of a worker that is stopped for longer than its lease go to another; when it wakes
+    up, its result comes late: it is reported, the first one stays, and later runs give that out."""
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(ckpt.sharing.Sharing, "_beat", lambda self: None)  # as if it were stopped
+    in_call, go_on, events = threading.Event(), threading.Event(), []
+
+    def label(row):
+        if in_call.is_set():
+            return "first"
+        in_call.set()
+        assert go_on.wait(10)
+        return "late"
+
+    late, first = (ckpt.step(Store(store_path), version=1, save=every(rows=1))(label) for _ in "ab")
+    results = []
+
+    def run_late():
+        run = late.run([1], shared=True, on_event=events.append)
+        results.extend(run)
+
+    thread = threading.Thread(target=run_late)
+    thread.start()
+    assert in_call.wait(10)
+    assert list(first.run([1], shared=True)) == ["first"]
+    go_on.set()
+    thread.join()
+    assert stored(store_path) == ["first"]
+    (event,) = [event for event in events if isinstance(event, CameLate)]
+    assert (event.step, event.position) == ("label", 0)
+    assert event.key == ckpt.key_of("label", 1, 1).hex()
+    assert results == ["late"]  # it was computed here, and nothing here has read the other
+    assert list(late.run([1], shared=True)) == ["first"]
+
+
+def first_result(row):
+    return "first"
+
+
+def test_a_lease_of_another_boot_is_void(store_path):
+    """Claims that a power cut left behind hold nobody up."""
+    with Store(store_path) as store:
+        key = ckpt.key_of("label", 1, 1)
+        boot, rest = claims.new_worker("some-host").split(" ", 1)
+        assert store.claim(f"{boot[::-1]} {rest}", [key]) == {key}
+        assert store.claim("another host-of-now 1 0.0 x", [key]) == {key}
+
+
+def test_a_claim_on_another_host_holds_until_its_lease_ends(store_path, monkeypatch):
+    """Whether a process of another host lives cannot be told: its lease decides."""
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.15)
+    with Store(store_path) as store:
+        key = ckpt.key_of("label", 1, 1)
+        assert store.claim(claims.new_worker("elsewhere"), [key]) == {key}
+        assert store.claim(claims.new_worker("here"), [key]) == set()
+        time.sleep(0.2)
+        assert store.claim(claims.new_worker("here"), [key]) == {key}
+
+
+def test_the_heart_goes_on_after_a_failure(store_path, monkeypatch):
+    """A renewal that fails, for the store was locked, is tried again and ends no thread."""
+    monkeypatch.setattr(ckpt.sharing, "LEASE_SECONDS", 0.06)
+    beats = []
+
+    def renew(self, worker):
+        beats.append(worker)
+        if len(beats) == 1:
+            raise ckpt.StoreLockedError("busy")
+
+    monkeypatch.setattr(Store, "renew_claims", renew)
+    step = slow_step(store_path, [], 0.3)
+    assert list(step.run([1], shared=True)) == [1]
+    assert len(beats) > 2
+
+
+# --- what others do is seen
+
+
+@pytest.mark.parametrize("driver", [THREADS, TASKS], ids=str)
+def test_committed_rows_of_others_are_hits_while_both_run(store_path, driver):
+    """Two runs side by side, each with its own handle: what one commits is a hit of the other."""
+    calls = []
+
+    def label(row):
+        calls.append(row)
+        time.sleep(0.001)
+        return row
+
+    runs = [
+        driver.start(
+            driver.step(label, Store(store_path), name="label", save=every(rows=5)),
+            range(200), shared=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    threads = [threading.Thread(target=driver.consume, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(calls) == list(range(200))
+    reports = [run.report for run in runs]
+    assert [report.rows for report in reports] == [200, 200]
+    assert sum(report.computed for report in reports) == 200
+    assert sum(report.hits for report in reports) == 200
+
+
+def test_a_failure_of_another_worker_is_not_tried_twice(store_path):
+    """Under "record" a row that another worker has just failed is its failure here too."""
+    calls, in_call = [], threading.Event()
+
+    def label(row):
+        calls.append(row)
+        in_call.set()
+        time.sleep(0.2)
+        raise ValueError("no luck")
+
+    steps = [
+        ckpt.step(Store(store_path), version=1, name="label", save=every(rows=1))(label)
+        for _ in range(2)
+    ]
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.extend(steps[0].run([1], shared=True, on_error="record"))
+    )
+    thread.start()
+    assert in_call.wait(5)
+    found.extend(steps[1].run([1], shared=True, on_error="record"))
+    thread.join()
+    assert [f.attempts for f in found] == [1, 1]
+    assert calls == [1]
+
+
+def test_a_worker_that_ends_early_gives_its_claims_back(store_path):
+    """A run that is closed releases what it had claimed and not computed."""
+    step = ckpt.step(store_path, version=1, name="label")(first_result)
+    run = step.run(range(1000), shared=True)
+    next(run)
+    run.close()
+    assert claimed(store_path) == 0
+    assert len(list(step.run(range(1000), shared=True))) == 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_worker_leaves_nothing_to_wait_for(workers, store_path, number):
+    """A worker stopped by a signal saves its calls and gives up its claims at once."""
+    workers.start("stopped", 5000, "threads", 0.002, 1000)
+    while len(workers.lines) < 50:
+        time.sleep(0.005)
+    os.kill(workers.processes["stopped"].pid, number)
+    ((_, status),) = workers.wait("stopped")
+    assert status != 0
+    assert claimed(store_path) == 0
+    assert sorted(stored(store_path)) == sorted(2 * row for row in workers.calls)
+
+
+def test_sharing_is_off_unless_asked_for(store_path):
+    """Without shared=True nothing is claimed: it costs a transaction for each few rows."""
+    step = ckpt.step(store_path, version=1, name="label")(first_result)
+    run = step.run(range(10))
+    next(run)
+    assert claimed(store_path) == 0
+    run.close()
