@@ -27,7 +27,10 @@ def test_every_code_block_runs_one_after_the_other(tmp_path, monkeypatch, capsys
         path = tmp_path / f"block_{number}.py"
         path.write_text(block)
         exec(compile(block, str(path), "exec"), space)
-    assert capsys.readouterr().out == "GOOD\nBAD\n"
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["GOOD", "BAD"]
+    assert len(out) == 3
+    assert out[2].startswith("a miss: new content")
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
