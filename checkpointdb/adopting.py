@@ -32,13 +32,16 @@ def adopt(
         raise ValueError(f"from and to are both version {old!r}")
     with Reader(store.path) as reader:
         info = _step(reader, step, old)
-        batches = _fresh(store, reader, info, new)
+        copied = sum(map(len, _fresh(store, reader, info, new)))  # or raise, nothing changed
         if dry_run:
-            copied = sum(map(len, batches))
             return copied, info.results - copied
         target, _, _ = store.register_step(step, new, info.key_recipe, None)
         run = store.begin_run(target, "adopt", "nothing", None)
-        copied = store.append_all(target, run, batches)
+        try:
+            copied = store.append_all(target, run, _fresh(store, reader, info, new))
+        except BaseException as error:
+            store.end_run(run, {"rows": 0}, f"failed: {type(error).__name__}")
+            raise
         store.end_run(run, {"rows": copied, "hits": copied}, f"adopted from version {old!r}")
     return copied, info.results - copied
 

@@ -169,6 +169,8 @@ def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any
     best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
     mine = _fields(keyer.narrowed(row))
     for record in reader.newest(name, version, NEAREST_OF):
+        if record.input is None and row is not None:
+            continue  # it could not be stored: see `Keyer.stored`
         differs = _difference(mine, _fields(keyer.narrowed(record.input)))
         if best is None or len(differs) < best[0]:
             best = len(differs), differs, record
