@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from collections import deque
@@ -112,7 +113,9 @@ def _clock(seconds: float) -> str:
 
 
 def _is_live(console: Any) -> bool:
-    return bool(console.is_terminal or console.is_jupyter)
+    if console.is_jupyter:  # where rich shows nothing but a warning without ipywidgets
+        return importlib.util.find_spec("ipywidgets") is not None
+    return bool(console.is_terminal)
 
 
 def _bar(console: Any, transient: bool) -> Any:

@@ -1,0 +1,329 @@
+"""Seeing it run: log records, events, progress on a pipe and on a terminal, OpenTelemetry."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import msgspec
+import pytest
+from drivers import SEQUENTIAL, THREADS
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from paid import Paid, every_driver, label
+
+import checkpointdb as ckpt
+from checkpointdb import Store, every, progress
+from checkpointdb.events import Committed, RowFailed, RunEnded, RunStarted
+from checkpointdb.otel import Telemetry
+
+
+@pytest.fixture
+def paid(tmp_path):
+    return Paid(str(tmp_path / "paid.log"))
+
+
+def of_kind(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+# --- events
+
+
+@every_driver
+def test_a_run_tells_what_happens(store_path, paid, driver):
+    """on_event= gets the start with its loss window, each commit, each failure, and the end with
+    the report: frozen values whose numbers agree with the run's."""
+    events = []
+    step = driver.step(label, store_path, save=every(rows=5))
+    run = driver.start(
+        step, paid.rows(20, {7: "boom"}), on_error="record", on_event=events.append
+    )  # fmt: skip
+    driver.results(run)
+    assert events[0] == RunStarted("label", 1, store_path, 1, "every(rows=5)", "4 rows")
+    commits = of_kind(events, Committed)
+    assert [commit.rows for commit in commits] == [5, 5, 5, 5]
+    assert all(commit.seconds > 0 for commit in commits)
+    (failed,) = of_kind(events, RowFailed)
+    assert failed == RowFailed("label", 7, "ValueError", "no luck with row 7", 1, True)
+    assert isinstance(events[-1], RunEnded)
+    assert (events[-1].ended, events[-1].report) == ("finished", run.report)
+    assert run.report.commits == 4
+    with pytest.raises(AttributeError):
+        events[0].step = "other"
+
+
+@every_driver
+def test_a_run_that_is_ended_by_an_error_says_so(store_path, paid, driver):
+    """The failure that ends a run is told as such, and the end names it."""
+    events = []
+    step = driver.step(label, store_path)
+    with pytest.raises(ValueError):
+        driver.run(step, paid.rows(3, {1: "boom"}), on_event=events.append)
+    (failed,) = of_kind(events, RowFailed)
+    assert failed.recorded is False
+    assert events[-1].ended == "failed: ValueError"
+
+
+def test_log_records_carry_the_event(store_path, paid, caplog):
+    """Loggers under checkpointdb: start and end at INFO, commits at DEBUG, recorded failures and a
+    run that is not complete at WARNING; each record has the event."""
+    step = ckpt.step(store_path, version=1, save=every(rows=2))(label)
+    with caplog.at_level(logging.DEBUG, "checkpointdb"):
+        list(step.run(paid.rows(4, {1: "boom"}), on_error="record"))
+    records = [r for r in caplog.records if r.name.startswith("checkpointdb")]
+    assert [(r.levelname, type(r.event)) for r in records] == [
+        ("INFO", RunStarted),
+        ("WARNING", RowFailed),
+        ("DEBUG", Committed),
+        ("DEBUG", Committed),
+        ("WARNING", RunEnded),
+    ]
+    texts = [r.getMessage() for r in records]
+    assert texts[0].endswith("a crash costs at most 1 row and the calls in flight")
+    assert "row 1 failed, attempt 1: ValueError: no luck with row 1" in texts[1]
+    assert texts[-1].endswith("4 rows, 0 hits, 3 computed, 1 FAILED")
+    assert msgspec.json.encode(records[-1].event)
+
+
+def test_nothing_is_logged_above_info_when_all_is_well(store_path, paid, caplog):
+    """A run without failures warns of nothing."""
+    list(ckpt.step(store_path, version=1)(label).run(paid.rows(3)))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("driver", [SEQUENTIAL, THREADS], ids=str)
+@pytest.mark.parametrize("kind", [RunStarted, Committed, RowFailed, RunEnded])
+def test_a_listener_that_raises_ends_the_run_and_loses_nothing(store_path, paid, driver, kind):
+    """What on_event= raises is the user's to see; what returned is saved all the same."""
+
+    def listener(event):
+        if isinstance(event, kind):
+            raise LookupError("listener")
+
+    step = driver.step(label, store_path, save=every(rows=3))
+    run = driver.start(step, paid.rows(9, {1: "boom"}), on_error="record", on_event=listener)
+    with pytest.raises(LookupError):
+        driver.results(run)
+    step.store.close()
+    with Store(store_path) as store:
+        stored = {r.input["n"] for r in store.records()}
+    assert stored >= set(paid.calls) - {1}
+
+
+def test_a_listener_may_use_the_store(store_path, paid):
+    """on_event= runs where the event happens, and may flush and read there: no deadlock."""
+    step = ckpt.step(store_path, version=1, save=every(rows=2))(label)
+    seen = []
+
+    def listener(event):
+        if isinstance(event, Committed):
+            seen.append(step.store.steps()[0].results)
+
+    done = threading.Event()
+
+    def run():
+        list(step.run(paid.rows(20), concurrency=4, on_event=listener))
+        done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert done.wait(20)
+    assert seen == sorted(seen)
+    assert seen[-1] == 20
+
+
+# --- progress
+
+PROGRAM = """
+import time, checkpointdb as ckpt
+from checkpointdb import progress
+progress.LINE_EVERY = 0.1
+
+@ckpt.step({path!r}, version=1)
+def label(row):
+    time.sleep(0.01)
+    if row == 3:
+        raise ValueError("no luck")
+    return row
+
+for _ in label.run(list(range(40)), on_error="record", progress=True, cost=lambda r: 0.5):
+    pass
+print("done")
+"""
+
+
+def program(path):
+    return [sys.executable, "-c", textwrap.dedent(PROGRAM.format(path=path))]
+
+
+def quiet_environment(**more):
+    return {**os.environ, "PYTHONWARNINGS": "ignore", **more}
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then(store_path):
+    """On a pipe: whole lines on stderr, no control characters, the last with the final counts;
+    stdout is the user's."""
+    ended = subprocess.run(
+        program(store_path), capture_output=True, text=True, env=quiet_environment(), timeout=30
+    )
+    assert ended.stdout == "done\n"
+    lines = [
+        line for line in ended.stderr.splitlines() if line.startswith("label: ") and "·" in line
+    ]
+    assert 3 <= len(lines) <= 12
+    assert re.fullmatch(
+        r"label: 40 of 40 rows · 0 hits · 39 computed · 1 failed · \$19.50 · [\d,.]+ rows/s",
+        lines[-1],
+    )
+    assert re.search(r"rows/s · 0:0\d left$", lines[0])
+    assert "\x1b" not in ended.stderr
+    assert "\r" not in ended.stderr
+
+
+def test_progress_on_a_terminal_is_a_bar(store_path):
+    """On a terminal: a bar that ends at 100 % with the counts, and leaves the cursor shown."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        program(store_path), stdout=subprocess.PIPE, stderr=slave, text=True,
+        env=quiet_environment(TERM="xterm-256color", COLUMNS="120"),
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    try:
+        while data := os.read(master, 4096):
+            shown += data
+    except OSError:  # the terminal's end
+        pass
+    finally:
+        os.close(master)
+    assert child.communicate(timeout=20)[0] == "done\n"
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "100%" in text
+    assert "39 computed · 1 failed" in text
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+
+
+@pytest.mark.parametrize("fraction", [None, 0.0, 0.25, 1.0])
+def test_progress_says_what_it_knows(fraction):
+    """Rate over the last seconds; time left only where the end is known and ahead."""
+    speed = progress.Speed()
+    time.sleep(0.01)
+    report = ckpt.events.Report(10, 4, 6, 0, 1, 1.0, 0.1, 0.0)
+    text = speed.text(report, fraction)
+    assert text.startswith("4 hits · 6 computed · ")
+    assert ("left" in text) == (fraction == 0.25)
+
+
+def test_no_progress_unless_asked_for(store_path, paid, capsys):
+    """A library does not write to stderr on its own account."""
+    list(ckpt.step(store_path, version=1)(label).run(paid.rows(5)))
+    assert capsys.readouterr() == ("", "")
+
+
+@every_driver
+def test_progress_with_every_driver(store_path, paid, driver, capsys):
+    """progress=True with any driver ends with the counts, also when the run is closed early."""
+    step = driver.step(label, store_path)
+    driver.run(step, paid.rows(12), progress=True)
+    assert "label: 12 of 12 rows · 0 hits · 12 computed" in capsys.readouterr().err
+    driver.run(step, iter(paid.rows(12)), progress=True, until=3)
+    assert re.search(r"label: \d+ rows · ", capsys.readouterr().err)
+
+
+# --- OpenTelemetry
+
+
+@pytest.fixture
+def exported():
+    """Providers with the SDK's in-memory exporters."""
+
+    class Exported:
+        def __init__(self):
+            self._spans, self._metrics = InMemorySpanExporter(), InMemoryMetricReader()
+            self.traces = TracerProvider()
+            self.traces.add_span_processor(SimpleSpanProcessor(self._spans))
+            self.meters = MeterProvider([self._metrics])
+            self.telemetry = Telemetry(self.traces, self.meters)
+
+        @property
+        def spans(self):
+            return self._spans.get_finished_spans()
+
+        @property
+        def metrics(self):
+            (resource,) = self._metrics.get_metrics_data().resource_metrics
+            return {
+                metric.name: metric.data.data_points
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+            }
+
+        def close(self):
+            self.traces.shutdown()
+            self.meters.shutdown()
+
+    exported = Exported()
+    yield exported
+    exported.close()
+
+
+def test_a_run_is_a_span_with_its_report(store_path, paid, exported):
+    """One span a run, from start to end, with the loss window and the report as attributes."""
+    step = ckpt.step(store_path, version=1, save=every(rows=5))(label)
+    run = step.run(paid.rows(20, {7: "boom"}), on_error="record", on_event=exported.telemetry)
+    list(run)
+    (span,) = exported.spans
+    assert span.name == "checkpointdb.run"
+    assert dict(span.attributes) == {
+        "checkpointdb.step": "label",
+        "checkpointdb.version": 1,
+        "checkpointdb.store": store_path,
+        "checkpointdb.loss_window": "4 rows",
+        "checkpointdb.ended": "finished",
+        **{f"checkpointdb.{k}": v for k, v in msgspec.structs.asdict(run.report).items()},
+    }
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.end_time - span.start_time == pytest.approx(run.report.seconds * 1e9, rel=0.5)
+
+
+def test_counters_are_what_the_store_holds(store_path, paid, exported):
+    """Rows committed, failures by error type, and the time of each commit."""
+    step = ckpt.step(store_path, version=1, save=every(rows=5))(label)
+    options = {"on_error": "record", "on_event": exported.telemetry, "concurrency": 4}
+    list(step.run(paid.rows(20, {7: "boom", 9: "boom"}), **options))
+    metrics = exported.metrics
+    (committed,) = metrics["checkpointdb.rows.committed"]
+    assert committed.value == 20
+    (failed,) = metrics["checkpointdb.rows.failed"]
+    assert failed.value == 2
+    assert failed.attributes == {"checkpointdb.step": "label", "error.type": "ValueError"}
+    (durations,) = metrics["checkpointdb.commit.duration"]
+    assert durations.count == 4
+    assert 0 < durations.sum < 5
+
+
+def test_a_failed_run_is_an_error_span(store_path, paid, exported):
+    """A run that is ended by an exception is a span with status ERROR; two runs are two spans."""
+    step = ckpt.step(store_path, version=1)(label)
+    with pytest.raises(ValueError):
+        list(step.run(paid.rows(3, {1: "boom"}), on_event=exported.telemetry))
+    with step.run(paid.rows(3), on_event=exported.telemetry) as run:
+        next(run)
+    first, second = exported.spans
+    assert first.status.status_code is StatusCode.ERROR
+    assert first.status.description == "failed: ValueError"
+    assert (second.attributes["checkpointdb.ended"], second.status.status_code) == (
+        "closed",
+        StatusCode.UNSET,
+    )
