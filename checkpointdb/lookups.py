@@ -67,6 +67,7 @@ class Lookup:
         self._identity, self._stored = spec.keyer.identify, spec.keyer.stored
         self._positions = itertools.count()
         self._seen = Occurrences() if spec.separate else None
+        self._last: Slot | None = None
         self.run = 0  # its id, once it has begun
         self.in_flight: dict[bytes, Slot] = {}  # to be computed, or being computed
         self.sharing: Sharing | None = None
@@ -80,12 +81,14 @@ class Lookup:
 
         If the source raises, the rows before it are yielded and `source_error` is set.
         """
-        source, size, chunk = iter(rows), 1, [None]
+        source, size = iter(rows), 1
         most = READ_AHEAD if self.sharing is None else CLAIM_AHEAD
-        while chunk and self.source_error is None:
+        while self.source_error is None:
             began = perf_counter()
-            chunk = self._take_rows(source, size)
-            places = self.rows(chunk)
+            chunk = self._read(source, size)
+            if not chunk:
+                return
+            places = self._look_up(chunk)
             if self.sharing is None:
                 yield from places
             else:
@@ -94,31 +97,56 @@ class Lookup:
             fast = perf_counter() - began < READ_AHEAD_SECONDS
             size = min(size * 2, most) if fast else max(size // 2, 1)
 
-    def _take_rows(self, source: Iterator[Any], size: int) -> list[Any]:
-        rows: list[Any] = []
+    def _read(self, source: Iterator[Any], size: int) -> list[Slot]:
+        """Read up to `size` rows, fewer if they come slowly, each identified as it comes."""
+        slots: list[Slot] = []
         until = perf_counter() + READ_AHEAD_SECONDS
         self.reading = True
         try:
             for row in source:
-                rows.append(row)
-                if len(rows) == size or perf_counter() > until:
+                slots.append(self._admit(row))
+                if len(slots) == size or perf_counter() > until:
                     break
         except Exception as error:  # noqa: BLE001 - raised after the rows before it are computed
             self.source_error = error
         finally:
             self.reading = False
-        return rows
+        return [slot for slot in slots if not slot.spoilt] if self.source_error else slots
+
+    def read_one(self, row: Any) -> Slot | Twin:
+        """Give a row that an async source gave its slot."""
+        return self._look_up([self._admit(row)])[0]
+
+    def _admit(self, row: Any) -> Slot:
+        """Identify a row of the source.
+
+        Raises:
+            ValueError: it is the object that the row before was, changed. That row is spoilt, unless
+                it is done: the step would see, or has seen, another content than its key's.
+        """
+        slot, last = self._identify(row), self._last
+        self._last = slot
+        if last is not None and last.row is row and last.key != slot.key:
+            last.spoilt = not last.settled
+            self.source_error = ValueError(
+                f"the source of rows gave row {last.position} and the next one as the same object, "
+                "changed in between; rows are read ahead: give a new object each, such as dict(row)"
+            )
+            raise self.source_error
+        return slot
 
     def rows(self, rows: Sequence[Any]) -> list[Slot | Twin]:
         """Give each row a slot: a hit, the twin of an equal row, or `mine`: to be computed."""
-        slots = [self._identify(row) for row in rows]
+        return self._look_up([self._identify(row) for row in rows])
+
+    def _look_up(self, slots: list[Slot]) -> list[Slot | Twin]:
         places: list[Slot | Twin] = list(slots)
         wanted = []
         with self._lock:
-            open_ = self.in_flight
+            in_flight = self.in_flight
             for i, slot in enumerate(slots):
                 if not slot.settled:
-                    earlier = open_.setdefault(slot.key, slot)
+                    earlier = in_flight.setdefault(slot.key, slot)
                     if earlier is slot:
                         wanted.append(slot)
                     else:

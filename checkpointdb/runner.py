@@ -215,6 +215,10 @@ class Runner:
             StoreError: the commit failed; the result stays pending.
         """
         now = perf_counter()
+        if slot.spoilt:
+            assert self.lookup.source_error is not None
+            self.lookup.give_up([slot], self.lookup.source_error)
+            return
         try:
             encoded = self._encode(value)
         except EncodeError as error:
@@ -407,6 +411,8 @@ class Runner:
 
     def _warn_of_change(self, stored_recipe: str) -> None:
         name, version, saved = self.spec.name, self.spec.version, self._saved()[0]
+        if not saved:
+            return
         if stored_recipe != self.spec.key_recipe:
             what = f"its key= changed from {stored_recipe} to {self.spec.key_recipe}"
             effect = "will not be found for rows whose key differs. Restore key= to reuse them"

@@ -41,6 +41,7 @@ class Slot:
     input: str | bytes | None = None  # the stored form of the row
     data: str | bytes | None = None  # the stored form of the result
     value: Any = None  # the result as the step returned it
+    spoilt = False  # its object was changed by the source before its call was done
     skipped = False  # failed in an earlier run, and not tried again
     error: BaseException | None = None  # what the run will raise for it
     failed: Failed | None = None  # or what takes the place of its result

@@ -321,7 +321,6 @@ def test_a_run_with_failures_never_pretends_to_be_complete(store_path, paid):
     assert events[-1].report.failed == 2
 
 
-@pytest.mark.xfail(reason="T2: warns of a code change when 0 results are saved")
 def test_no_warning_where_nothing_is_saved(store_path):
     """A step that failed at its first row and was mended has no results to warn of."""
 

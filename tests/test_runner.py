@@ -307,7 +307,6 @@ def test_what_another_handle_commits_meanwhile_is_a_hit(driver, store_path):
     assert run.report.rows == 105
 
 
-@pytest.mark.xfail(reason="R15: rows are read ahead before they are hashed", strict=True)
 @each_driver
 def test_a_source_that_changes_the_row_it_gave_is_never_answered_wrongly(driver, store_path):
     """A source that yields one object again, changed, gets right results or an error."""
