@@ -188,15 +188,15 @@ class Tasks:
                     if not coming.done():
                         await self._wake.wait()
                 row = coming.result()
-                place = None if row is _END else self._runner.lookup.read_one(row)
+                arrived = None if row is _END else self._runner.lookup.read_one(row)
             except Exception as error:  # noqa: BLE001 - raised after the rows before it
                 self._runner.lookup.source_error = error
                 return
             finally:
                 coming.cancel()
-            if place is None:
+            if arrived is None:
                 return
-            yield place
+            yield arrived
 
 
 _END: Any = object()
