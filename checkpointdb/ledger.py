@@ -13,13 +13,20 @@ class Ledger:
 
     def __init__(self, write: Callable[[list[Any]], None]) -> None:
         self._write = write
-        self._waiting: deque[Any] = deque()
+        self._waiting: deque[tuple[list[Any], list[BaseException]]] = deque()
         self._lock = threading.Lock()
 
     def send(self, calls: Iterable[Any]) -> None:
         """Return once `calls` are written; raise if they could not be."""
-        self._waiting.extend(calls)
+        mine = list(calls), list[BaseException]()
+        self._waiting.append(mine)
         with self._lock:
             group = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if group:
-                self._write(group)
+                try:
+                    self._write([call for calls, _ in group for call in calls])
+                except BaseException as error:  # noqa: BLE001 - raised to each who sent some
+                    for _, errors in group:
+                        errors.append(error)
+        if mine[1]:
+            raise mine[1][0]
