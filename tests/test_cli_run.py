@@ -293,15 +293,15 @@ def test_a_bad_line_is_named_and_everything_before_it_is_saved(here):
     lines = [json.dumps({"n": n}) for n in range(10_000)]
     good, lines[4999] = lines[4999], '{"n": oops}'
     (here / "big.jsonl").write_text("\n".join(lines) + "\n")
-    done = ckpt("run", "steps.py:double", "big.jsonl", "-o", "out.jsonl", *PLAIN, cwd=here)
-    assert done.returncode == 1
+    done = invoke("run", "steps.py:double", "big.jsonl", "-o", "out.jsonl", *PLAIN)
+    assert done.exit_code == 1
     assert done.stderr.startswith("Error: big.jsonl:5000: not a line of JSON")
     assert "4,999 results of step 'double' are saved" in done.stderr
     assert "Traceback" not in done.stderr and not (here / "out.jsonl").exists()
     assert len(saved(here)) == 4999
     lines[4999] = good
     (here / "big.jsonl").write_text("\n".join(lines) + "\n")
-    done = ckpt("run", "steps.py:double", "big.jsonl", "-o", "out.jsonl", *PLAIN, cwd=here)
+    done = invoke("run", "steps.py:double", "big.jsonl", "-o", "out.jsonl", *PLAIN)
     assert "4,999 hits, 5,001 computed" in done.stderr
     assert read_rows(here / "out.jsonl") == [{"n": n, "result": 2 * n} for n in range(10_000)]
 

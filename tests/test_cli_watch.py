@@ -9,10 +9,11 @@ import pty
 import signal
 import subprocess
 import termios
+import threading
 import time
 
 import pytest
-from cli_helpers import CKPT, STEPS, calls, ckpt, invoke, start, wait_for, write_rows
+from cli_helpers import CKPT, STEPS, calls, invoke, start, wait_for
 
 import checkpointdb as ck
 from checkpointdb.cli import watch
@@ -25,18 +26,43 @@ ARGUMENTS = ("--store", "rows.ckpt", "--version", "1", "--save", "seconds=0.1")
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "steps.py").write_text(STEPS)
-    write_rows(tmp_path / "rows.jsonl", [{"n": n} for n in range(400)])
     return tmp_path
+
+
+class Going:
+    """A run in another process that goes on, a call of 5 ms after the other, until told to end."""
+
+    def __init__(self, cwd):
+        self.process = start("run", "steps.py:slow", "-", *ARGUMENTS, "--ledger", cwd=cwd,
+                             stdin=subprocess.PIPE)  # fmt: skip
+        self.rows = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._feed)
+        self._thread.start()
+
+    def _feed(self):
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
+            while not self._ended.wait(0.005):
+                pipe.write(f'{{"n": {self.rows}}}\n')
+                pipe.flush()
+                self.rows += 1
+
+    def end(self):
+        """Have it finish; return its exit code."""
+        self._ended.set()
+        self._thread.join()
+        return self.process.wait(timeout=20)
 
 
 @pytest.fixture
 def going(here):
-    """A run of 400 calls of 5 ms in another process, under way; killed at the end if need be."""
-    process = start("run", "steps.py:slow", "rows.jsonl", *ARGUMENTS, "--ledger", cwd=here)
+    going = Going(here)
     wait_for(lambda: len(calls(here)) > 20)
-    yield process
-    process.kill()
-    process.communicate()
+    yield going
+    going.process.kill()
+    going.end()
+    going.process.stdout.close()
+    going.process.stderr.close()
 
 
 class Terminal:
@@ -74,13 +100,13 @@ class Terminal:
 def test_a_live_view_of_a_run_to_its_end(here, going):
     terminal = Terminal("--every", "0.1", cwd=here)
     wait_for(lambda: terminal.shows("slow 1", "running", "at most 0.1 s", "sent, not saved"))
+    assert going.end() == 0
     wait_for(lambda: terminal.shows("finished"))
     shown = terminal.said.decode()
     assert "rows.ckpt · last commit just now · q quits" in shown
-    assert shown.count("\x1b[2K") > 5  # drawn over, not one below the other
+    assert "\x1b[2K" in shown  # drawn over, not one below the other
     terminal.press(b"xq")
     assert terminal.end() == (0, True)
-    assert going.wait(timeout=20) == 0
 
 
 @pytest.mark.parametrize(
@@ -98,38 +124,42 @@ def test_it_ends_on_request_and_the_run_goes_on(here, going, key, number, code):
         terminal.process.send_signal(number)
     assert terminal.end() == (code, True)
     assert time.monotonic() - asked < 0.9  # at once, not at the next look
-    assert going.poll() is None
+    assert going.process.poll() is None
 
 
 def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
     """Each look is a line; the last one says how it ended, once; what it counts grows."""
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", cwd=here)
+    lines = [process.stdout.readline() for _ in range(2)]  # each is there when it is printed
+    assert going.end() == 0
     said, problems = process.communicate(timeout=30)
-    assert process.returncode == 0 and problems == ""
-    lines = said.splitlines()
-    assert len(lines) >= 3 and all("run 1: step slow 1, is running" in line for line in lines[:-1])
-    assert "is finished, rows 400, hits 0, computed 400" in lines[-1]
+    assert (process.returncode, problems) == (0, "")
+    lines += said.splitlines()
+    assert all("run 1: step slow 1, is running" in line for line in lines[:-1])
+    assert f"is finished, rows {going.rows}, hits 0, computed {going.rows}," in lines[-1]
     assert "a crash costs at most 0.1 s" in lines[0] and "\x1b" not in said
-    assert going.wait(timeout=20) == 0
 
 
 def test_lines_of_json_for_programs(here, going):
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", "--json", cwd=here)
-    said = [json.loads(line) for line in process.communicate(timeout=30)[0].splitlines()]
+    said = [json.loads(process.stdout.readline()) for _ in range(8)]
+    assert going.end() == 0
+    said += [json.loads(line) for line in process.communicate(timeout=30)[0].splitlines()]
     assert process.returncode == 0
-    rows = [look["runs"][0]["rows"] for look in said]
-    assert rows == sorted(rows) and rows[-1] == 400
-    assert said[0]["runs"][0]["state"] == "running" and said[-1]["runs"][0]["state"] == "finished"
-    assert said[0]["runs"][0]["open_calls"] > 0 == said[-1]["runs"][0]["open_calls"]
-    assert 50 < said[-1]["runs"][0]["rate"] < 250
+    runs = [look["runs"][0] for look in said]
+    rows = [run["rows"] for run in runs]
+    assert rows == sorted(rows) and 0 < rows[7] < rows[-1] == going.rows
+    assert [run["state"] for run in runs[:8]] == ["running"] * 8 and runs[-1]["state"] == "finished"
+    assert max(run["open_calls"] for run in runs) > 0 == runs[-1]["open_calls"]
+    assert 10 < runs[-1]["rate"] < 200
     assert said[0]["at"] - said[0]["last_commit"] < 2
 
 
 def test_a_killed_run_is_said_to_be_killed(here, going):
     process = start("watch", "rows.ckpt", "--every", "0.1", "--until-end", cwd=here)
     assert "running" in process.stdout.readline()
-    going.kill()
-    going.wait(timeout=20)
+    going.process.kill()
+    going.process.wait(timeout=20)
     said = process.communicate(timeout=20)[0]
     assert "is killed" in said.splitlines()[-1] and "a crash costs" not in said.splitlines()[-1]
 
@@ -140,8 +170,8 @@ def test_watching_changes_nothing(here):
         with ck.Store("rows.ckpt") as store:
             list(ck.run(float, range(n), name="double", store=store, version=1))
     before = {name: os.stat(name).st_mtime_ns for name in os.listdir(here)}
-    done = ckpt("watch", "rows.ckpt", "--until-end", cwd=here)
-    assert done.returncode == 0 and done.stdout.count("\n") == 1
+    done = invoke("watch", "rows.ckpt", "--until-end")
+    assert done.exit_code == 0 and done.stdout.count("\n") == 1
     assert "run 2: step double 1, is finished, rows 5, hits 3, computed 2" in done.stdout
     assert {name: os.stat(name).st_mtime_ns for name in os.listdir(here)} == before
     gone = invoke("watch", "gone.ckpt")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from ..sql import rows
 T = TypeVar("T")
 
 CANDIDATES = 10
+TRIES, PAUSE = 5, 0.02  # seconds
 
 
 class LookError(CheckpointError):
@@ -57,17 +60,25 @@ class Look(Reader):
 
 
 def read(path: str, look: Callable[[Look], T], again: bool = True) -> T:
-    """Return what `look` makes of the store; look again if a run began to write meanwhile.
+    """Return what `look` makes of the store; look again if a run began or ended meanwhile.
 
     Raises:
-        StoreError: not a store, or damaged; or written to twice while it was read without locks.
+        StoreError: not a store, or damaged; or written to again and again while it was read.
     """
-    try:
-        return _read(path, look)
-    except StoreError:  # in a file that changes under a reader without locks, any error may come
-        if not again:
-            raise
-        return _read(path, look)
+    return retried(lambda: _read(path, look)) if again else _read(path, look)
+
+
+def retried(act: Callable[[], T]) -> T:
+    """Return what `act` does; if it is an error of the store, try again a moment later.
+
+    While the last writer closes, and in a file that changes under a reader without locks, any error
+    may come.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(StoreError):
+            return act()
+        time.sleep(PAUSE)
+    return act()
 
 
 def _read(path: str, look: Callable[[Look], T]) -> T:

@@ -12,7 +12,7 @@ from ..reading import to_builtins
 from ..records import StepInfo
 from .display import Screen, safe, safe_json
 from .group import VERSION
-from .looking import LookError, read, steps_chosen
+from .looking import LookError, read, retried, steps_chosen
 from .sources import parse_row
 
 _STYLES = {"hit": "green", "failed": "red"}
@@ -57,7 +57,7 @@ def _why(store: str, info: StepInfo, row: Any) -> Why | str:
         keyer = Keyer(info.name, info.version, recipe_of(info))
     except ValueError as error:  # its key= is a function
         return str(error)
-    return why(store, info.name, info.version, keyer, info.key_recipe, row)
+    return retried(lambda: why(store, info.name, info.version, keyer, info.key_recipe, row))
 
 
 def _told(info: StepInfo, answer: Why | str) -> dict[str, Any]:
