@@ -1,0 +1,71 @@
+"""Measure, record, write the docs: `uv run --group bench python -m benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import concurrency, large, machine, peers, scale, tradeoff
+from .compare import compare
+from .docs import write_docs
+from .harness import Case, measure
+from .results import read, write
+
+QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
+    "tradeoff": tradeoff.cases,
+    "peers": peers.cases,
+    "million": peers.million,
+    "scale": scale.cases,
+    "huge": scale.huge,
+    "concurrency": concurrency.cases,
+    "large": large.cases,
+}
+
+
+def main() -> None:
+    """Answer the questions asked for, each in its own file."""
+    options = arguments()
+    mode = "quick" if options.quick else "full"
+    for name in [] if options.docs else options.only or QUESTIONS:
+        before = read(name, mode)
+        now = answer(name, options.quick)
+        if options.compare:
+            print(compare(name, before, now))
+        else:
+            write(name, mode, now)
+    if not options.compare:
+        write_docs()
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under 3 minutes; no 10⁷ rows")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="NAME")
+    parser.add_argument(
+        "--compare", action="store_true", help="compare with the recorded results, record nothing"
+    )
+    parser.add_argument("--docs", action="store_true", help="only write the docs anew")
+    return parser.parse_args()
+
+
+def answer(name: str, quick: bool) -> dict[str, Any]:
+    """Measure one question's cases; return them with what they were measured on."""
+    began, load = time.time(), machine.load()
+    described = machine.describe()
+    cases = measure(QUESTIONS[name](quick))
+    return {
+        "question": name,
+        "mode": "quick" if quick else "full",
+        "recorded_at": time.strftime("%Y-%m-%d %H:%M", time.localtime(began)),
+        "seconds": round(time.time() - began),
+        "load_average": [load, machine.load()],
+        "machine": described,
+        "cases": cases,
+    }
+
+
+if __name__ == "__main__":
+    main()

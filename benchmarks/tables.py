@@ -1,0 +1,203 @@
+"""The tables of docs/benchmarks.md, made of the recorded results and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import targets
+from .adapters import PEERS
+from .results import Result, best, figure
+
+NOT_SAID = "–"
+
+
+def markdown(heads: list[str], lines: list[list[str]]) -> str:
+    """Lay out a Markdown table."""
+    bars = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, bars, *lines))
+
+
+def number(value: float | None) -> str:
+    """Show a number with as many digits as it deserves."""
+    if value is None:
+        return NOT_SAID
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def target_table() -> str:
+    """Return every target with what was measured."""
+    heads = ["what", "target", "measured", "quietest run", "in processor time", "verdict"]
+    return markdown(heads, targets.table())
+
+
+def tradeoff_table() -> str:
+    """Return overhead and loss by policy and step, 300 B, `power`."""
+    result = best("tradeoff")
+    found = _cells(result, durability="power", size=300)
+    steps = sorted({p["seconds"] for p in found})
+    heads = ["save", *(f"{_step(s)}: cost, lost" for s in steps)]
+    saves = dict.fromkeys(p["save"] for p in found)
+    lines = [
+        [f"`{save}`", *(_cost_and_loss(result, found, save, seconds) for seconds in steps)]
+        for save in saves
+    ]
+    return markdown(heads, lines)
+
+
+def _step(seconds: float) -> str:
+    return f"step of {seconds * 1e3:g} ms" if seconds else "step of no time"
+
+
+def _cells(result: Result | None, **wanted: Any) -> list[dict[str, Any]]:
+    cases = result["cases"] if result else {}
+    return [
+        case["parameters"] | {"name": name}
+        for name, case in cases.items()
+        if all(case["parameters"].get(key) == value for key, value in wanted.items())
+    ]
+
+
+def _cost_and_loss(
+    result: Result | None, found: list[dict[str, Any]], save: str, seconds: float
+) -> str:
+    names = [p["name"] for p in found if p["save"] == save and p["seconds"] == seconds]
+    if not names:
+        return NOT_SAID
+    lost = number(figure(result, names[0], "rows_lost"))
+    if seconds:
+        return f"{number(figure(result, names[0], 'overhead_pct'))} %, {lost} rows"
+    return f"{number(figure(result, names[0], 'us_per_row'))} µs, {lost} rows"
+
+
+def recommendation_table() -> str:
+    """Return, for each step time, the measured cost of the policies one would choose from."""
+    result = best("tradeoff")
+    heads = ["a call takes", "a kill may cost", "save", "cost measured", "lost, measured"]
+    lines = []
+    for cell in _cells(result, durability="power", size=300):
+        why = {"every(rows=1)": "nothing", "adaptive()": "1 % of the time", "every(rows=50)":
+               "50 rows"}.get(cell["save"])  # fmt: skip
+        if why and cell["seconds"]:
+            cost = f"{number(figure(result, cell['name'], 'overhead_pct'))} %"
+            lost = f"{number(figure(result, cell['name'], 'rows_lost'))} rows"
+            lines.append([f"{cell['seconds'] * 1e3:g} ms", why, f"`{cell['save']}`", cost, lost])
+    return markdown(heads, lines)
+
+
+def peers_table() -> str:
+    """Return the peers, a line each."""
+    result = best("peers")
+    columns = {
+        "first run": "first_us", "(processor)": "first_cpu_us", "resume": "resume_us",
+        "bytes/row": "bytes_per_row", "files": "files", "MB": "memory_mb",
+    }  # fmt: skip
+    counts = {
+        "calls, half done": "half_calls", "lost by a kill": "kill_lost", "import, ms": "import_ms",
+    }  # fmt: skip
+    lines = [_peer(result, name, columns, counts) for name in PEERS if _rows(result, name)]
+    return markdown(["what", "rows", *columns, *counts], lines)
+
+
+def _rows(result: Result | None, name: str) -> int:
+    return result["cases"][name]["parameters"]["rows"] if result and name in result["cases"] else 0
+
+
+def _peer(
+    result: Result | None, name: str, columns: dict[str, str], counts: dict[str, str]
+) -> list[str]:
+    cells = [number(figure(result, name, column)) for column in columns.values()]
+    cells += [number(figure(result, f"{name} counts", column)) for column in counts.values()]
+    assert result is not None
+    after = result["cases"].get(f"{name} counts", {}).get("figures", {}).get("after_kill")
+    if after == "hung":
+        cells[-2] = "hung"
+    return [name, f"{_rows(result, name):,}", *cells]
+
+
+def case_table(question: str, columns: dict[str, str]) -> Callable[[], str]:
+    """Return a function that makes a table of a question's cases, a line each."""
+
+    def table() -> str:
+        result = best(question)
+        names = list(result["cases"]) if result else []
+        lines = [[n, *(number(figure(result, n, c)) for c in columns.values())] for n in names]
+        return markdown(["what", *columns], lines)
+
+    return table
+
+
+def machine_table() -> str:
+    """Return what was measured when and on what, a line for each question."""
+    heads = ["question", "run", "recorded", "took", "load before, after", "fsync of 4 KiB", "at"]
+    lines = [_measured(best(name)) for name in ALL if best(name)]
+    return markdown(heads, lines) + "\n\n" + _machine(next(filter(None, map(best, ALL)), None))
+
+
+def billion_table() -> str:
+    """Return what the largest store measured makes of 10⁹ rows, in proportion."""
+    result = best("huge") or best("scale")
+    name = list(result["cases"])[-1] if result else ""
+    hours = {
+        "a first run, without the step": "us", "a resume in order": "resume_rows_us",
+        "a resume shuffled": "resume_shuffled_us",
+    }  # fmt: skip
+    lines = [
+        [what, f"{number(us)} µs/row", f"{number(us * 1e9 / 3.6e9)} h"]
+        for what, column in hours.items()
+        if (us := figure(result, name, column)) is not None
+    ]
+    size = figure(result, name, "bytes_per_row")
+    lines.append(["file", f"{number(size)} bytes/row", f"{number(size)} GB"])
+    return markdown([f"from {name}", "measured", "at 10⁹ rows, in proportion"], lines)
+
+
+ALL = ("tradeoff", "peers", "million", "scale", "huge", "concurrency", "large")
+
+
+def _measured(result: Result | None) -> list[str]:
+    assert result is not None
+    before, after = result["load_average"]
+    return [
+        result["question"], result["mode"], result["recorded_at"], f"{result['seconds']} s",
+        f"{before}, {after}", f"{result['machine']['fsync_4k_ms']} ms", result["machine"]["commit"],
+    ]  # fmt: skip
+
+
+def _machine(result: Result | None) -> str:
+    if result is None:
+        return ""
+    m = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    return (
+        f"{m['cpu']}, {m['cores']} cores, {m['system']}, {m['file_system']}, "
+        f"Python {m['python']}, SQLite {m['sqlite']}, {versions}."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "targets": target_table,
+    "recommendation": recommendation_table,
+    "tradeoff": tradeoff_table,
+    "peers": peers_table,
+    "million": case_table("million", {
+        "first run, µs/row": "first_us", "(processor)": "first_cpu_us",
+        "resume, µs/row": "resume_us", "bytes/row": "bytes_per_row", "MB": "memory_mb"}),
+    "scale": case_table("scale", {
+        "first run, µs/row": "us", "(processor)": "cpu_us", "resume in order": "resume_rows_us",
+        "shuffled": "resume_shuffled_us", "select in order": "select_rows_us",
+        "select shuffled": "select_shuffled_us", "bytes/row": "bytes_per_row", "MB": "memory_mb",
+        "open, ms": "open_ms", "inspect, ms": "inspect_ms"}),
+    "huge": case_table("huge", {
+        "first run, µs/row": "us", "(processor)": "cpu_us", "resume in order": "resume_rows_us",
+        "shuffled": "resume_shuffled_us", "bytes/row": "bytes_per_row", "MB": "memory_mb",
+        "open, ms": "open_ms", "inspect, ms": "inspect_ms"}),
+    "concurrency": case_table("concurrency", {
+        "bare, rows/s": "bare_rows_per_second", "ours, rows/s": "rows_per_second",
+        "overhead %": "overhead_pct", "µs/row": "overhead_us_per_row", "alone, ms": "alone_ms",
+        "beside, ms": "beside_ms", "calls/row": "calls_per_row"}),
+    "large": case_table("large", {
+        "bare file, MB/s": "files_mb_per_second", "ours, MB/s": "mb_per_second", "ratio": "ratio",
+        "read, MB/s": "resume_mb_per_second", "MB of memory": "memory_mb"}),
+    "machine": machine_table, "billion": billion_table,
+}  # fmt: skip

@@ -1,0 +1,107 @@
+"""The benchmark suite runs, and what the docs show is what was recorded."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+import pytest
+
+from benchmarks import compare, data, docs, harness, results, scale, targets, tradeoff
+from benchmarks.adapters import PEERS, load
+
+RECORDED = sorted(os.listdir(results.FOLDER))
+
+
+@pytest.mark.parametrize("page", docs.PAGES, ids=os.path.basename)
+def test_a_page_shows_what_was_recorded(page):
+    """Each table is made of the committed JSON."""
+    with open(page, encoding="utf-8") as file:
+        text = file.read()
+    assert docs.MARKED.search(text)
+    assert docs.filled(text) == text
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "peers", "scale"])
+def test_each_plot_that_the_page_shows_is_there(name):
+    with open(os.path.join(harness.ROOT, "docs", "plots", f"{name}.svg"), encoding="utf-8") as file:
+        assert "<svg" in file.read()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_results_say_what_they_were_measured_on(name):
+    question, mode, _ = name.split(".")
+    result = results.read(question, mode)
+    assert (result["question"], result["mode"]) == (question, mode)
+    assert result["cases"]
+    assert len(result["load_average"]) == 2
+    assert {"python", "cores", "file_system", "fsync_4k_ms", "versions"} <= set(result["machine"])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_no_recorded_result_names_a_path_of_the_machine(name):
+    with open(os.path.join(results.FOLDER, name), encoding="utf-8") as file:
+        assert not re.search(r'"/\w+/', file.read())
+
+
+def test_every_target_of_the_table_says_met_or_missed():
+    for line in targets.table():
+        assert line[-1] == "met" or line[-1].startswith(("missed", "not measured"))
+
+
+def test_a_kill_loses_what_the_policy_says(tmp_path):
+    """every(rows=10): nine rows that had returned are computed again, as measured by killing."""
+    parameters = {"durability": "process", "size": 300, "seconds": 0.0, "rows": 40}
+    figures = tradeoff.measure(str(tmp_path), save="every(rows=10)", **parameters)
+    assert figures["rows_lost"] == 9
+    assert figures["commits"] == 4
+
+
+def test_a_store_is_measured_beside_bare_sqlite(tmp_path):
+    ours = harness.child("scale:first", str(tmp_path), rows=100)
+    again = harness.child("scale:resume", str(tmp_path), rows=100, order="shuffled")
+    bare = harness.child("scale:bare_append", str(tmp_path), rows=100)
+    assert {"us", "cpu_us", "memory_mb"} <= ours.keys() & again.keys() & bare.keys()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_an_adapter_finds_what_it_kept(name, tmp_path, monkeypatch):
+    """Of those whose package is there; slow starters are left to the suite itself."""
+    if name in ("datasets_map", "cachier_files", "dbos_sqlite", "bare_loop"):
+        pytest.skip("slow to import")
+    source = importlib.util.find_spec(f"benchmarks.adapters.{name}").origin
+    with open(source) as file:
+        for module in re.findall(r"^(?:import|from) (\w+)", file.read(), re.MULTILINE):
+            pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def label(row):
+        calls.append(row)
+        return data.answer(row)
+
+    for _ in range(2):
+        load(name).run(data.rows(30), label)
+    assert len(calls) == 30
+
+
+def test_shuffled_rows_are_the_same_rows():
+    assert sorted(row["id"] for row in data.shuffled(1000)) == list(range(1000))
+
+
+def test_only_a_change_beyond_the_spread_is_told():
+    def result(low, median, high):
+        figure = {"low": low, "median": median, "high": high}
+        return {"recorded_at": "then", "cases": {"case": {"figures": {"us": figure}}}}
+
+    before = result(9, 10, 11)
+    assert "0 figures changed" in compare.compare("scale", before, result(10, 12, 14))
+    assert "WORSE: case: us 10 -> 14 (+40%)" in compare.compare("scale", before, result(13, 14, 15))
+    assert "better" in compare.compare("scale", before, result(5, 6, 7))
+
+
+def test_cases_have_names_of_their_own():
+    for quick in (True, False):
+        for cases in (tradeoff.cases(quick), scale.cases(quick), scale.huge(quick)):
+            assert len({case.name for case in cases}) == len(cases)
