@@ -47,6 +47,7 @@ class Runner:
         self._careful = options.max_cost is not None or options.ledger
         self._rows = self._hits = self._failed = 0
         self._cost = self._spent_before = 0.0
+        self._seen_to = 0  # id of the last record whose cost is in `_spent_before`
         self._started = self._ended = 0.0
         self._step = self._id = 0
         self._ledger = Ledger(self._send) if options.ledger else None
@@ -76,7 +77,7 @@ class Runner:
         elif print_ is None:
             self.store.update_step(step, spec.key_recipe, spec.fingerprint)
         if self.options.max_cost is not None:
-            self._spent_before = self._saved()[1]
+            self._spent_before, self._seen_to = self.store.spent_before(step)
         meta = None if self._meta is None else msgspec.json.encode(self._meta).decode()
         window = loss_window(self._save)
         self._id = self.store.begin_run(step, repr(self._save), window, meta)
@@ -133,7 +134,7 @@ class Runner:
         """Call the step for one row and keep what it returns."""
         if self._careful:
             self.begin_call([slot])
-        calling.set(slot.key)
+        token = calling.set(slot.key)
         start = perf_counter()
         try:
             value = self._fn(slot.row)
@@ -141,7 +142,7 @@ class Runner:
             self.fail([slot], error, start)
             return
         finally:
-            calling.set(None)
+            calling.reset(token)
         self.keep(slot, value, start)
 
     def compute_unit(self, slots: list[Slot]) -> None:
@@ -154,28 +155,28 @@ class Runner:
     def compute_batch(self, slots: list[Slot]) -> None:
         """Call a batch step for several rows and keep what it returns."""
         start = self.begin_call(slots)
-        calling.set(slots[0].key)
+        token = calling.set(slots[0].key)
         try:
             values = self.spec.fn([slot.row for slot in slots])
         except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
             self.fail(slots, error, start)
             return
         finally:
-            calling.set(None)
+            calling.reset(token)
         self.keep_batch(slots, values, start)
 
     async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
         batch = self.options.batch_size is not None
         start = self.begin_call(slots)
-        calling.set(slots[0].key)
+        token = calling.set(slots[0].key)
         try:
             values = await self.spec.fn([s.row for s in slots] if batch else slots[0].row)
         except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
             self.fail(slots, error, start)
             return
         finally:
-            calling.set(None)
+            calling.reset(token)
         if batch:
             self.keep_batch(slots, values, start)
         else:
@@ -183,24 +184,29 @@ class Runner:
 
     def begin_call(self, slots: list[Slot]) -> float:
         """Return the time, the calls noted in the ledger; raise if the budget is spent."""
-        budget = self.options.max_cost
-        if budget is not None and self._spent_before + self._cost >= budget:
+        try:
+            if self.options.max_cost is not None:
+                self._check_budget(self.options.max_cost)
+            if self._ledger is not None:
+                self._ledger.send((slot.key, slot.position, slot.input) for slot in slots)
+        except BaseException as error:
+            self.lookup.give_up(slots, error)
+            raise
+        return perf_counter()
+
+    def _check_budget(self, budget: float) -> None:
+        """Raise if the step's budget is spent, by this run, runs before it, or runs beside it."""
+        with self._lock:
+            others, self._seen_to = self.store.spent(self._step, self._id, self._seen_to)
+            self._spent_before += others
             spent = self._spent_before + self._cost
-            error = BudgetExceeded(
+        if spent >= budget:
+            raise BudgetExceeded(
                 f"step {self.spec.name!r} has spent ${spent:.6g} of its budget of ${budget:.6g}: "
                 "raise max_cost= to go on",
                 spent,
                 budget,
             )
-            self.lookup.give_up(slots, error)
-            raise error
-        if self._ledger is not None:
-            try:
-                self._ledger.send((slot.key, slot.position, slot.input) for slot in slots)
-            except BaseException as error:
-                self.lookup.give_up(slots, error)
-                raise
-        return perf_counter()
 
     def keep(self, slot: Slot, value: Any, start: float) -> None:
         """Make a returned result pending; commit if the policy says so.
@@ -256,9 +262,14 @@ class Runner:
                 cost = _dollars(self.options.cost(value))
                 with self._lock:
                     self._cost += cost
+        except Exception as error:  # noqa: BLE001 - the result is paid for: keep it first
+            return cost, error
+        try:
             if self.options.valid is None or self.options.valid(value):
                 return cost, None
-        except Exception as error:  # noqa: BLE001 - the result is paid for: keep it first
+        except Exception as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
+            slot.failed, slot.error = failure(slot, error), error
+            self._count_failures([slot], error, recorded=False)
             return cost, error
         refused = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
         recorded = self.options.on_error == "record"
@@ -398,19 +409,16 @@ class Runner:
                 done = self._hits + self._keeper.results
                 left = f", {max(len(rows) - done, 0):,} of {len(rows):,} rows are left"
             error.add_note(
-                f"checkpointdb: {self._saved()[0]:,} results of step {self.spec.name!r} are saved "
+                f"checkpointdb: {self._saved():,} results of step {self.spec.name!r} are saved "
                 f"in {self.store.path}{left}; run the same again to go on from there"
             )
 
-    def _saved(self) -> tuple[int, float]:
+    def _saved(self) -> int:
         identity = (self.spec.name, self.spec.version)
-        for step in self.store.steps():
-            if (step.name, step.version) == identity:
-                return step.results, step.cost
-        return 0, 0.0
+        return next((s.results for s in self.store.steps() if (s.name, s.version) == identity), 0)
 
     def _warn_of_change(self, stored_recipe: str) -> None:
-        name, version, saved = self.spec.name, self.spec.version, self._saved()[0]
+        name, version, saved = self.spec.name, self.spec.version, self._saved()
         if not saved:
             return
         if stored_recipe != self.spec.key_recipe:

@@ -73,5 +73,5 @@ class Sharing:
         while not self._ended.wait(LEASE_SECONDS / 3):
             if self._store.closed:
                 return
-            with suppress(StoreError):  # busy or full now: two more beats come before the lease ends
+            with suppress(StoreError):  # busy or full: two more beats come before the lease ends
                 self._store.renew_claims(self.worker)

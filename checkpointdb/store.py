@@ -400,6 +400,29 @@ class Store:
                 )
             self._unsynced = self.durability != "power"
 
+    def spent_before(self, step: int) -> tuple[float, int]:
+        """Return the cost of all of a step's records, and the last id."""
+        with self._lock, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                "select cost, (select value from state where name = 'indexed_to')"
+                "  from steps where id = ?",
+                (step,),
+            ).fetchone()
+        newer, last = self.spent(step, 0, row[1])
+        return row[0] + newer, last
+
+    def spent(self, step: int, run: int, after: int) -> tuple[float, int]:
+        """Return the cost of a step's records after an id, one run's left out, and the last id."""
+        with self._lock, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                """
+                select total(cost) filter (where step = ? and run <> ?), max(id) from records
+                 where id > ?
+                """,
+                (step, run, after),
+            ).fetchone()
+        return row[0], row[1] or after
+
     def register_step(
         self, name: str, version: int | str, key_recipe: str, fingerprint: str | None
     ) -> tuple[int, str, str | None]:

@@ -339,7 +339,6 @@ def test_no_warning_where_nothing_is_saved(store_path):
     assert list(mended.run([1])) == [1]
 
 
-@pytest.mark.xfail(reason="T5: it is saved as a success and is a hit from then on")
 def test_a_result_that_valid_could_not_judge_is_no_success(store_path, paid):
     """If valid= itself raises, that ends the run; the result is kept, and not as a good one."""
     step = ckpt.step(store_path, version=1)(label)

@@ -164,7 +164,7 @@ def test_a_key_outside_a_call_is_wrong_use(store_path):
 @pytest.mark.parametrize(
     "is_async",
     [
-        pytest.param(False, marks=pytest.mark.xfail(reason="T3: lost after an inner step's call")),
+        False,
         True,
     ],
 )
