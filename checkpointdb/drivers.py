@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 import time
@@ -61,9 +60,10 @@ def progress(runner: Runner, rows: Any) -> AbstractContextManager[Any]:
 
 def how(error: BaseException) -> str:
     """Say in a few words how a run ended by `error`."""
-    if isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError):
+    name = type(error).__name__
+    if isinstance(error, KeyboardInterrupt | SystemExit) or name == "CancelledError":
         return "interrupted"
-    return f"failed: {type(error).__name__}"
+    return f"failed: {name}"
 
 
 def sequential(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:

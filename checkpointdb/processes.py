@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 
 
@@ -13,7 +12,7 @@ def alive(host: str, pid: int, since: float) -> bool | None:
     None for another host: that cannot be told from here. A later process of the same number is not
     taken for it.
     """
-    if host != socket.gethostname():
+    if host != os.uname().nodename:
         return None
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ class Sharing:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.worker = new_worker(socket.gethostname())
+        self.worker = new_worker(os.uname().nodename)
         self._abroad: dict[bytes, Slot] = {}
         self._looked = 0.0
         self._ended = threading.Event()

@@ -7,13 +7,15 @@ on the stack; the run delivers the signal once the row is saved. The second sign
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio  # a fifth of the time that importing checkpointdb takes: only where needed
 
 log = logging.getLogger("checkpointdb.run")
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from . import drivers, planning, tasks
+from . import drivers, planning
 from .callables import (
     check_function,
     check_name,
@@ -30,7 +30,6 @@ from .options import Options, RunOptions
 from .planning import Plan, Why
 from .policy import SavePolicy, adaptive, check_policy
 from .runner import Runner
-from .shipping import shipping
 from .store import Durability, Store
 
 P = ParamSpec("P")
@@ -96,6 +95,8 @@ class Step(Generic[P, R]):
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
+            from . import tasks
+
             return tasks.acall(self._call_runner(), row)  # type: ignore[return-value]
         result: R = drivers.call(self._call_runner(), row)
         return result
@@ -137,9 +138,13 @@ class Step(Generic[P, R]):
     def _loop(self, runner: Runner, rows: Any, options: Options) -> drivers.Loop:
         concurrency = options.concurrency
         if self._spec.is_async:
+            from . import tasks
+
             _refuse_executor(options)
             return lambda signals: tasks.bridged(runner, rows, signals, concurrency)
         if options.executor is not None:
+            from .shipping import shipping
+
             submit = shipping(self, runner, options.executor)
             pooled = drivers.Pooled(runner, submit, _workers(options))
             return lambda signals: pooled.results(rows, signals)
@@ -176,6 +181,8 @@ class Step(Generic[P, R]):
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
         check_rows(rows, (Iterable, AsyncIterable))
+        from . import tasks
+
         runner = self._runner(checked)
         return Run(runner, adrive=lambda: tasks.adrive(runner, rows, checked.concurrency))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -459,7 +458,7 @@ class Store:
                                   policy, loss_window, durability, meta)
                 values (?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (step, now, now, socket.gethostname(), os.getpid(),
+                (step, now, now, os.uname().nodename, os.getpid(),
                  policy, loss_window, self.durability, meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
