@@ -67,8 +67,7 @@ class Lookup:
         self._identity, self._stored = spec.keyer.identify, spec.keyer.stored
         self._positions = itertools.count()
         self._seen = Occurrences() if spec.separate else None
-        self._content = b""  # the key of the row just identified, were it the first of its equals
-        self._last: tuple[Slot | None, bytes] = None, b""
+        self._last: Slot | None = None
         self.run = 0  # its id, once it has begun
         self.in_flight: dict[bytes, Slot] = {}  # to be computed, or being computed
         self.sharing: Sharing | None = None
@@ -125,9 +124,9 @@ class Lookup:
             ValueError: it is the object that the row before was, changed. That row is spoilt,
                 unless it is done: the step sees, or has seen, another content than its key's.
         """
-        (last, content), slot = self._last, self._identify(row)
-        self._last = slot, self._content
-        if last is not None and last.row is row and content != self._content:
+        slot, last = self._identify(row), self._last
+        self._last = slot
+        if last is not None and last.row is row and last.content != slot.content:
             last.spoilt = not last.settled
             self.source_error = ValueError(
                 f"the source of rows gave row {last.position} and the next one as the same object, "
@@ -163,10 +162,10 @@ class Lookup:
             slot = Slot(row, next(self._positions), b"", False)
             self._refuse(slot, error)
             return slot
-        self._content = key
+        slot = Slot(row, next(self._positions), key, plain)
         if self._seen is not None:
-            key = self._spec.keyer.nth(key, self._seen.count(key))
-        return Slot(row, next(self._positions), key, plain)
+            slot.content, slot.key = key, self._spec.keyer.nth(key, self._seen.count(key))
+        return slot
 
     def _refuse(self, slot: Slot, error: EncodeError) -> None:
         """Settle a row that cannot be a row; it has no key, so there is nothing to record."""

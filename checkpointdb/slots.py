@@ -48,7 +48,8 @@ class Slot:
     waiters: tuple[Callable[[], object], ...] = ()
 
     def __init__(self, row: Any, position: int, key: bytes, plain: bool) -> None:
-        self.row, self.position, self.key, self.plain = row, position, key, plain
+        self.row, self.position, self.plain = row, position, plain
+        self.key = self.content = key  # they differ for the n-th equal row, counted on its own
 
     def settle(self) -> None:
         """Tell those who wait for the outcome that it is there."""
