@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+import time
 
 import pytest
 from cli_helpers import CKPT, STEPS, calls, invoke, start, wait_for, write_rows
@@ -158,9 +159,11 @@ def test_why_of_what_is_no_store_is_an_error(here):
 
 def test_adopted_results_are_hits_of_the_other_version_and_stay(here):
     fill((0, 1, 2, -1))
-    fill((1,), version=2)
+    fill((1,), version=2, cost=lambda _: 0.5)
     done = invoke("adopt", "rows.ckpt", "--step", "label", "--from", "1", "--to", "2", "--yes")
     assert done.exit_code == 0, done.output
+    steps = json.loads(invoke("inspect", "rows.ckpt", "--json").stdout)["steps"]
+    assert [step["saved"] for step in steps] == [0.0, 0.0]  # an adopted result is no hit
     assert done.stderr.splitlines() == [
         "2 results of label version 1 will count for version 2 too; 1 are there already.",
         "2 results adopted",
@@ -321,6 +324,7 @@ def test_on_a_terminal_it_asks(here, answer, code):
     said = b""
     while b"Go on? [y/N]" not in said:
         said += os.read(ours, 1000)
+    time.sleep(0.3)  # Python forgets a Ctrl-C that comes just before it begins to read
     os.write(ours, answer)
     assert process.wait(timeout=20) == code
     os.close(ours)

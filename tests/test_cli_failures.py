@@ -37,7 +37,7 @@ def shaky(row):
 
 def quota(row):
     log(row)
-    raise QuotaError("spent") if row["n"] == 4 else ValueError("no")
+    raise QuotaError("spent") if row["n"] == 4 else ValueError("no\\nway")
 
 
 def many(row):
@@ -159,6 +159,7 @@ def test_some_exceptions_end_the_run_even_so(here, name):
         done = run("quota", "--on-error", "record", "--stop-on", name)
     assert done.exit_code == 1
     assert "QuotaError: spent" in done.stderr and "run the same again" in done.stderr
+    assert done.stderr.count("ValueError: no\\nway\n") == 4  # each failure in one line
     assert calls(here) == ["0", "1", "2", "3", "4"]
 
 

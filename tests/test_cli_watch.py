@@ -105,6 +105,8 @@ def test_a_live_view_of_a_run_to_its_end(here, going):
     shown = terminal.said.decode()
     assert "rows.ckpt · last commit just now · q quits" in shown
     assert "\x1b[2K" in shown  # drawn over, not one below the other
+    time.sleep(0.3)
+    assert terminal.process.poll() is None  # it ends when it is told to
     terminal.press(b"xq")
     assert terminal.end() == (0, True)
 
@@ -180,7 +182,8 @@ def test_watching_changes_nothing(here):
     assert invoke("watch", "empty.ckpt", "--until-end").stderr == "no run on this store yet\n"
 
 
-def test_two_runs_that_end_one_after_the_other_both_stay(here):
+def test_two_runs_that_end_one_after_the_other_both_stay(here, capsys):
+    """In the view; in a pipe each end is said once."""
     with ck.Store("rows.ckpt") as store:
         runs = []
         for name in ("one", "other"):
@@ -188,12 +191,15 @@ def test_two_runs_that_end_one_after_the_other_both_stay(here):
             run = ck.run(lambda row: 1, rows, store=store, version=1, name=name)
             next(run)
             runs.append(run)
-        seen = watch.Watch("rows.ckpt")
-        assert [run["state"] for run in seen.look()["runs"]] == ["running", "running"]
-        runs[0].close()
-        assert [run["state"] for run in seen.look()["runs"]] == ["closed", "running"]
-        list(runs[1])
-        assert [run["state"] for run in seen.look()["runs"]] == ["closed", "finished"]
+        seen, lines = watch.Watch("rows.ckpt"), watch._Lines()
+        wanted = [["running", "running"], ["closed", "running"], ["closed", "finished"]]
+        for end, states in zip((lambda: None, runs[0].close, lambda: list(runs[1])), wanted):
+            end()
+            looked = seen.look()
+            lines.show(looked)
+            assert [run["state"] for run in looked["runs"]] == states
+    said = [line.split(",")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert said == ["is running", "is running", "is closed", "is running", "is finished"]
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds(here):
