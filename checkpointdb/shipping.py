@@ -32,6 +32,8 @@ def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Sl
         return kept
 
     def receive(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+        if sent.cancelled():  # the call was not made: no failure of its row
+            Future.cancel(kept)
         if not kept.set_running_or_notify_cancel():
             return
         try:

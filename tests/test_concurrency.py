@@ -266,11 +266,11 @@ def test_memory_does_not_grow_with_a_million_rows(tmp_path):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_objects_do_not_pile_up(tmp_path, ordered):
-    """Python's own peak is the same at 5,000 and at 25,000 rows, ordered or not."""
+    """Python's own peak is the same at 4,000 and at 12,000 rows, ordered or not."""
     peak_of(1000, str(tmp_path / "warm.ckpt"), ordered)
-    small = peak_of(5_000, str(tmp_path / "a.ckpt"), ordered)
-    large = peak_of(25_000, str(tmp_path / "b.ckpt"), ordered)
-    assert large < small + 5
+    small = peak_of(4_000, str(tmp_path / "a.ckpt"), ordered)
+    large = peak_of(12_000, str(tmp_path / "b.ckpt"), ordered)
+    assert large < small + 2
 
 
 # --- wrong use is answered at the call

@@ -172,6 +172,20 @@ def test_a_worker_that_dies_ends_the_run_and_loses_nothing_saved(store_path):
     assert run.report.hits == len(kept)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "record"])
+def test_a_call_that_was_not_made_is_no_failure(store_path, paid, on_error):
+    """Rows that wait in the pool when the run is closed are taken back, not recorded as failed."""
+    step = ckpt.step(store_path, version=1)(label)
+    with ProcessPoolExecutor(1, mp_context=context) as own:
+        rows = paid.rows(40, dict.fromkeys(range(1, 40), "slow"))
+        with step.run(rows, executor=own, concurrency=4, on_error=on_error) as run:
+            assert next(run) == result_of(0)
+    with Store(store_path) as store:
+        assert sorted(r.input["n"] for r in store.records(status="ok")) == sorted(paid.calls)
+        assert list(store.records(status="failed")) == []
+        assert len(paid.calls) < 8
+
+
 def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
     """ledger=True and cost= work with an executor as they do without."""
     step = ckpt.step(store_path, version=1)(label)

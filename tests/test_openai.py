@@ -133,16 +133,16 @@ def test_a_spent_quota_ends_the_run_and_keeps_what_was_paid(server, store_path, 
     server.quota = 70
     with pytest.raises(QuotaSpentError) as caught:
         run(
-            kind, server, store_path, 300, on_error="record", stop_on=QuotaSpentError,
+            kind, server, store_path, 200, on_error="record", stop_on=QuotaSpentError,
             concurrency=concurrency, step={"save": every(rows=1000)},
         )  # fmt: skip
     assert "70 results of step 'label' are saved" in caught.value.__notes__[-1]
-    assert "230 of 300 rows are left" in caught.value.__notes__[-1]
+    assert "130 of 200 rows are left" in caught.value.__notes__[-1]
     assert sorted(server.paid) == sorted(stored(store_path))
     assert len(server.calls) <= 70 + 2 * concurrency
     server.quota = None
-    results, report = run(kind, server, store_path, 300, concurrency=concurrency)
-    assert texts(results) == right(300)
+    results, report = run(kind, server, store_path, 200, concurrency=concurrency)
+    assert texts(results) == right(200)
     assert report.hits == 70
     assert server.paid_more_than_once() == 0
 
@@ -174,7 +174,7 @@ def test_failures_are_records_and_only_they_are_tried_again(server, store_path, 
     for row, fault in bad.items():
         server.faults[row] = [fault]
     results, report = run(
-        kind, server, store_path, 40, {"timeout": 0.5}, on_error="record", concurrency=concurrency
+        kind, server, store_path, 40, {"timeout": 0.4}, on_error="record", concurrency=concurrency
     )  # fmt: skip
     kinds = {row: results[row].error_type for row in bad}
     assert kinds == {
