@@ -30,7 +30,7 @@ def main() -> None:
     mode = "quick" if options.quick else "full"
     for name in [] if options.docs else options.only or QUESTIONS:
         before = read(name, mode)
-        now = answer(name, options.quick)
+        now = answer(name, options.quick, options.repeats)
         if options.compare:
             print(compare(name, before, now))
         else:
@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under 3 minutes; no 10⁷ rows")
+    parser.add_argument("--repeats", type=int, help="instead of three; the results say how many")
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="NAME")
     parser.add_argument(
         "--compare", action="store_true", help="compare with the recorded results, record nothing"
@@ -51,11 +52,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def answer(name: str, quick: bool) -> dict[str, Any]:
+def answer(name: str, quick: bool, repeats: int | None = None) -> dict[str, Any]:
     """Measure one question's cases; return them with what they were measured on."""
     began, load = time.time(), machine.load()
     described = machine.describe()
-    cases = measure(QUESTIONS[name](quick))
+    cases = measure(QUESTIONS[name](quick), repeats)
     return {
         "question": name,
         "mode": "quick" if quick else "full",

@@ -75,8 +75,10 @@ def fresh_folder() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(cases: list[Case]) -> dict[str, Any]:
+def measure(cases: list[Case], repeats: int | None = None) -> dict[str, Any]:
     """Measure all cases in turn, then all again; return medians and spread by name."""
+    if repeats is not None:
+        cases = [dataclasses.replace(case, repeats=min(case.repeats, repeats)) for case in cases]
     runs: dict[str, list[Figures]] = {case.name: [] for case in cases}
     for turn in range(max(case.repeats for case in cases)):
         for case in cases:

@@ -10,6 +10,11 @@ from .adapters import PEERS
 from .results import Result, best, figure
 
 NOT_SAID = "–"
+WANTED = {
+    "every(rows=1)": "to lose nothing",
+    "every(rows=50)": "to lose 49 rows at most",
+    "adaptive()": "commits of 1 % of the time",
+}
 
 
 def markdown(heads: list[str], lines: list[list[str]]) -> str:
@@ -73,11 +78,10 @@ def _cost_and_loss(
 def recommendation_table() -> str:
     """Return, for each step time, the measured cost of the policies one would choose from."""
     result = best("tradeoff")
-    heads = ["a call takes", "a kill may cost", "save", "cost measured", "lost, measured"]
+    heads = ["a call takes", "you want", "save", "cost, measured", "lost by a kill, measured"]
     lines = []
     for cell in _cells(result, durability="power", size=300):
-        why = {"every(rows=1)": "nothing", "adaptive()": "1 % of the time", "every(rows=50)":
-               "50 rows"}.get(cell["save"])  # fmt: skip
+        why = WANTED.get(cell["save"])
         if why and cell["seconds"]:
             cost = f"{number(figure(result, cell['name'], 'overhead_pct'))} %"
             lost = f"{number(figure(result, cell['name'], 'rows_lost'))} rows"
