@@ -69,7 +69,7 @@ def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterat
         keys = [_rekey(entry, before, after, equal, store.path) for entry in entries]
         there = store.find(keys)
         yield [
-            (key, *entry[1:])
+            (key, *entry[1:4], None, *entry[5:])  # what it cost is counted where it was paid
             for key, entry, found in zip(keys, entries, there, strict=True)
             if found is None or found[1] is not None
         ]

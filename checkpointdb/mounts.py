@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 _NETWORK = frozenset(
     [
@@ -24,6 +25,8 @@ _NETWORK = frozenset(
     ]
 )
 
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how the table writes a space: \040
+
 
 def network_file_system(path: str, table: str = "/proc/self/mountinfo") -> str | None:
     """Return the type of the network file system that `path` is on, None for a local one.
@@ -44,7 +47,7 @@ def _kind(path: str, table: str) -> str:
         return ""
     for line in lines:
         mount, _, rest = line.partition(" - ")
-        point = mount.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape")
+        point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), mount.split(" ")[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, rest.split(" ")[0]

@@ -88,10 +88,10 @@ def test_an_entry_is_read_back_byte_for_byte(open_store):
         ],
     )
     assert log.store.find([key(n) for n in range(1, 6)]) == [
-        (1, None, '{"a":"é"}'),
-        (3, None, b"\x93\x01\x02\x03"),
-        (2, ERROR, None),
-        (1, None, "null"),
+        (1, None, '{"a":"é"}', log.run),
+        (3, None, b"\x93\x01\x02\x03", log.run),
+        (2, ERROR, None, log.run),
+        (1, None, "null", log.run),
         None,
     ]
     one, two, three, four = log.store.records()
@@ -362,7 +362,7 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         with pytest.raises(StoreCorruptError, match=rf"record {id} "):
             list(store.records())
         assert any(line.startswith(f"record {id} ") for line in store.verify())
-        assert store.find([key(0), key(7)]) == [(1, None, entry(n)[6]) for n in (0, 7)]
+        assert store.find([key(0), key(7)]) == [(1, None, entry(n)[6], 1) for n in (0, 7)]
         assert store.get(key(7)).position == 7
 
 
@@ -437,7 +437,7 @@ def test_an_index_that_points_elsewhere_is_noticed(store_path, monkeypatch):
             with pytest.raises(StoreCorruptError):
                 store.get(key(wrong))
         assert store.find([key(6)]) == [None]
-        assert store.find([key(7)]) == [(1, None, entry(7)[6])]
+        assert store.find([key(7)]) == [(1, None, entry(7)[6], 1)]
         assert sorted(store.verify()) == [
             f"record {id}: its entry in the key index is wrong" for id in (3, 5, 6, 7, 999)
         ]
