@@ -265,6 +265,15 @@ class Reader:
         for (line,) in self._connection.execute("pragma integrity_check").fetchall():
             if line != "ok":
                 yield f"SQLite: {line}"
+        mistyped = self._connection.execute(
+            """
+            select id from records
+             where typeof(step) || typeof(run) || typeof(position) || typeof(attempts)
+                   <> 'integerintegerintegerinteger' limit 10
+            """
+        ).fetchall()
+        for (id,) in mistyped:
+            yield f"record {id}: a number of it is none any more"
 
     def _bad_records(self) -> Iterator[str]:
         last = 0
@@ -303,6 +312,8 @@ class Reader:
              limit 10
             """
         ).fetchall()
+        if indexed_to(self._connection) > last_id(self._connection):
+            yield "the state: it says that more records are indexed than there are"
         for (id,) in wrong:
             yield f"record {id}: its entry in the key index is wrong"
 
