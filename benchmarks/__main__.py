@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import concurrency, large, machine, peers, scale, tradeoff
+from . import concurrency, large, machine, peers, scale, tradeoff, tricks
 from .compare import compare
 from .docs import write_docs
 from .harness import Case, measure
@@ -16,11 +16,13 @@ from .results import read, write
 QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "tradeoff": tradeoff.cases,
     "peers": peers.cases,
+    "frameworks": peers.frameworks,
     "million": peers.million,
     "scale": scale.cases,
     "huge": scale.huge,
     "concurrency": concurrency.cases,
     "large": large.cases,
+    "tricks": tricks.cases,
 }
 
 

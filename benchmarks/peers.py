@@ -23,14 +23,21 @@ RESUME_LIMIT = 20  # seconds after a kill until a run counts as hung
 
 
 def cases(quick: bool) -> list[Case]:
-    """Return all peers; in the full run the fast ones at a million rows too."""
+    """Return the peers that start fast."""
+    return _cases([name for name in PEERS if name not in SLOW_TO_START], quick)
+
+
+def frameworks(quick: bool) -> list[Case]:
+    """Return the peers that take seconds to start, beside ours."""
+    return _cases(["checkpointdb_power", *SLOW_TO_START], quick)
+
+
+def _cases(names: list[str], quick: bool) -> list[Case]:
     found = []
-    for name in PEERS:
+    for name in names:
         with contextlib.suppress(ImportError):
             rows = load(name).ROWS // (QUICK_DIVIDE if quick else 1)
             parameters = {"adapter": name, "rows": max(rows, 200)}
-            if quick and name in SLOW_TO_START:
-                continue
             found.append(Case(name, measure_speed, parameters))
             found.append(Case(f"{name} counts", measure_counts, parameters, repeats=1))
     return found

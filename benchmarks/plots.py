@@ -80,12 +80,10 @@ def _line(panel: Any, points: dict[str, tuple[float, float]], color: str, label:
     for save, at in points.items():
         if save == "adaptive()":
             panel.plot(*at, color=color, marker="*", markersize=11)
-            panel.annotate("adaptive", at, fontsize=6, xytext=(4, 4), textcoords="offset points")
         elif save in BY_SIZE:
             panel.plot(*at, color=color, marker="s", markersize=6, fillstyle="none")
         elif not save.startswith("every(rows"):
             panel.plot(*at, color=color, marker="x")
-            panel.annotate(save, at, fontsize=5, xytext=(4, -6), textcoords="offset points")
 
 
 def peers(result: Result) -> Any:

@@ -34,11 +34,12 @@ def write(question: str, mode: str, result: Result) -> None:
 
 
 def figure(result: Result | None, case: str, name: str) -> float | None:
-    """Return the median of one figure, None where it was not measured."""
+    """Return one figure's median, or its lowest if asked for `NAME low`; None: not measured."""
     if result is None or case not in result["cases"]:
         return None
+    name, _, which = name.partition(" ")
     found = result["cases"][case]["figures"].get(name)
-    return found["median"] if isinstance(found, dict) else None
+    return found[which or "median"] if isinstance(found, dict) else None
 
 
 def _path(question: str, mode: str) -> str:
