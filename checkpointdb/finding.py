@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from .key_index import KeyIndex
+from .key_index import KEY_BYTES, KeyIndex
 from .reading import first_rotten, rotten
 from .records import checksum
 from .statements import Stored
@@ -68,7 +68,7 @@ class Finder:
             bindings = (apsw.carray(array.array("q", ids)),)
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
-                f"select id, attempts, key, input, result, error, checksum, run\n  from {chosen}",
+                f"select id, attempts, {KEY_BYTES}, input, result, error, checksum, run from {chosen}",
                 bindings,
             ).fetchall()
         except UnicodeDecodeError:
