@@ -68,7 +68,10 @@ class Finder:
             bindings = (apsw.carray(array.array("q", ids)),)
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
-                f"select id, attempts, {KEY_BYTES}, input, result, error, checksum, run from {chosen}",
+                f"""
+                select id, attempts, {KEY_BYTES}, input, result, error, checksum, run
+                  from {chosen}
+                """,
                 bindings,
             ).fetchall()
         except UnicodeDecodeError:
