@@ -25,12 +25,15 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "tricks": tricks.cases,
 }
 
+FULL_ONLY = ("frameworks", "million", "huge")  # minutes each; in the quick run only by --only
+
 
 def main() -> None:
     """Answer the questions asked for, each in its own file."""
     options = arguments()
     mode = "quick" if options.quick else "full"
-    for name in [] if options.docs else options.only or QUESTIONS:
+    chosen = options.only or [q for q in QUESTIONS if not (options.quick and q in FULL_ONLY)]
+    for name in [] if options.docs else chosen:
         before = read(name, mode)
         now = answer(name, options.quick, options.repeats)
         if options.compare:
