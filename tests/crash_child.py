@@ -54,9 +54,9 @@ def live(store: str, log: str, save: str, durability: str, driver: str, n: int |
     how.consume(how.start(label, rows), each=lambda result: note("R", result["row"]))
 
 
-def wait_for_a_result(log: str, size: int) -> None:
-    """Wait until this life's log has its first result."""
-    while True:
+def wait_for_a_result(log: str, size: int, child: int) -> None:
+    """Wait until this life's log has its first result, or the child has ended without one."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         with open(log, "rb") as file:
             file.seek(size)
             if b"R" in file.read():
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> bool:
         if kind != "RUN":
             delay = float(value)
             if delay < 0:
-                wait_for_a_result(log, size)
+                wait_for_a_result(log, size, child)
             select.select([], [], [], abs(delay))
             os.kill(child, signal.Signals[kind])
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

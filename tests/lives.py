@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 
@@ -49,6 +50,9 @@ class Lives:
         """Live once: end it by signal `kind` after `value` seconds; or "RUN", over `value` rows."""
         self._server.stdin.write(f"{kind} {value}\n")
         self._server.stdin.flush()
+        if not select.select([self._server.stdout], [], [], 60)[0]:
+            self._server.kill()
+            raise TimeoutError("a life did not end within a minute")
         status = int(self._server.stdout.readline())
         self._read_log()
         return status
