@@ -21,7 +21,8 @@ from drivers import ASYNC, BRIDGED, BRIDGED_TASKS, SEQUENTIAL, TASKS, THREADS, D
 from checkpointdb import Store
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["openai", "checkpointdb.step", "rich.progress"])
+# pytest: a child runs the main module of its parent again
+context.set_forkserver_preload(["pytest", "openai", "checkpointdb.step"])
 
 
 class QuotaSpent(Exception):

@@ -75,11 +75,11 @@ def kill_after(answers, server, *arguments, **options):
 def test_an_answer_is_paid_once_over_kills(server, store_path, kind, concurrency):
     """Two SIGKILLs in the middle cost the loss window and the calls in flight; the rest is paid
     once."""
-    n, save_rows = 60 + 3 * concurrency, 5
+    n, save_rows = 75 + 3 * concurrency, 5
     server.seconds = 0.002
     for _ in range(2):
         kill_after(
-            20 + concurrency, server, kind, server.url, store_path, rows(n), save_rows,
+            25 + concurrency, server, kind, server.url, store_path, rows(n), save_rows,
             concurrency=concurrency,
         )  # fmt: skip
         lost = set(server.paid) - stored(store_path).keys()
