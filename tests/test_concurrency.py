@@ -217,7 +217,7 @@ def test_a_slow_consumer_does_not_hold_up_saving(store_path, driver):
 def peak_of(n, path, ordered=True):
     """Peak of Python's memory over an async run of n rows that return at once, in MB."""
 
-    @ckpt.step(path, version=1, name=f"of{n}", durability="process")
+    @ckpt.step(path, version=1, name=f"of{n}", save=every(rows=500), durability="process")
     async def step(row):
         return row
 
@@ -266,11 +266,12 @@ def test_memory_does_not_grow_with_a_million_rows(tmp_path):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_objects_do_not_pile_up(tmp_path, ordered):
-    """Python's own peak is the same at 4,000 and at 12,000 rows, ordered or not."""
+    """Python's own peak at 12,000 rows is that at 4,000, but for the keys of the tail (16 bytes each
+    and their place): ordered or not."""
     peak_of(1000, str(tmp_path / "warm.ckpt"), ordered)
     small = peak_of(4_000, str(tmp_path / "a.ckpt"), ordered)
     large = peak_of(12_000, str(tmp_path / "b.ckpt"), ordered)
-    assert large < small + 2
+    assert large < small + 3
 
 
 # --- wrong use is answered at the call
