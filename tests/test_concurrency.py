@@ -266,8 +266,8 @@ def test_memory_does_not_grow_with_a_million_rows(tmp_path):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_objects_do_not_pile_up(tmp_path, ordered):
-    """Python's own peak at 12,000 rows is that at 4,000, but for the keys of the tail (16 bytes each
-    and their place): ordered or not."""
+    """Python's own peak at 12,000 rows is that at 4,000, but for the keys of the tail (16 bytes
+    each and their place): ordered or not."""
     peak_of(1000, str(tmp_path / "warm.ckpt"), ordered)
     small = peak_of(4_000, str(tmp_path / "a.ckpt"), ordered)
     large = peak_of(12_000, str(tmp_path / "b.ckpt"), ordered)
