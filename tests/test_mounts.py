@@ -13,7 +13,7 @@ TABLE = r"""
 40 22 0:40 / /mnt/team rw,relatime shared:1 - nfs4 server:/team rw
 41 40 0:41 / /mnt/team/scratch rw - xfs /dev/vdb rw
 42 22 0:42 / /mnt/my\040share rw - cifs //server/share rw
-43 22 0:43 / /home/me/remote rw - fuse.sshfs me@host: rw
+43 22 0:43 / /mnt/remote rw - fuse.sshfs me@host: rw
 """.lstrip()
 
 
@@ -25,7 +25,7 @@ TABLE = r"""
         ("/mnt/teamwork/rows.ckpt", None),
         ("/mnt/team/scratch/rows.ckpt", None),
         ("/mnt/my share/rows.ckpt", "cifs"),
-        ("/home/me/remote/a/rows.ckpt", "fuse.sshfs"),
+        ("/mnt/remote/a/rows.ckpt", "fuse.sshfs"),
     ],
 )
 def test_the_innermost_mount_decides(tmp_path, path, kind):
