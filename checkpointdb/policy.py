@@ -174,7 +174,7 @@ def every(
 
 
 def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
-    """Commit as often as keeps commit time under `overhead` of the run time. The default.
+    """Commit as often as keeps commit time at about `overhead` of the run time. The default.
 
     A call of a second is committed at once; calls of 10 µs are committed some thousands at a time,
     as rarely as brings anything. A crash costs at most 4,095 returned rows or 8 MiB or what
