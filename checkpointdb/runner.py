@@ -74,7 +74,7 @@ class Runner:
         if recipe != spec.key_recipe or changed(print_, spec.fingerprint):
             self._warn_of_change(recipe)
             self.store.update_step(step, spec.key_recipe, spec.fingerprint)
-        elif print_ is None:
+        elif print_ is None and spec.fingerprint is not None:  # a step that was adopted
             self.store.update_step(step, spec.key_recipe, spec.fingerprint)
         if self.options.max_cost is not None:
             self._spent_before, self._seen_to = self.store.spent_before(step)

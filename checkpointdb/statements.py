@@ -16,8 +16,9 @@ Stored = str | bytes
 # key, position, attempts, seconds, cost, error, result, input
 Entry = tuple[bytes, int, int, float, float | None, str | None, Stored | None, Stored | None]
 
-# One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row,
-# which beside a busy Python thread cost 352 µs a row against 11 (docs/benchmarks.md).
+# One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
+# Beside a busy Python thread that cost 352 µs a row against 11 in one measurement and 17 against 14
+# in another (docs/benchmarks.md, the tricks): it never cost less.
 ENTRIES_PER_STATEMENT = 1024
 
 
