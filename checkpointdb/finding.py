@@ -8,9 +8,9 @@ from typing import Any
 
 import apsw
 
-from .key_index import KEY_BYTES, KeyIndex
+from .key_index import KeyIndex
 from .reading import first_rotten, rotten
-from .records import checksum
+from .records import is_intact
 from .statements import Stored
 
 # attempts, error, result, run
@@ -52,7 +52,7 @@ class Finder:
         first = self._next
         found: list[Found | None] = []
         for key, row in zip(keys, self._fetch(range(first, first + len(keys))), strict=False):
-            if row[2] != key or row[5] is not None or not self.index.is_newest(key, row[0]):
+            if row[2] != key or row[4] is not None or not self.index.is_newest(key, row[0]):
                 break
             found.append(self._found(row, key))
         self._next = first + len(found) if len(found) == len(keys) else 0
@@ -69,7 +69,7 @@ class Finder:
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
                 f"""
-                select id, attempts, {KEY_BYTES}, input, result, error, checksum, run
+                select id, attempts, key, result, error, checksum, run
                   from {chosen}
                 """,
                 bindings,
@@ -81,7 +81,7 @@ class Finder:
         return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, stored_input, result, error, expected, run = row
-        if checksum(wanted, stored_input, result, error) != expected:
+        id, attempts, _, result, error, checksum, run = row
+        if not is_intact(wanted, result, error, checksum):
             raise rotten(self._path, id, wanted)
         return attempts, error, result, run

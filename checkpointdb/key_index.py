@@ -2,18 +2,21 @@
 
 A plain index on random keys costs several times the rest of an insert and grows with the store.
 So the keys of the newest records (the tail) are held in memory, and the index on disk is extended
-in sorted bulk when the tail reaches `TAIL` records. What another process appended is read by id.
+in sorted bulk when the tail is long enough. What another process appended is read by id.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 
 import apsw
 
 from .sql import rows
 
-TAIL = 50_000
+TAIL = 50_000  # and, in a large store,
+TAIL_SHARE = 16  # this part of what is indexed, at most
+LONGEST = 10  # times `TAIL`: 60 MB of memory
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
 
@@ -26,21 +29,18 @@ class KeyIndex:
         self._tail: dict[bytes, int] = {}
         self._indexed_to = self._seen = indexed_to(reader)
         self._repeated = state(reader, "repeated")
-        # In a store that was new when it was opened, a key is on disk only if its slot is set: a
-        # new row need not ask, 1.4 µs less each.
-        self._slots = bytearray(1 << 24) if self._indexed_to == 0 else None
+        # In a store that was new when it was opened, all that is on disk is in this filter: a new
+        # row need not ask there, 1.4 µs less each.
+        self._filter = Filter() if self._indexed_to == 0 else None
 
     def ids(self, keys: Sequence[bytes]) -> list[int | None]:
         """Return the id of the newest record of each key, None where there is none."""
         self.catch_up()
         found: list[int | None] = list(map(self._tail.get, keys))
         if self._indexed_to and None in found:
-            slots = self._slots
-            missing = {
-                key
-                for key, id in zip(keys, found, strict=True)
-                if id is None and (slots is None or slots[_slot(key)])
-            }
+            missing = {key for key, id in zip(keys, found, strict=True) if id is None}
+            if self._filter is not None:
+                missing = self._filter.may_hold(missing)
             if missing:
                 on_disk = self._on_disk(tuple(missing))
                 found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]
@@ -58,14 +58,19 @@ class KeyIndex:
 
     def is_full_with(self, more: int) -> bool:
         """Tell whether `more` records make it time to extend the index on disk."""
-        return self._seen - self._indexed_to + more >= TAIL
+        return self._seen - self._indexed_to + more >= tail_limit(self._indexed_to)
+
+    @property
+    def is_worth_extending(self) -> bool:
+        """Tell whether the tail is longer than what the next one to open the store should read."""
+        return self._seen - self._indexed_to > TAIL
 
     def catch_up(self) -> None:
         """Read the keys that other processes have appended."""
         last = last_id(self._reader)
         if last == self._seen:
             return
-        if last - self._indexed_to > TAIL:  # another process has extended the index on disk
+        if last - self._indexed_to > TAIL:  # another process may have extended the index on disk
             self.forget_indexed()
         sql = f"select {KEY_BYTES}, id from records where id > ? order by id"
         for key, id in rows(self._reader, sql, (self._seen,)):
@@ -76,14 +81,13 @@ class KeyIndex:
         self._indexed_to = indexed_to(self._reader)
         self._repeated = state(self._reader, "repeated")
         if self._seen < self._indexed_to:  # keys that were never seen here are on disk now
-            self._seen, self._slots = self._indexed_to, None
+            self._seen, self._filter = self._indexed_to, None
         indexed, tail = self._tail, {}
         if self._seen > self._indexed_to:
             tail = {key: id for key, id in self._tail.items() if id > self._indexed_to}
             indexed = {key: id for key, id in self._tail.items() if id <= self._indexed_to}
-        if self._slots is not None:
-            for key in indexed:
-                self._slots[_slot(key)] = 1
+        if self._filter is not None:
+            self._filter.add(indexed)
         self._tail = tail
 
     def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
@@ -99,8 +103,38 @@ class KeyIndex:
         )
 
 
-def _slot(key: bytes) -> int:
-    return int.from_bytes(key[:3], "big")
+class Filter:
+    """A set of keys that may hold some more: one bit a key, of 2^27 (a Bloom filter of one hash).
+
+    At 10 million keys it holds 7 % of all others too. Its 16 MB are zero pages until they are used.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = mmap.mmap(-1, 1 << 24)
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Add keys."""
+        table = self._bytes
+        for key in keys:
+            table[int.from_bytes(key[:3], "big")] |= 1 << (key[3] & 7)
+
+    def may_hold(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return those of the keys that were added, and perhaps some that were not."""
+        table = self._bytes
+        return {
+            key
+            for key in keys
+            if (bits := table[int.from_bytes(key[:3], "big")]) and bits >> (key[3] & 7) & 1
+        }
+
+
+def tail_limit(indexed: int) -> int:
+    """Return how many records the tail may have before the index on disk is to be extended.
+
+    To extend it writes nearly all of its pages anew, so a tail of always 50,000 would cost each row
+    14 µs at 10 million records; a tail in proportion costs 2 (docs/benchmarks.md, the tricks).
+    """
+    return max(TAIL, min(indexed // TAIL_SHARE, LONGEST * TAIL))
 
 
 def last_id(connection: apsw.Connection) -> int:

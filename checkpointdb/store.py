@@ -173,12 +173,21 @@ class Store:
             return
         for holder in list(self._holders):
             holder.close()
+        self._shorten_tail()
         self.sync()
         with self._lock, files.mapped(self.path):
             self._reader.close()
             self._writer.close()
             self._writer = None
         lifetime.closed(self)
+
+    def _shorten_tail(self) -> None:
+        """Spare the next process that opens the store the reading of a long tail."""
+        if self._finder.index.is_worth_extending:
+            # nothing is lost without it, so a full disk is no reason not to close
+            with contextlib.suppress(StoreError), self._writing() as writer, transaction(writer):
+                extend(writer)
+                self._unsynced = self.durability != "power"
 
     @property
     def closed(self) -> bool:
