@@ -29,6 +29,8 @@ def _recorded(before: Result, case: str, name: str) -> object:
 
 
 def _line(case: str, name: str, before: object, now: object) -> str | None:
+    if name == "failed":
+        return f"FAILED: {case}: {now}"
     if name in NOT_COMPARED or not isinstance(before, dict) or not isinstance(now, dict):
         return None
     apart = now["low"] > before["high"] or now["high"] < before["low"]

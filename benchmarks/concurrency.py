@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .harness import Case, Figures, child
+from .harness import LIMIT_SECONDS, Case, Figures, child
 
 QUESTION = "What does saving cost beside many calls at once?"
 CALL_SECONDS = 0.005
@@ -45,7 +45,12 @@ def measure_processes(folder: str, processes: int, rows: int) -> Figures:
         subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE)
         for _ in range(processes)
     ]
-    said = [[float(word) for word in worker.communicate()[0].split()] for worker in workers]
+    try:
+        printed = [worker.communicate(timeout=LIMIT_SECONDS)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    said = [[float(word) for word in line.split()] for line in printed]
     began, ended, calls = zip(*said, strict=True)
     seconds = max(ended) - min(began)
     return {"rows_per_second": rows / seconds, "calls_per_row": sum(calls) / rows}

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRATCH = os.path.join(ROOT, "benchmarks", ".scratch")  # not /tmp, which is memory on many machines
 REPEATS = 3
-LIMIT_SECONDS = 900
+LIMIT_SECONDS = 180  # of one child; more is a hang
 
 Figures = dict[str, Any]
 
@@ -76,14 +76,18 @@ def fresh_folder() -> Iterator[str]:
 
 
 def measure(cases: list[Case], repeats: int | None = None) -> dict[str, Any]:
-    """Measure all cases in turn, then all again; return medians and spread by name."""
+    """Measure all cases in turn, then all again; return medians and spread by name.
+
+    A case that fails or hangs says so among its figures, is not tried again and stops no other.
+    """
     if repeats is not None:
         cases = [dataclasses.replace(case, repeats=min(case.repeats, repeats)) for case in cases]
     runs: dict[str, list[Figures]] = {case.name: [] for case in cases}
     for turn in range(max(case.repeats for case in cases)):
         for case in cases:
-            if turn < case.repeats:
-                runs[case.name].append(_once(case, turn))
+            so_far = runs[case.name]
+            if turn < case.repeats and not any("failed" in run for run in so_far):
+                so_far.append(_once(case, turn))
     return {
         case.name: {"parameters": case.parameters, "figures": summary(runs[case.name])}
         for case in cases
@@ -93,11 +97,23 @@ def measure(cases: list[Case], repeats: int | None = None) -> dict[str, Any]:
 def _once(case: Case, turn: int) -> Figures:
     began = time.perf_counter()
     with fresh_folder() as folder:
-        figures = case.measure(folder, **case.parameters)
+        try:
+            figures = case.measure(folder, **case.parameters)
+        except Exception as error:
+            figures = {"failed": _why(error)}
     seconds = time.perf_counter() - began
     shown = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
     print(f"[{turn + 1}] {case.name}  ({seconds:.1f} s)  {shown}", file=sys.stderr, flush=True)
     return figures
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"hung: killed after {error.timeout:g} s"
+    if isinstance(error, Killed):
+        return "killed, and not by the suite"  # as the system does when memory runs out
+    last = str(error).strip().rpartition("\n")[2]
+    return (last or repr(error)).replace(ROOT, "")[:200]
 
 
 def _short(value: Any) -> str:

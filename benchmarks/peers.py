@@ -19,7 +19,7 @@ QUESTION = "What would another tool cost for the same rows?"
 QUICK_DIVIDE = 10
 MILLION = ("checkpointdb_power", "apsw_log", "lmdb_store", "jsonl_fsync")
 SLOW_TO_START = ("datasets_map", "cachier_files", "dbos_sqlite")
-RESUME_LIMIT = 20  # seconds after a kill until a run counts as hung
+RESUME_LIMIT = 30  # seconds after a kill until a run counts as hung; none needs a third of it
 
 
 def cases(quick: bool) -> list[Case]:
@@ -53,7 +53,11 @@ def measure_counts(folder: str, adapter: str, rows: int) -> Figures:
     """Count the step's calls after half a run and after a kill; and time the import."""
     figures = {"half_calls": half(_inside(folder, "half"), adapter, rows)}
     figures |= after_kill(_inside(folder, "kill"), adapter, rows)
-    return figures | {"import_ms": import_ms(load(adapter).IMPORTS)}
+    needs = load(adapter).IMPORTS
+    figures["import_ms"] = import_ms(needs)
+    if needs == "checkpointdb":
+        figures["import_alone_ms"] = import_ms(needs, without="typing_extensions")
+    return figures
 
 
 def measure_speed(folder: str, adapter: str, rows: int) -> Figures:
@@ -98,18 +102,24 @@ def after_kill(folder: str, adapter: str, rows: int) -> Figures:
     return {"kill_lost": again["calls"] - (rows - (worst - 1)), "after_kill": "went on"}
 
 
-def import_ms(module: str) -> float:
-    """Return the median processor time of an import in a fresh interpreter."""
+def import_ms(modules: str, without: str = "") -> float:
+    """Return the median processor time of an import in a fresh interpreter.
+
+    `without` names a module that is hidden, as if it were not installed: msgspec imports
+    `typing_extensions` if it is there, and other packages of this environment bring it.
+    """
     code = (
-        "import time; began = time.process_time()\n"
-        f"import {module}\nprint((time.process_time() - began) * 1e3)"
+        f"import sys, time; sys.modules.update(dict.fromkeys({without.split()}))\n"
+        "began = time.process_time()\n"
+        f"import {modules}\nprint((time.process_time() - began) * 1e3)"
     )
     command = [sys.executable, "-c", code]
-    runs = [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(3)
-    ]
-    return statistics.median(runs)
+    return statistics.median(float(_printed(command)) for _ in range(3))
+
+
+def _printed(command: list[str]) -> str:
+    options = {"capture_output": True, "text": True, "check": True, "timeout": RESUME_LIMIT}
+    return subprocess.run(command, **options).stdout
 
 
 # --- in the child
@@ -129,19 +139,25 @@ def label(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def passed(adapter: str, rows: int, kill_in: int = 0) -> Figures:
-    """Pass the step over the rows; return the time beyond the bare loop, and the calls."""
+    """Pass the step over the rows; return the time beyond the bare loop, and the calls.
+
+    Where nothing is called, in a resume, the bare loop is that which makes the rows.
+    """
     peer = load(adapter)
     globals()["kill_in"] = kill_in
     items = peer.prepare(data.rows(rows)) if hasattr(peer, "prepare") else data.rows(rows)
-    bare = (0.0, 0.0) if adapter == "bare_loop" else timed(_bare, rows)
     took = timed(peer.run, items, label)
+    if hasattr(peer, "finish"):
+        peer.finish()
+    bare = (0.0, 0.0) if adapter == "bare_loop" else timed(_bare, rows, calls > 0)
     seconds, cpu = (a - b for a, b in zip(took, bare, strict=True))
     return {"us_per_row": seconds / rows * 1e6, "cpu_us_per_row": cpu / rows * 1e6, "calls": calls}
 
 
-def _bare(rows: int) -> None:
+def _bare(rows: int, called: bool) -> None:
     for row in data.rows(rows):
-        data.answer(row)
+        if called:
+            data.answer(row)
 
 
 def timed(function: Any, *arguments: Any) -> tuple[float, float]:

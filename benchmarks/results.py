@@ -42,5 +42,11 @@ def figure(result: Result | None, case: str, name: str) -> float | None:
     return found[which or "median"] if isinstance(found, dict) else None
 
 
+def failure(result: Result | None, case: str) -> str | None:
+    """Return why a case failed; None: it did not."""
+    figures = result["cases"].get(case, {}).get("figures", {}) if result else {}
+    return figures.get("failed")
+
+
 def _path(question: str, mode: str) -> str:
     return os.path.join(FOLDER, f"{question}.{mode}.json")

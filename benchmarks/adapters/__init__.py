@@ -2,7 +2,8 @@
 
 Each has `run(rows, step)`, which passes the step over the rows, in the current folder, and keeps
 what it returns; a second run finds what the first one kept. And `SAVES`, how often it saves;
-`ROWS`, how many rows are enough to measure it; `IMPORTS`, what it needs.
+`ROWS`, how many rows are enough to measure it; `IMPORTS`, what it needs. What `prepare(rows)` and
+`finish()` do, where they are, is not in the time.
 """
 
 from __future__ import annotations

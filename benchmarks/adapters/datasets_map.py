@@ -6,7 +6,7 @@ import datasets
 
 datasets.disable_progress_bars()
 
-SAVES, ROWS, IMPORTS = "1,000 rows", 100_000, "datasets"
+SAVES, ROWS, IMPORTS = "1,000 rows", 20_000, "datasets"
 
 
 def prepare(rows):

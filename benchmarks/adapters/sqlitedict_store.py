@@ -6,7 +6,7 @@ from sqlitedict import SqliteDict
 
 from ..data import hand_key
 
-SAVES, ROWS, IMPORTS = "1,000 rows", 30_000, "sqlitedict"
+SAVES, ROWS, IMPORTS = "1,000 rows", 10_000, "sqlitedict"
 
 
 def run(rows, step):
