@@ -8,7 +8,7 @@ import re
 from .harness import ROOT
 from .tables import TABLES
 
-PAGES = [os.path.join(ROOT, "docs", name) for name in ("benchmarks.md", "scale.md")]
+PAGES = [os.path.join(ROOT, name) for name in ("README.md", "docs/benchmarks.md", "docs/scale.md")]
 MARKED = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

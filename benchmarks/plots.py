@@ -8,9 +8,10 @@ from typing import Any
 from .adapters import PEERS
 from .harness import ROOT
 from .results import Result, best, figure
+from .tradeoff import BY_SIZE, KINDS
 
 FOLDER = os.path.join(ROOT, "docs", "plots")
-BY_SIZE = ("every(rows=50)", "every(rows=200)", "every(rows=1000)")
+MARKS = {"every(seconds=0.5)": "x", "on_exit()": "+"}
 
 
 def draw() -> None:
@@ -27,75 +28,96 @@ def draw() -> None:
 
 def save(picture: Any, name: str) -> None:
     """Write a picture so that the same results make the same file."""
-    picture.tight_layout()
     picture.savefig(os.path.join(FOLDER, f"{name}.svg"), metadata={"Date": None})
 
 
 def tradeoff(result: Result) -> Any:
-    """Draw overhead against rows lost, a panel for each step time."""
+    """Draw overhead against what a kill loses, rows above and seconds below, by step time."""
     import matplotlib.pyplot as plt
 
     steps = sorted({case["parameters"]["seconds"] for case in result["cases"].values()} - {0.0})
     picture, panels = plt.subplots(
-        1, len(steps), figsize=(3.6 * len(steps), 3.6), squeeze=False, sharey=True
+        2, len(steps), figsize=(3 * len(steps), 6.4), squeeze=False, sharey="col"
     )
-    for panel, seconds in zip(panels[0], steps, strict=True):
-        _panel(panel, result, seconds)
-    panels[0][0].set_ylabel("overhead, % of the step's time")
-    panels[0][-1].legend(fontsize=7)
+    for column, seconds in enumerate(steps):
+        _panel(panels[0][column], result, seconds, "rows_lost", "rows lost by a kill")
+        _panel(panels[1][column], result, seconds, "seconds_lost", "seconds lost by a kill")
+        panels[0][column].set_title(f"a call takes {seconds * 1e3:g} ms")
+    for row in panels:
+        row[0].set_ylabel("overhead, % of the calls' time")
+    picture.legend(handles=_legend(), loc="lower center", ncols=4, fontsize=8, frameon=False)
+    picture.tight_layout(rect=(0, 0.08, 1, 1))
     return picture
 
 
-def _panel(panel: Any, result: Result, seconds: float) -> None:
-    kinds = sorted({
-        (case["parameters"]["durability"], case["parameters"]["size"])
-        for case in result["cases"].values()
-    })  # fmt: skip
-    for number, (durability, size) in enumerate(kinds):
-        points = _points(result, seconds, durability, size)
-        _line(panel, points, f"C{number}", f"{durability}, {size:,} B")
-    panel.set_xscale("symlog", linthresh=1)
+def _panel(panel: Any, result: Result, seconds: float, loss: str, label: str) -> None:
+    for number, (size, durability) in reversed(list(enumerate(KINDS))):
+        points = _points(result, loss, seconds=seconds, durability=durability, size=size)
+        _line(panel, points, f"C{number}", main=number == 0)
+    panel.set_xscale("symlog", linthresh=1 if loss == "rows_lost" else 1e-3)
     panel.set_yscale("log")
-    panel.set_title(f"step of {seconds * 1e3:g} ms")
-    panel.set_xlabel("rows lost by a kill at the worst moment")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter("{x:g}")
+    panel.set_xlabel(label)
     panel.axhline(1, color="gray", linewidth=0.5, linestyle=":")
 
 
-def _points(
-    result: Result, seconds: float, durability: str, size: int
-) -> dict[str, tuple[float, float]]:
-    wanted = {"seconds": seconds, "durability": durability, "size": size}
+def _points(result: Result, loss: str, **wanted: Any) -> dict[str, tuple[float, float]]:
     found = {}
     for name, case in result["cases"].items():
-        lost, cost = figure(result, name, "rows_lost"), figure(result, name, "overhead_pct")
-        parameters = case["parameters"]
-        if lost is not None and cost and all(parameters[k] == v for k, v in wanted.items()):
-            found[parameters["save"]] = (lost, cost)
+        lost, cost = figure(result, name, loss), figure(result, name, "overhead_pct")
+        asked = case["parameters"]
+        if lost is not None and cost and all(asked[k] == v for k, v in wanted.items()):
+            found[asked["save"]] = (lost, cost)
     return found
 
 
-def _line(panel: Any, points: dict[str, tuple[float, float]], color: str, label: str) -> None:
+def _line(panel: Any, points: dict[str, tuple[float, float]], color: str, main: bool) -> None:
     every = sorted(at for save, at in points.items() if save.startswith("every(rows"))
-    panel.plot(*zip(*every, strict=True), color=color, marker=".", linewidth=1, label=label)
+    style = {"color": color, "linewidth": 1.4 if main else 0.7, "alpha": 1 if main else 0.6}
+    panel.plot(*(zip(*every, strict=True) if every else ((), ())), marker=".", **style)
     for save, at in points.items():
         if save == "adaptive()":
-            panel.plot(*at, color=color, marker="*", markersize=11)
-        elif save in BY_SIZE:
-            panel.plot(*at, color=color, marker="s", markersize=6, fillstyle="none")
+            panel.plot(*at, "*", color=color, markersize=12 if main else 8, zorder=3)
+        elif save in BY_SIZE and main:
+            panel.plot(*at, "s", color=color, markersize=8, fillstyle="none")
+            place = {"xytext": (-4, -14), "textcoords": "offset points", "ha": "center"}
+            panel.annotate(save[11:-1], at, fontsize=7, **place)
         elif not save.startswith("every(rows"):
-            panel.plot(*at, color=color, marker="x")
+            panel.plot(*at, MARKS[save], color=color, alpha=style["alpha"])
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    kinds = [
+        Line2D([], [], color=f"C{number}", label=f"every(rows=N): {size:,} B, {durability}")
+        for number, (size, durability) in enumerate(KINDS)
+    ]
+    marks = {"*": "adaptive()", "s": "N of the rule of thumb, by_size()"}
+    marks |= {mark: save for save, mark in MARKS.items()}
+    return kinds + [
+        Line2D([], [], color="C0", linestyle="", marker=mark, label=label, fillstyle=_fill(mark))
+        for mark, label in marks.items()
+    ]
+
+
+def _fill(mark: str) -> str:
+    return "none" if mark == "s" else "full"
 
 
 def peers(result: Result) -> Any:
     """Draw first run and resume of each peer, µs a row, logarithmic."""
     import matplotlib.pyplot as plt
 
-    names = [name for name in reversed(PEERS) if name in result["cases"] and name != "bare_loop"]
-    picture, panel = plt.subplots(figsize=(7, 4))
+    result = {"cases": (best("frameworks") or {"cases": {}})["cases"] | result["cases"]}
+    shown = [name for name in PEERS if name != "bare_loop" and figure(result, name, "first_us")]
+    names = shown[::-1]
+    picture, panel = plt.subplots(figsize=(7, 4), layout="tight")
     for shift, what in ((0.2, "first"), (-0.2, "resume")):
         values = [max(figure(result, name, f"{what}_us") or 0, 0.1) for name in names]
         panel.barh([i + shift for i in range(len(names))], values, height=0.4, label=what)
-    panel.set_yticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     panel.set_xscale("log")
     panel.set_xlabel("µs a row beyond the bare loop")
     panel.legend()
@@ -106,7 +128,7 @@ def scale(result: Result) -> Any:
     """Draw µs a row by size of the store, in processor time."""
     import matplotlib.pyplot as plt
 
-    picture, panel = plt.subplots(figsize=(6, 3.6))
+    picture, panel = plt.subplots(figsize=(6, 3.6), layout="tight")
     for name in ("cpu_us", "resume_rows_cpu_us", "resume_shuffled_cpu_us"):
         _curve(panel, result, "checkpointdb", name, "-")
     for name in ("cpu_us", "select_rows_cpu_us", "select_shuffled_cpu_us"):
@@ -123,7 +145,8 @@ def _curve(panel: Any, result: Result, who: str, name: str, style: str) -> None:
     points = sorted(
         (case["parameters"]["rows"], figure(result, case_name, name))
         for case_name, case in result["cases"].items()
-        if case_name.startswith(who)
+        if case_name.startswith(who) and figure(result, case_name, name) is not None
     )
     label = f"{who}: {name.replace('_cpu_us', '').replace('cpu_us', 'first run')}"
-    panel.plot(*zip(*points, strict=True), style, marker=".", label=label)
+    if points:
+        panel.plot(*zip(*points, strict=True), style, marker=".", label=label)

@@ -1,93 +1,21 @@
-"""The tables of docs/benchmarks.md, made of the recorded results and nothing else."""
+"""The tables of the docs, made of the recorded results and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from . import targets
 from .adapters import PEERS
+from .choice import frontier_table, recommendation_table, tradeoff_table
+from .markdown import markdown, number
 from .peers import SLOW_TO_START
-from .results import Result, best, figure, read
-
-NOT_SAID = "–"
-WANTED = {
-    "every(rows=1)": "to lose nothing",
-    "every(rows=50)": "to lose 49 rows at most",
-    "adaptive()": "commits of 1 % of the time",
-}
-
-
-def markdown(heads: list[str], lines: list[list[str]]) -> str:
-    """Lay out a Markdown table."""
-    bars = ["---"] + ["---:"] * (len(heads) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, bars, *lines))
-
-
-def number(value: float | None) -> str:
-    """Show a number with as many digits as it deserves."""
-    if value is None:
-        return NOT_SAID
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+from .results import Result, best, failure, figure, read
 
 
 def target_table() -> str:
     """Return every target with what was measured."""
     heads = ["what", "target", "measured", "quietest run", "in processor time", "verdict"]
     return markdown(heads, targets.table())
-
-
-def tradeoff_table() -> str:
-    """Return overhead and loss by policy and step, 300 B, `power`."""
-    result = best("tradeoff")
-    found = _cells(result, durability="power", size=300)
-    steps = sorted({p["seconds"] for p in found})
-    heads = ["save", *(f"{_step(s)}: cost, lost" for s in steps)]
-    saves = dict.fromkeys(p["save"] for p in found)
-    lines = [
-        [f"`{save}`", *(_cost_and_loss(result, found, save, seconds) for seconds in steps)]
-        for save in saves
-    ]
-    return markdown(heads, lines)
-
-
-def _step(seconds: float) -> str:
-    return f"step of {seconds * 1e3:g} ms" if seconds else "step of no time"
-
-
-def _cells(result: Result | None, **wanted: Any) -> list[dict[str, Any]]:
-    cases = result["cases"] if result else {}
-    return [
-        case["parameters"] | {"name": name}
-        for name, case in cases.items()
-        if all(case["parameters"].get(key) == value for key, value in wanted.items())
-    ]
-
-
-def _cost_and_loss(
-    result: Result | None, found: list[dict[str, Any]], save: str, seconds: float
-) -> str:
-    names = [p["name"] for p in found if p["save"] == save and p["seconds"] == seconds]
-    if not names:
-        return NOT_SAID
-    lost = number(figure(result, names[0], "rows_lost"))
-    if seconds:
-        return f"{number(figure(result, names[0], 'overhead_pct'))} %, {lost} rows"
-    return f"{number(figure(result, names[0], 'us_per_row'))} µs, {lost} rows"
-
-
-def recommendation_table() -> str:
-    """Return, for each step time, the measured cost of the policies one would choose from."""
-    result = best("tradeoff")
-    heads = ["a call takes", "you want", "save", "cost, measured", "lost by a kill, measured"]
-    lines = []
-    for cell in _cells(result, durability="power", size=300):
-        why = WANTED.get(cell["save"])
-        if why and cell["seconds"]:
-            cost = f"{number(figure(result, cell['name'], 'overhead_pct'))} %"
-            lost = f"{number(figure(result, cell['name'], 'rows_lost'))} rows"
-            lines.append([f"{cell['seconds'] * 1e3:g} ms", why, f"`{cell['save']}`", cost, lost])
-    return markdown(heads, lines)
 
 
 def peers_table() -> str:
@@ -118,7 +46,12 @@ def _peer(
     after = result["cases"].get(f"{name} counts", {}).get("figures", {}).get("after_kill")
     if after == "hung":
         cells[-2] = "hung"
-    return [name, f"{_rows(result, name):,}", *cells]
+    return [_named(result, name), f"{_rows(result, name):,}", *cells]
+
+
+def _named(result: Result | None, case: str) -> str:
+    why = failure(result, case)
+    return f"{case} ({why})" if why else case
 
 
 def case_table(question: str, columns: dict[str, str]) -> Callable[[], str]:
@@ -127,7 +60,10 @@ def case_table(question: str, columns: dict[str, str]) -> Callable[[], str]:
     def table() -> str:
         result = best(question)
         names = list(result["cases"]) if result else []
-        lines = [[n, *(number(figure(result, n, c)) for c in columns.values())] for n in names]
+        lines = [
+            [_named(result, n), *(number(figure(result, n, c)) for c in columns.values())]
+            for n in names
+        ]
         return markdown(["what", *columns], lines)
 
     return table
@@ -195,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "targets": target_table,
     "recommendation": recommendation_table,
     "tradeoff": tradeoff_table,
+    "frontier": frontier_table,
     "peers": peers_table,
     "million": case_table("million", {
         "first run, µs/row": "first_us", "(processor)": "first_cpu_us",

@@ -7,6 +7,8 @@ from typing import Any
 
 from .results import Result, best
 
+STEPS = (1, 10, 300)  # ms
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -61,16 +63,16 @@ def bounds(rows: str) -> list[Bound]:
         Bound("resume in order, over bare apsw with key, point select and decoding", "peers",
               "checkpointdb_power", "resume_us", 0.5, "apsw_keyed", "resume_us",
               cpu=("resume_cpu_us", "resume_cpu_us")),
-        _adaptive("share of the run in commits", "commit_share_pct", 1),
-        _adaptive("the whole slow-down", "overhead_pct", 2),
+        *(_adaptive(ms, "share of the run in commits", "commit_share_pct", 1) for ms in STEPS),
+        *(_adaptive(ms, "the whole slow-down", "overhead_pct", 2) for ms in STEPS),
         Bound("commit of 1,000 rows beside a busy thread, over alone", "concurrency",
               "commits of 1,000 rows", "ratio", 3),
         Bound("peak memory at 10,000,000 rows beyond 100,000", "huge", ten, "memory_mb", 100, small,
               "memory_mb", unit="MB", minus=True),
         Bound("open a store of 10,000,000 records", "huge", ten, "open_ms", 50, unit="ms"),
         Bound("`ckpt inspect` on it, whole process", "huge", ten, "inspect_ms", 1000, unit="ms"),
-        Bound("import checkpointdb (processor time)", "peers", "checkpointdb_power counts",
-              "import_ms", 60, unit="ms"),
+        _import("without typing_extensions, as installed by itself", "import_alone_ms"),
+        _import("with it, which msgspec then imports", "import_ms"),
         Bound("file size over the bytes of keys, inputs, results", "scale",
               f"checkpointdb {rows}", "size_ratio", 1.25),
         Bound("1 MB results, throughput over a bare file with fsync", "large",
@@ -78,9 +80,14 @@ def bounds(rows: str) -> list[Bound]:
     ]  # fmt: skip
 
 
-def _adaptive(what: str, figure: str, bound: float) -> Bound:
-    case = "adaptive() power 300 B 1 ms"
-    return Bound(f"adaptive(), step of 1 ms: {what}", "tradeoff", case, figure, bound, unit="%")
+def _adaptive(ms: int, what: str, figure: str, bound: float) -> Bound:
+    case = f"adaptive() power 300 B {ms} ms"
+    return Bound(f"adaptive(), step of {ms} ms: {what}", "tradeoff", case, figure, bound, unit="%")
+
+
+def _import(how: str, figure: str) -> Bound:
+    what = f"import checkpointdb in a fresh process, processor time, {how}"
+    return Bound(what, "peers", "checkpointdb_power counts", figure, 60, unit="ms")
 
 
 def table() -> list[list[str]]:
@@ -98,10 +105,11 @@ def _line(bound: Bound) -> list[str]:
     measured = _value(result, bound, "median")
     if measured is None:
         return [bound.what, target, "–", "–", "–", "not measured"]
+    quick = f" (`--quick {bound.question}`)" if result and result["mode"] == "quick" else ""
     quietest = _value(result, bound, "low")
     processor = _processor(result, bound)
     return [
-        bound.what, target, _shown(measured, bound), _shown(quietest, bound),
+        bound.what + quick, target, _shown(measured, bound), _shown(quietest, bound),
         _shown(processor, bound), _verdict(measured, bound),
     ]  # fmt: skip
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
 
 import pytest
 
-from benchmarks import compare, data, docs, harness, results, scale, targets, tradeoff
+from benchmarks import (
+    choice,
+    compare,
+    data,
+    docs,
+    harness,
+    peers,
+    results,
+    scale,
+    targets,
+    tradeoff,
+)  # fmt: skip
 from benchmarks.adapters import PEERS, load
 
 RECORDED = sorted(os.listdir(results.FOLDER))
@@ -56,6 +68,55 @@ def test_a_kill_loses_what_the_policy_says(tmp_path):
     figures = tradeoff.measure(str(tmp_path), save="every(rows=10)", **parameters)
     assert figures["rows_lost"] == 9
     assert figures["commits"] == 4
+
+
+def test_what_hangs_or_fails_is_told_and_stops_no_other():
+    """The suite goes on; the results say what became of the case."""
+
+    def passed(folder, adapter, limit):
+        return harness.child("peers:passed", folder, limit=limit, adapter=adapter, rows=5)
+
+    asked = {
+        "hangs": ("bare_loop", 0.01),
+        "fails": ("no_such_peer", 60),
+        "works": ("bare_loop", 60),
+    }
+    cases = [
+        harness.Case(name, passed, {"adapter": adapter, "limit": limit}, repeats=2)
+        for name, (adapter, limit) in asked.items()
+    ]
+    figures = {name: case["figures"] for name, case in harness.measure(cases).items()}
+    assert figures["hangs"] == {"failed": "hung: killed after 0.01 s"}
+    assert figures["fails"]["failed"].startswith("ModuleNotFoundError")
+    assert figures["works"]["calls"]["runs"] == 2
+
+
+def test_a_module_is_hidden_as_if_it_were_not_installed():
+    assert peers.import_ms("json") > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        peers.import_ms("json", without="json")
+
+
+@pytest.mark.parametrize(("cost", "word"), [(1.0, "cheaper"), (2.05, "as cheap"), (3.0, "dearer")])
+def test_the_frontier_compares_adaptive_with_the_cheapest_n_that_loses_no_more(
+    cost, word, monkeypatch
+):
+    """Of the fixed N, 1000 is cheaper still but loses more than adaptive."""
+    every = [("every(rows=1)", 9.0, 0), ("every(rows=50)", 2.0, 49), ("every(rows=1000)", 0.1, 999)]
+    cases = {
+        save: {
+            "parameters": {"save": save, "seconds": 0.001, "size": 300, "durability": "power"},
+            "figures": {
+                "overhead_pct": {"low": cost - 0.1, "median": cost, "high": cost + 0.1},
+                "rows_lost": {"low": lost, "median": lost, "high": lost},
+            },
+        }
+        for save, cost, lost in [*every, ("adaptive()", cost, 60)]
+    }
+    monkeypatch.setattr(choice, "best", lambda question: {"cases": cases})
+    line = choice.frontier_table().splitlines()[-1]
+    assert "`every(rows=50)`" in line
+    assert line.split(" | ")[-1].startswith(word)
 
 
 def test_a_store_is_measured_beside_bare_sqlite(tmp_path):
