@@ -7,7 +7,6 @@ clock, and also through suspension; one of an earlier boot, or of a process that
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Sequence
 
@@ -30,7 +29,7 @@ def boot_id() -> str:
 
 def new_worker(host: str) -> str:
     """Return a name for a worker of this process: boot, host, pid, time, nonce."""
-    return f"{boot_id()} {host} {os.getpid()} {time.time():.3f} {secrets.token_hex(4)}"
+    return f"{boot_id()} {host} {os.getpid()} {time.time():.3f} {os.urandom(4).hex()}"
 
 
 def now() -> float:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import functools
 import os
-import secrets
 import stat
 import urllib.parse
 import warnings
@@ -129,8 +128,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
             if not shared:
                 connection.pragma("locking_mode", "exclusive")
             schema.harden(connection)
-            connection.set_busy_timeout(schema.BUSY_MILLISECONDS)
-            connection.pragma("query_only", True)
+            schema.tune_reader(connection)
             _check_schema(connection, path)
         except BaseException:
             connection.close()
@@ -154,7 +152,7 @@ def create(path: str, vfs: str | None = None) -> None:
     If another process creates it first, theirs is kept.
     """
     directory = os.path.dirname(path) or "."
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:

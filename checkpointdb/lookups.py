@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
+
+import msgspec
 
 from .codec import Codec
 from .errors import EncodeError
@@ -19,7 +20,7 @@ from .sharing import Sharing
 from .slots import Slot, Twin, failure, from_error_text
 from .store import HELD, Store
 
-READ_AHEAD = 1024
+READ_AHEAD = 256
 # The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
 # is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
 READ_AHEAD_SECONDS = 0.01
@@ -27,8 +28,7 @@ READ_AHEAD_SECONDS = 0.01
 CLAIM_AHEAD = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec:
+class Spec(msgspec.Struct, frozen=True):
     """A step as the runner needs it."""
 
     fn: Callable[..., Any]

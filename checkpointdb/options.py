@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Literal, TypedDict
+
+import msgspec
 
 OnError = Literal["raise", "record"]
 
@@ -52,8 +53,7 @@ class RunOptions(TypedDict, total=False):
     on_event: Callable[[Any], object] | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`RunOptions`, checked."""
 
     concurrency: int = 1
@@ -90,7 +90,7 @@ class Options:
         kinds = self.stop_on if isinstance(self.stop_on, tuple | list) else (self.stop_on,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
             raise TypeError(f"stop_on={self.stop_on!r}: give exception classes")
-        object.__setattr__(self, "stop_on", tuple(kinds))
+        msgspec.structs.force_setattr(self, "stop_on", tuple(kinds))
 
     def _check_budget(self) -> None:
         if self.max_cost is None:

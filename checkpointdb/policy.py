@@ -6,15 +6,15 @@ seconds are kept while nothing returns, by the runner's timer.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 POLL_SECONDS = 0.5
 
 
-@dataclasses.dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct):
     """What a crash would lose now, as a policy sees it.
 
     Attributes:
@@ -47,16 +47,15 @@ class SavePolicy(Protocol):
         ...
 
 
-class _Policy:
+class _Policy(msgspec.Struct, frozen=True):
     def __or__(self, other: SavePolicy) -> AnyOf:
-        return AnyOf(self, other)  # type: ignore[arg-type]
+        return AnyOf((check_policy(self), check_policy(other)))
 
     def __ror__(self, other: SavePolicy) -> AnyOf:
-        return AnyOf(other, self)  # type: ignore[arg-type]
+        return AnyOf((check_policy(other), check_policy(self)))
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Every(_Policy):
+class Every(_Policy, frozen=True):
     """Commit at the first limit reached; see `every`."""
 
     rows: int | None = None
@@ -65,7 +64,7 @@ class Every(_Policy):
     cost: float | None = None
 
     def __post_init__(self) -> None:
-        limits = dataclasses.asdict(self)
+        limits = msgspec.structs.asdict(self)
         if all(limit is None for limit in limits.values()):
             raise ValueError("every() needs a limit: rows=, seconds=, bytes= or cost=")
         for name, limit in limits.items():
@@ -82,12 +81,11 @@ class Every(_Policy):
         )
 
     def __repr__(self) -> str:
-        limits = dataclasses.asdict(self).items()
+        limits = msgspec.structs.asdict(self).items()
         return f"every({', '.join(f'{k}={v!r}' for k, v in limits if v is not None)})"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Adaptive(_Policy):
+class Adaptive(_Policy, frozen=True):
     """Commit as often as a share of the run time pays for; see `adaptive`."""
 
     overhead: float = 0.01
@@ -115,8 +113,7 @@ class Adaptive(_Policy):
         return f"adaptive(overhead={self.overhead!r}, seconds={self.seconds!r})"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class OnExit(_Policy):
+class OnExit(_Policy, frozen=True):
     """Commit when the run ends and not before; see `on_exit`."""
 
     seconds: None = None
@@ -129,21 +126,14 @@ class OnExit(_Policy):
         return "on_exit()"
 
 
-class AnyOf(_Policy):
+class AnyOf(_Policy, frozen=True):
     """Commit when any of several policies is due: what `a | b` makes."""
 
-    def __init__(self, *policies: SavePolicy) -> None:
-        self.policies = tuple(check_policy(policy) for policy in policies)
+    policies: tuple[SavePolicy, ...]
 
     def due(self, pending: Pending) -> bool:
         """Tell whether any of the policies is due."""
         return any(policy.due(pending) for policy in self.policies)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AnyOf) and other.policies == self.policies
-
-    def __hash__(self) -> int:
-        return hash(self.policies)
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.policies))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import os
@@ -10,6 +9,8 @@ import threading
 import typing
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
+
+import msgspec
 
 from . import drivers, planning
 from .callables import (
@@ -275,7 +276,7 @@ class Step(Generic[P, R]):
             with self._lock:
                 runner = self._calls
                 if runner is None or runner.store.closed:
-                    spec = dataclasses.replace(self._spec, fn=self._invoke)
+                    spec = msgspec.structs.replace(self._spec, fn=self._invoke)
                     runner = Runner(store, spec, self._save, self._meta, Options())
                     runner.start()
                     self._calls = runner

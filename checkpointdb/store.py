@@ -108,8 +108,7 @@ class Store:
             self._reader = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
             try:
                 schema.harden(self._reader)
-                self._reader.set_busy_timeout(schema.BUSY_MILLISECONDS)
-                self._reader.pragma("query_only", True)
+                schema.tune_reader(self._reader)
                 self._finder = Finder(self.path, self._reader)
             except BaseException:  # an open connection would keep the -wal and its locks
                 self._reader.close()

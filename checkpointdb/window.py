@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from .lookups import READ_AHEAD
 from .runner import Runner
 from .slots import Slot, Twin
 
 Place = Slot | Twin
+HELD_BACK = 1024  # rows, all of them saved, that wait behind a slow one
 
 
 class Window:
@@ -24,8 +24,7 @@ class Window:
         self._runner = runner
         self._size = runner.options.batch_size or 1
         self._ordered = runner.options.ordered
-        # a slow first row holds back this many others, all of them saved, and no more
-        self._limit = max(READ_AHEAD, 4 * self._size * concurrency)
+        self._limit = max(HELD_BACK, 4 * self._size * concurrency)
         self._waiting = 0
         self._rows: deque[Place] = deque()
         self._unit: list[Slot] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import threading
@@ -117,7 +118,7 @@ def test_what_a_policy_is_told(store_path):
         seconds = None
 
         def due(self, pending):
-            seen.append(dataclasses.replace(pending))
+            seen.append(copy.copy(pending))
             return pending.rows == 3
 
     label = SEQUENTIAL.step(lambda row: "x" * 100, store_path, save=Watch(), name="s")

@@ -7,7 +7,6 @@ import csv
 import io
 import os
 import re
-import secrets
 import struct
 import sys
 import tempfile
@@ -77,7 +76,7 @@ def _to_stdout(row: Row) -> None:
 
 def _temporary(path: str, target: str) -> tuple[BinaryIO, str]:
     directory, name = os.path.split(target)
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}.tmp")
+    temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.tmp")
     if os.path.isdir(target):
         raise TableError(f"{path}: a directory; give the path of a file")
     try:
