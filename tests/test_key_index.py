@@ -42,6 +42,27 @@ def test_the_index_on_disk_is_extended_when_the_tail_is_long(open_store, short_t
     assert log.found(*range(35)) == [*(entry(n)[6] for n in range(34)), None]
 
 
+def test_a_large_store_has_a_tail_in_proportion_and_leaves_a_short_one(open_store, short_tail):
+    """Extending costs a row as much as in a small store; who opens it next reads little."""
+    log = Log(open_store())
+    log.add(*range(800))
+    log.add(*range(800, 849))
+    assert (state(log.store), len(log.store._finder.index._tail)) == (800, 49)
+    log.add(849)
+    assert (state(log.store), len(log.store._finder.index._tail)) == (850, 0)
+    log.add(*range(850, 860))
+    log.store.close()
+    log = Log(open_store())
+    assert state(log.store) == 850  # a tail as short as that is left
+    assert log.found(859, 860) == [entry(859)[6], None]
+    log.add(860)
+    log.store.close()
+    log = Log(open_store())
+    assert state(log.store) == 861
+    assert log.found(*range(862)) == [*(entry(n)[6] for n in range(861)), None]
+    assert (log.store.steps()[0].results, log.store.verify()) == (861, [])
+
+
 def test_a_retried_key_points_at_its_newest_record_on_disk_and_in_the_tail(open_store, short_tail):
     """Within one extension, across extensions, and from index to tail."""
     log = Log(open_store())
