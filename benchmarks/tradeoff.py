@@ -118,9 +118,10 @@ def whole(save: str, durability: str, size: int, seconds: float, rows: int) -> F
     from . import data, ours
 
     work, watch = Step(size, seconds), Watch()
-    loop = ours.bare(Step(size, 0.0), data.rows(rows))
+    items = list(data.rows(rows))
+    loop = ours.bare(Step(size, 0.0), items)
     run = (step := ours.step(_named(work), save, durability)).run(
-        data.rows(rows), on_event=watch.on_event
+        items, on_event=watch.on_event
     )
     start_ms = watch.begin(run, work)
     began = time.perf_counter()
@@ -157,7 +158,7 @@ def killed(
     watch, work = Watch(), Step(size, seconds)
     by_time = save in ("adaptive()", "every(seconds=0.5)")
     step = ours.step(_named(work), save, durability)
-    for _ in step.run(data.rows(rows), on_event=watch.on_event):
+    for _ in step.run(list(data.rows(rows)), on_event=watch.on_event):
         watch.returned += 1
         enough = worst * min(1.0, 1.6 - watch.returned / rows) if by_time else worst
         if watch.pending >= enough or watch.returned == rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from time import perf_counter
 from typing import Any
 
@@ -21,9 +21,12 @@ from .slots import Slot, Twin, failure, from_error_text
 from .store import HELD, Store
 
 READ_AHEAD = 256
-# The read-ahead doubles while a batch of rows is done within this many seconds and halves when it
-# is not: looking up in batches is worth 3 to 10 µs a row, and a slow source or step is not held up.
+# Looking up in batches is worth 3 to 10 µs a row, and 60 between calls of 10 ms. The read-ahead
+# doubles while a batch is done within this many seconds and halves when it is not, for rows that
+# come slowly must not wait for each other. Rows that are all there (a list) never do; but if they
+# are looked up long before their call, what another process saves meanwhile is missed.
 READ_AHEAD_SECONDS = 0.01
+LOOK_AHEAD_SECONDS = 1.0
 # A row claimed is a row that no other process computes: claim few ahead.
 CLAIM_AHEAD = 64
 
@@ -79,22 +82,29 @@ class Lookup:
     def slots(self, rows: Iterable[Any]) -> Iterator[Slot | Twin]:
         """Yield a slot for each row, looked up in batches that grow while rows are done fast.
 
-        If the source raises, the rows before it are yielded and `source_error` is set.
+        If the source raises, the rows before it are yielded and `source_error` is set. A list may
+        grow meanwhile.
         """
-        source, size = iter(rows), 1
+        source, size, read = iter(rows), 1, 0
         most = READ_AHEAD if self.sharing is None else CLAIM_AHEAD
+        all_there = isinstance(rows, Sized) and self.sharing is None
+        soon = LOOK_AHEAD_SECONDS if all_there else READ_AHEAD_SECONDS
         while self.source_error is None:
             began = perf_counter()
             chunk = self._read(source, size)
+            if not chunk and type(rows) is list and len(rows) > read:
+                source = itertools.islice(rows, read, None)  # an iterator that ended stays so
+                continue
             if not chunk:
                 return
+            read += len(chunk)
             places = self._look_up(chunk)
             if self.sharing is None:
                 yield from places
             else:
                 for self.ahead in reversed(range(len(places))):
                     yield places[-1 - self.ahead]
-            fast = perf_counter() - began < READ_AHEAD_SECONDS
+            fast = perf_counter() - began < soon
             size = min(size * 2, most) if fast else max(size // 2, 1)
 
     def _read(self, source: Iterator[Any], size: int) -> list[Slot]:

@@ -26,7 +26,7 @@ from drivers import (
 )
 
 import checkpointdb as ckpt
-from checkpointdb import EncodeError, Store, every
+from checkpointdb import EncodeError, Store, every, lookups
 
 
 class Step:
@@ -167,6 +167,38 @@ def test_a_slow_step_gets_its_rows_one_by_one(driver, store_path):
     run = driver.start(driver.step(slow, store_path), watched(range(20), taken))
     driver.consume(run, each=lambda row: ahead.append(len(taken) - row))
     assert max(ahead) <= 4 * driver.concurrency
+
+
+@pytest.mark.parametrize("pause", [0, 0.002], ids=["fast", "slow"])
+def test_a_list_that_grows_in_the_loop_is_read_to_its_new_end(store_path, pause):
+    """As a plain loop reads it: the link to the next page is a page to visit, resumed or not."""
+
+    def next_page(page):
+        time.sleep(pause)
+        return [page + 1] if page < 99 else []
+
+    step = ckpt.step(store_path, version=1, name="s")(next_page)
+    for _ in range(2):
+        pages, visited = [0], 0
+        for links in step.run(pages):
+            pages.extend(links)
+            visited += 1
+        assert pages == list(range(100)) and visited == 100
+
+
+def test_rows_of_a_list_are_looked_up_ahead_of_slow_calls_but_not_long(store_path, monkeypatch):
+    """By no more than about a second, so that what another process saves meanwhile is a hit."""
+    monkeypatch.setattr(lookups, "LOOK_AHEAD_SECONDS", 0.2)
+    ahead = []
+
+    def work(row):
+        time.sleep(0.01)
+        ahead.append(len(run._runner.lookup.in_flight))
+        return row
+
+    run = ckpt.step(store_path, version=1, name="s")(work).run(list(range(200)))
+    assert list(run) == list(range(200))
+    assert 8 <= max(ahead) <= 40
 
 
 @each_driver
