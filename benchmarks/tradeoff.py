@@ -120,9 +120,7 @@ def whole(save: str, durability: str, size: int, seconds: float, rows: int) -> F
     work, watch = Step(size, seconds), Watch()
     items = list(data.rows(rows))
     loop = ours.bare(Step(size, 0.0), items)
-    run = (step := ours.step(_named(work), save, durability)).run(
-        items, on_event=watch.on_event
-    )
+    run = (step := ours.step(_named(work), save, durability)).run(items, on_event=watch.on_event)
     start_ms = watch.begin(run, work)
     began = time.perf_counter()
     for _ in run:
