@@ -51,7 +51,8 @@ def encode(value: Any) -> str | bytes:
 
 def plain_text(value: Any) -> str:
     """Return the JSON text of a value that `is_plain` and was packed before."""
-    return _text(_json(value))
+    data = _json(value)
+    return data.decode() if len(data) <= MAX_BYTES else _text(data)
 
 
 def decode(data: str | bytes) -> Any:
@@ -131,15 +132,15 @@ class Codec:
 
     def _candidates(self, value: Any, tagged: bytes) -> Iterable[str | bytes]:
         with contextlib.suppress(Exception):  # what cannot be JSON is not
-            if not self._model:
-                yield _text(_json(value))
-            else:
+            if self._model:
                 for alias in (True, False):
                     yield _text(
                         self._model.dump_json(
                             value, by_alias=alias, round_trip=True, warnings=False
                         )
                     )
+            elif self._typed:  # without a type, only what is plain comes back from JSON
+                yield _text(_json(value))
         yield _sized(tagged)
 
     def _gives_back(self, data: str | bytes, wanted: bytes) -> bool:

@@ -123,6 +123,8 @@ def is_intact(key: bytes, result: str | bytes | None, error: str | None, checksu
 
 
 def _outcome(key: bytes, result: str | bytes | None, error: str | None) -> int:
+    if error is None and type(result) is str:  # nearly always, and in one step
+        return xxh3_64_intdigest(key + result.encode(), 1) & _OUTCOME
     if error is not None:
         key += _digest(b"", error).to_bytes(8, "big")
     return _digest(key, result) & _OUTCOME
