@@ -17,7 +17,7 @@ def alive(host: str, pid: int, since: float) -> bool | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before, or between opening and reading
         return not os.path.isdir("/proc/self") and _answers(pid)
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     began = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")

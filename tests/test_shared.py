@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from drivers import TASKS, THREADS
 from paid import context
 
 import checkpointdb as ckpt
-from checkpointdb import Store, claims, every, on_exit
+from checkpointdb import Store, claims, every, on_exit, processes
 from checkpointdb.events import CameLate
 
 CLAIM_AHEAD = 64  # a worker claims so many rows ahead, and those in its window
@@ -123,6 +124,19 @@ def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_pa
     assert time.monotonic() - began < claims.LEASE_SECONDS / 2
     assert stored(store_path) == [row * 2 for row in range(300)]
     assert sum(workers.calls.values()) - 300 <= 9 + 8
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_dead():
+    """It may be gone between the opening and the reading of what tells of it."""
+    host, since = os.uname().nodename, time.time()
+    for _ in range(150):
+        process = subprocess.Popen(["true"])
+        reaper = threading.Thread(target=process.wait)
+        reaper.start()
+        while processes.alive(host, process.pid, since):
+            pass
+        reaper.join()
+        assert processes.alive(host, process.pid, since) is False
 
 
 def test_a_worker_that_hangs_keeps_its_rows(workers, store_path, monkeypatch):
