@@ -11,6 +11,13 @@ from .results import Result, best, figure
 from .tradeoff import BY_SIZE, KINDS
 
 FOLDER = os.path.join(ROOT, "docs", "plots")
+CURVES = {
+    "cpu_us": "first run",
+    "resume_rows_cpu_us": "resume in order",
+    "resume_shuffled_cpu_us": "resume shuffled",
+    "select_rows_cpu_us": "select in order",
+    "select_shuffled_cpu_us": "select shuffled",
+}
 MARKS = {"every(seconds=0.5)": "x", "on_exit()": "+"}
 
 
@@ -58,8 +65,13 @@ def _panel(panel: Any, result: Result, seconds: float, loss: str, label: str) ->
     panel.set_yscale("log")
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(_label_a_few)
     panel.set_xlabel(label)
     panel.axhline(1, color="gray", linewidth=0.5, linestyle=":")
+
+
+def _label_a_few(value: float, _place: int) -> str:
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _points(result: Result, loss: str, **wanted: Any) -> dict[str, tuple[float, float]]:
@@ -128,7 +140,8 @@ def scale(result: Result) -> Any:
     """Draw µs a row by size of the store, in processor time."""
     import matplotlib.pyplot as plt
 
-    picture, panel = plt.subplots(figsize=(6, 3.6), layout="tight")
+    result = {"cases": (best("huge") or {"cases": {}})["cases"] | result["cases"]}
+    picture, panel = plt.subplots(figsize=(7.5, 3.6), layout="tight")
     for name in ("cpu_us", "resume_rows_cpu_us", "resume_shuffled_cpu_us"):
         _curve(panel, result, "checkpointdb", name, "-")
     for name in ("cpu_us", "select_rows_cpu_us", "select_shuffled_cpu_us"):
@@ -137,7 +150,7 @@ def scale(result: Result) -> Any:
     panel.set_ylim(0)
     panel.set_xlabel("rows")
     panel.set_ylabel("µs of processor time a row")
-    panel.legend(fontsize=7)
+    panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return picture
 
 
@@ -147,6 +160,6 @@ def _curve(panel: Any, result: Result, who: str, name: str, style: str) -> None:
         for case_name, case in result["cases"].items()
         if case_name.startswith(who) and figure(result, case_name, name) is not None
     )
-    label = f"{who}: {name.replace('_cpu_us', '').replace('cpu_us', 'first run')}"
+    label = f"{who}: {CURVES[name]}"
     if points:
         panel.plot(*zip(*points, strict=True), style, marker=".", label=label)
