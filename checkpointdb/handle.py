@@ -21,7 +21,9 @@ class Run(Generic[R]):
     the first Ctrl-C, SIGTERM, exit of the process), all that returned is committed first, and calls
     in flight are awaited and saved. A crash costs at most the save policy's loss window plus the
     calls in flight. Memory is bounded by the policy, the concurrency and a read-ahead of 1,024
-    rows, which grows only while rows are done in microseconds.
+    rows, which grows only while rows are done in microseconds, or are a list. With one call at a
+    time the loop may change the rows of a list that are still to come, or add some; what any other
+    source gave must stay as it is until its result is there.
     """
 
     def __init__(

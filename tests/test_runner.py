@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import apsw
+import msgspec
 import pytest
 from drivers import (
     ASYNC,
@@ -184,6 +185,53 @@ def test_a_list_that_grows_in_the_loop_is_read_to_its_new_end(store_path, pause)
             pages.extend(links)
             visited += 1
         assert pages == list(range(100)) and visited == 100
+
+
+@pytest.mark.parametrize("pause", [0, 0.012], ids=["fast", "slow"])
+def test_a_loop_that_changes_the_rows_to_come_is_answered_for_what_they_are_then(store_path, pause):
+    """A chain: each result goes into the next row, in place or as a new one; resumed or not."""
+
+    def answer(row):
+        time.sleep(pause)
+        seen.append(dict(row))
+        return row["n"] * 10 + row.get("before", 0)
+
+    def chain(count):
+        rows = [{"n": n % 4} for n in range(count)]
+        results = []
+        for result in step.run(rows):
+            results.append(result)
+            at = len(results)
+            if at < count and at % 2:
+                rows[at]["before"] = result % 7
+            elif at < count:
+                rows[at] = {**rows[at], "before": result % 7}
+        wanted, before = [], 0
+        for n in range(count):
+            wanted.append(n % 4 * 10 + before)
+            before = wanted[-1] % 7
+        assert results == wanted
+
+    seen, step = [], ckpt.step(store_path, version=1, name="s")(answer)
+    chain(30)
+    chain(60)
+    chain(60)
+    assert len({msgspec.json.encode(row) for row in seen}) == len(seen)
+    with Store(store_path) as store:
+        records = list(store.records())
+        assert [ckpt.key_of("s", 1, r.input) for r in records] == [r.key for r in records]
+
+
+def test_a_list_that_shrinks_in_the_loop_ends_it_as_a_plain_loop(store_path):
+    """Rows taken away are not computed."""
+    step = ckpt.step(store_path, version=1, name="s")(lambda row: row)
+    for _ in range(2):
+        rows, results = list(range(100)), []
+        for result in step.run(rows):
+            results.append(result)
+            if result == 40:
+                del rows[45:]
+        assert results == list(range(45))
 
 
 def test_rows_of_a_list_are_looked_up_ahead_of_slow_calls_but_not_long(store_path, monkeypatch):
