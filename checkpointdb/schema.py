@@ -160,7 +160,7 @@ def tune_writer(connection: apsw.Connection, durability: str) -> None:
 
 
 def tune_reader(connection: apsw.Connection) -> None:
-    """Set what a connection needs that only reads, beside a writing one."""
+    """Set what a connection needs that only reads."""
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     connection.pragma("query_only", True)
     connection.pragma("cache_size", -READER_CACHE // 1024)
