@@ -8,7 +8,8 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
-from .current import current_key
+from .engine.current import current_key
+from .engine.rows import Failed
 from .errors import (
     BudgetExceeded,
     CheckpointError,
@@ -20,14 +21,13 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from .handle import Run
-from .keys import key_of
-from .planning import Plan, Why
+from .file.records import Record
+from .loops.run_iterator import Run
+from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from .records import Record
-from .slots import Failed
 from .step import Step, arun, run, step
 from .store import MISS, Store
+from .values.keys import key_of
 
 __version__ = "0.1.0"
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
-from . import drivers, planning
-from .callables import (
+from . import plan as plans
+from .engine.callables import (
     check_function,
     check_name,
     check_rows,
@@ -21,17 +21,18 @@ from .callables import (
     is_async,
     return_type,
 )
-from .canonical import Arguments
-from .codec import Codec
-from .fingerprint import fingerprint
-from .handle import Run
-from .keys import Keyer, KeyRecipe, Version, describe_recipe
-from .lookups import Spec
-from .options import Options, RunOptions
-from .planning import Plan, Why
+from .engine.fingerprint import fingerprint
+from .engine.intake import Spec
+from .engine.options import Options, RunOptions
+from .engine.runner import Runner
+from .loops import sync
+from .loops.run_iterator import Run
+from .plan import Plan, Why
 from .policy import SavePolicy, adaptive, check_policy
-from .runner import Runner
 from .store import Durability, Store
+from .values.canonical import Arguments
+from .values.codec import Codec
+from .values.keys import Keyer, KeyRecipe, Version, describe_recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,10 +97,10 @@ class Step(Generic[P, R]):
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
-            from . import tasks
+            from .loops import asynchronous
 
-            return tasks.acall(self._call_runner(), row)  # type: ignore[return-value]
-        result: R = drivers.call(self._call_runner(), row)
+            return asynchronous.acall(self._call_runner(), row)  # type: ignore[return-value]
+        result: R = sync.call(self._call_runner(), row)
         return result
 
     @overload
@@ -134,26 +135,26 @@ class Step(Generic[P, R]):
         check_rows(rows, kinds)
         runner = self._runner(checked)
         loop = self._loop(runner, rows, checked)
-        return Run(runner, drive=lambda: drivers.drive(runner, rows, loop))
+        return Run(runner, drive=lambda: sync.drive(runner, rows, loop))
 
-    def _loop(self, runner: Runner, rows: Any, options: Options) -> drivers.Loop:
+    def _loop(self, runner: Runner, rows: Any, options: Options) -> sync.Loop:
         concurrency = options.concurrency
         if self._spec.is_async:
-            from . import tasks
+            from .loops import asynchronous
 
             _refuse_executor(options)
-            return lambda signals: tasks.bridged(runner, rows, signals, concurrency)
+            return lambda signals: asynchronous.bridged(runner, rows, signals, concurrency)
         if options.executor is not None:
-            from .shipping import shipping
+            from .loops.executors import shipping
 
             submit = shipping(self, runner, options.executor)
-            pooled = drivers.Pooled(runner, submit, _workers(options))
+            pooled = sync.Pooled(runner, submit, _workers(options))
             return lambda signals: pooled.results(rows, signals)
         if concurrency > 1 or options.shared:
-            return lambda signals: drivers.threaded(runner, rows, signals, concurrency)
+            return lambda signals: sync.threaded(runner, rows, signals, concurrency)
         if options.batch_size is not None:
-            return lambda signals: drivers.batches(runner, rows, signals)
-        return lambda signals: drivers.sequential(runner, rows, signals)
+            return lambda signals: sync.batches(runner, rows, signals)
+        return lambda signals: sync.sequential(runner, rows, signals)
 
     @overload
     def arun(
@@ -182,10 +183,10 @@ class Step(Generic[P, R]):
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
         check_rows(rows, (Iterable, AsyncIterable))
-        from . import tasks
+        from .loops import asynchronous
 
         runner = self._runner(checked)
-        return Run(runner, adrive=lambda: tasks.adrive(runner, rows, checked.concurrency))
+        return Run(runner, adrive=lambda: asynchronous.adrive(runner, rows, checked.concurrency))
 
     def replace(
         self,
@@ -211,12 +212,12 @@ class Step(Generic[P, R]):
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
         check_rows(rows, Iterable)
         separate = self._duplicates == "separate"
-        return planning.plan(self._path, self.name, self.version, self._keyer, separate, rows)
+        return plans.plan(self._path, self.name, self.version, self._keyer, separate, rows)
 
     def why(self, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
         row = self._row(args, kwargs)
-        return planning.why(self._path, self.name, self.version, self._keyer, self._key_recipe, row)
+        return plans.why(self._path, self.name, self.version, self._keyer, self._key_recipe, row)
 
     @property
     def _path(self) -> str:

@@ -11,15 +11,10 @@ from typing import Any, Literal, Protocol, Self
 
 import apsw
 
-from . import claims, lifetime, schema
-from . import connection as files
 from .errors import StoreError
-from .finding import Finder, Found
-from .forgetting import check_alone, choose, delete
-from .key_index import extend
-from .reading import Reader, Status
-from .records import Record, RunInfo, StepInfo
-from .statements import (
+from .file import connection as files
+from .file import leases, lifetime, schema
+from .file.append import (
     ENTRIES_PER_STATEMENT,
     Entry,
     Stored,
@@ -27,7 +22,12 @@ from .statements import (
     transaction,
     update_run,
 )
-from .statements import delete as delete_keys
+from .file.append import delete as delete_keys
+from .file.delete import check_alone, choose, delete
+from .file.find import Finder, Found
+from .file.key_index import extend
+from .file.read import Reader, Status
+from .file.records import Record, RunInfo, StepInfo
 
 Durability = Literal["power", "process"]
 
@@ -360,22 +360,22 @@ class Store:
             self._unsynced = self.durability != "power"
         return total
 
-    # --- single-flight across processes: `claims.py`
+    # --- single-flight across processes: `file/leases.py`
 
     def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
         """Claim the keys that no live worker holds; return those."""
         with self._light(), self._writing() as writer, transaction(writer):
-            return claims.take(writer, worker, keys)
+            return leases.take(writer, worker, keys)
 
     def renew_claims(self, worker: str) -> None:
         """Extend a worker's leases."""
         with self._light(), self._writing() as writer:
-            claims.renew(writer, worker)
+            leases.renew(writer, worker)
 
     def release_claims(self, worker: str) -> None:
         """Give up all that a worker holds."""
         with self._light(), self._writing() as writer:
-            claims.release(writer, worker)
+            leases.release(writer, worker)
 
     def is_unclaimed(self, key: bytes) -> bool:
         """Tell whether nobody alive holds this key."""
@@ -383,7 +383,7 @@ class Store:
             row: Any = self._reader.execute(
                 "select worker, expires from claims where key = ?", (key,)
             ).fetchone()
-        return row is None or claims.is_void(*row)
+        return row is None or leases.is_void(*row)
 
     @contextlib.contextmanager
     def _light(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ import apsw
 import hypothesis
 import pytest
 
-from checkpointdb import CheckpointError, Store, lifetime
+from checkpointdb import CheckpointError, Store
+from checkpointdb.file import lifetime
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")

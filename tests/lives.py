@@ -12,7 +12,7 @@ import sys
 import apsw
 from crash_child import result_of
 
-from checkpointdb.reading import Reader
+from checkpointdb.file.read import Reader
 
 HERE = os.path.dirname(__file__)
 

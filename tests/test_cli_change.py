@@ -12,7 +12,7 @@ import pytest
 from cli_helpers import CKPT, STEPS, calls, invoke, start, wait_for, write_rows
 
 import checkpointdb as ck
-from checkpointdb.reading import Reader
+from checkpointdb.file.read import Reader
 
 PLAIN = ("--store", "rows.ckpt", "--version", "1")
 

@@ -27,8 +27,9 @@ from cli_helpers import (
 )
 
 import checkpointdb as ck
-from checkpointdb.cli import export, looking
-from checkpointdb.reading import Reader
+from checkpointdb.cli import export, store_view
+from checkpointdb.file.read import Reader
+from checkpointdb.file.records import RunInfo
 
 
 @pytest.fixture
@@ -144,11 +145,11 @@ def test_a_run_is_running_then_killed(here):
     assert "killed" in invoke("inspect", "rows.ckpt").stdout
     with Reader("rows.ckpt") as reader:
         (run,) = reader.runs()
-    assert looking.state(ck.reading.RunInfo(**_fields(run) | {"pid": os.getpid()})) == "running"
+    assert store_view.state(RunInfo(**_fields(run) | {"pid": os.getpid()})) == "running"
     impostor = _fields(run) | {"pid": os.getpid(), "started_at": run.started_at - 1e6}
-    assert looking.state(ck.reading.RunInfo(**impostor)) == "killed"
+    assert store_view.state(RunInfo(**impostor)) == "killed"
     elsewhere = _fields(run) | {"host": "elsewhere"}
-    assert looking.state(ck.reading.RunInfo(**elsewhere)) == "unknown"
+    assert store_view.state(RunInfo(**elsewhere)) == "unknown"
 
 
 def _fields(run):
@@ -339,7 +340,7 @@ def test_if_a_run_begins_to_write_meanwhile_the_store_is_read_again(here, monkey
             fill(n=20)  # and closes: the log goes into the file that is being read
         return reads[-1]
 
-    assert looking.read("rows.ckpt", look) == 20
+    assert store_view.read("rows.ckpt", look) == 20
     assert len(reads) == 2
 
 

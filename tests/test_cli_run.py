@@ -27,7 +27,7 @@ from cli_helpers import (
 
 import checkpointdb as ck
 from checkpointdb.cli.loading import load
-from checkpointdb.reading import Reader
+from checkpointdb.file.read import Reader
 
 PLAIN = ("--store", "rows.ckpt", "--version", "1")
 

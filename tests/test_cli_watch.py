@@ -17,7 +17,7 @@ from cli_helpers import CKPT, STEPS, calls, invoke, start, wait_for
 
 import checkpointdb as ck
 from checkpointdb.cli import watch
-from checkpointdb.reading import Reader
+from checkpointdb.file.read import Reader
 
 ARGUMENTS = ("--store", "rows.ckpt", "--version", "1", "--save", "seconds=0.1")
 

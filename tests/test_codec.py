@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 from test_canonical import ANY, PLAIN, image
 
-from checkpointdb import DecodeError, EncodeError, codec
-from checkpointdb.codec import Codec, decode, encode
+from checkpointdb import DecodeError, EncodeError
+from checkpointdb.values import codec
+from checkpointdb.values.codec import Codec, decode, encode
 
 NAN = float("nan")
 

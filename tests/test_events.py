@@ -24,8 +24,9 @@ from opentelemetry.trace import StatusCode
 from paid import Paid, every_driver, label
 
 import checkpointdb as ckpt
-from checkpointdb import Store, every, progress
+from checkpointdb import Store, every
 from checkpointdb.events import Committed, RowFailed, RunEnded, RunStarted
+from checkpointdb.loops import progress
 from checkpointdb.otel import Telemetry
 
 
@@ -147,7 +148,7 @@ def test_a_listener_may_use_the_store(store_path, paid):
 
 PROGRAM = """
 import time, checkpointdb as ckpt
-from checkpointdb import progress
+from checkpointdb.loops import progress
 progress.LINE_EVERY = 0.1
 
 @ckpt.step({path!r}, version=1)

@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from checkpointdb.fingerprint import changed, fingerprint
+from checkpointdb.engine.fingerprint import changed, fingerprint
 
 
 def print_of(tmp_path, source):
@@ -128,7 +128,7 @@ def test_a_fingerprint_is_the_same_in_every_python(tmp_path):
 def test_a_fingerprint_is_the_same_in_every_process(seed):
     """A set of constants has another order in every process; it is the same code."""
     code = (
-        "from checkpointdb.fingerprint import fingerprint; ns = {};"
+        "from checkpointdb.engine.fingerprint import fingerprint; ns = {};"
         "exec(\"def f(r): return r in {'a', 'b', 'c', ('d', 1)}\", ns); print(fingerprint(ns['f']))"
     )
     outputs = {

@@ -17,8 +17,9 @@ import pytest
 from conftest import verify
 from stores import ERROR
 
-from checkpointdb import Store, every, key_index, key_of, schema, step
-from checkpointdb.reading import Reader
+from checkpointdb import Store, every, key_of, step
+from checkpointdb.file import key_index, schema
+from checkpointdb.file.read import Reader
 
 DATA = os.path.join(os.path.dirname(__file__), "data")
 FORMATS = range(1, schema.FORMAT + 1)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from stores import ERROR, Log, entry, key
 from test_connection import run_script
 
-from checkpointdb import Store, StoreFullError, key_index
+from checkpointdb import Store, StoreFullError
+from checkpointdb.file import key_index
 
 
 @pytest.fixture
@@ -133,7 +134,8 @@ def test_a_handle_that_only_reads_keeps_a_short_tail(open_store, short_tail):
 
 OTHER = """
     import sys
-    from checkpointdb import Store, key_index
+    from checkpointdb import Store
+    from checkpointdb.file import key_index
     from stores import Log
     key_index.TAIL = int(sys.argv[2])
     with Store(sys.argv[1]) as store:
@@ -222,7 +224,8 @@ def test_an_extension_cut_short_by_a_crash_is_made_again(open_store, short_tail,
     """It is a transaction of its own: after a kill the store has all of it or nothing."""
     code = """
         import os, signal, sys
-        from checkpointdb import Store, key_index
+        from checkpointdb import Store
+        from checkpointdb.file import key_index
         from stores import Log
         key_index.TAIL = 10
         store = Store(sys.argv[1])

@@ -19,9 +19,9 @@ import msgspec
 import pytest
 
 from checkpointdb import EncodeError, key_of
-from checkpointdb.canonical import Arguments
-from checkpointdb.codec import decode
-from checkpointdb.keys import Keyer, describe_recipe
+from checkpointdb.values.canonical import Arguments
+from checkpointdb.values.codec import decode
+from checkpointdb.values.keys import Keyer, describe_recipe
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "data", "golden_keys.json")
 

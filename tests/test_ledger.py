@@ -11,8 +11,8 @@ from paid import Paid, every_driver, label, result_of
 
 import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
-from checkpointdb.ledger import Ledger
-from checkpointdb.reading import Reader
+from checkpointdb.engine.ledger import Ledger
+from checkpointdb.file.read import Reader
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import checkpointdb.connection
+import checkpointdb.file.connection
 from checkpointdb import Store
-from checkpointdb.mounts import network_file_system
+from checkpointdb.file.mounts import network_file_system
 
 TABLE = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -42,6 +42,6 @@ def test_without_a_mount_table_nothing_is_said(tmp_path):
 
 def test_a_store_there_is_warned_of(store_path, monkeypatch):
     """Opening a store on a network file system warns and names the remedy; it opens, too."""
-    monkeypatch.setattr(checkpointdb.connection, "network_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(checkpointdb.file.connection, "network_file_system", lambda path: "nfs4")
     with pytest.warns(UserWarning, match=r"nfs4.*local disk"), Store(store_path) as store:
         assert store.steps() == []

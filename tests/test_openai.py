@@ -12,7 +12,7 @@ from paid_server import PaidServer, answer
 
 import checkpointdb as ckpt
 from checkpointdb import Store, every
-from checkpointdb.reading import Reader
+from checkpointdb.file.read import Reader
 
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 at_each_concurrency = pytest.mark.parametrize("concurrency", [1, 8, 64])

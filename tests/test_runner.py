@@ -27,7 +27,8 @@ from drivers import (
 )
 
 import checkpointdb as ckpt
-from checkpointdb import EncodeError, Store, every, lookups
+from checkpointdb import EncodeError, Store, every
+from checkpointdb.engine import intake
 
 
 class Step:
@@ -236,7 +237,7 @@ def test_a_list_that_shrinks_in_the_loop_ends_it_as_a_plain_loop(store_path):
 
 def test_rows_of_a_list_are_looked_up_ahead_of_slow_calls_but_not_long(store_path, monkeypatch):
     """By no more than about a second, so that what another process saves meanwhile is a hit."""
-    monkeypatch.setattr(lookups, "LOOK_AHEAD_SECONDS", 0.2)
+    monkeypatch.setattr(intake, "LOOK_AHEAD_SECONDS", 0.2)
     ahead = []
 
     def work(row):

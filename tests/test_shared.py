@@ -17,8 +17,10 @@ from drivers import TASKS, THREADS
 from paid import context
 
 import checkpointdb as ckpt
-from checkpointdb import Store, claims, every, on_exit, processes
+from checkpointdb import Store, every, on_exit
+from checkpointdb.engine import sharing
 from checkpointdb.events import CameLate
+from checkpointdb.file import leases, processes
 
 CLAIM_AHEAD = 64  # a worker claims so many rows ahead, and those in its window
 
@@ -121,7 +123,7 @@ def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_pa
     workers.start("alive", 300, "threads", 0.002, 10)
     began = time.monotonic()
     assert dict(workers.wait()) == {"dead": -9, "alive": 0}
-    assert time.monotonic() - began < claims.LEASE_SECONDS / 2
+    assert time.monotonic() - began < leases.LEASE_SECONDS / 2
     assert stored(store_path) == [row * 2 for row in range(300)]
     assert sum(workers.calls.values()) - 300 <= 9 + 8
 
@@ -142,8 +144,8 @@ def test_a_process_that_ends_while_it_is_looked_at_is_dead():
 def test_a_worker_that_hangs_keeps_its_rows(workers, store_path, monkeypatch):
     """A lease is renewed while its worker lives, so a call slower than the lease is not made
     twice."""
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
-    monkeypatch.setattr(ckpt.sharing, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(sharing, "LEASE_SECONDS", 0.3)
     calls = []
     first = slow_step(store_path, calls, 1.2)
     other = slow_step(store_path, calls, 0)
@@ -175,8 +177,8 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
 ):
     """The rows of a worker that is stopped for longer than its lease go to another; when it wakes
     up, its result comes late: it is reported, the first one stays, and later runs give that out."""
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.2)
-    monkeypatch.setattr(ckpt.sharing.Sharing, "_beat", lambda self: None)  # as if it were stopped
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(sharing.Sharing, "_beat", lambda self: None)  # as if it were stopped
     in_call, go_on, events = threading.Event(), threading.Event(), []
 
     def label(row):
@@ -215,25 +217,25 @@ def test_a_lease_of_another_boot_is_void(store_path):
     """Claims that a power cut left behind hold nobody up."""
     with Store(store_path) as store:
         key = ckpt.key_of("label", 1, 1)
-        boot, rest = claims.new_worker("some-host").split(" ", 1)
+        boot, rest = leases.new_worker("some-host").split(" ", 1)
         assert store.claim(f"{boot[::-1]} {rest}", [key]) == {key}
         assert store.claim("another host-of-now 1 0.0 x", [key]) == {key}
 
 
 def test_a_claim_on_another_host_holds_until_its_lease_ends(store_path, monkeypatch):
     """Whether a process of another host lives cannot be told: its lease decides."""
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.15)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.15)
     with Store(store_path) as store:
         key = ckpt.key_of("label", 1, 1)
-        assert store.claim(claims.new_worker("elsewhere"), [key]) == {key}
-        assert store.claim(claims.new_worker("here"), [key]) == set()
+        assert store.claim(leases.new_worker("elsewhere"), [key]) == {key}
+        assert store.claim(leases.new_worker("here"), [key]) == set()
         time.sleep(0.2)
-        assert store.claim(claims.new_worker("here"), [key]) == {key}
+        assert store.claim(leases.new_worker("here"), [key]) == {key}
 
 
 def test_the_heart_goes_on_after_a_failure(store_path, monkeypatch):
     """A renewal that fails, for the store was locked, is tried again and ends no thread."""
-    monkeypatch.setattr(ckpt.sharing, "LEASE_SECONDS", 0.06)
+    monkeypatch.setattr(sharing, "LEASE_SECONDS", 0.06)
     beats = []
 
     def renew(self, worker):

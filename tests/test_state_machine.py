@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from checkpointdb import Store, every, key_index, on_exit, step
+from checkpointdb import Store, every, on_exit, step
+from checkpointdb.file import key_index
 
 ROWS = st.integers(0, 15)
 POLICIES = {every(rows=1): 1, every(rows=3): 3, every(rows=8): 8, on_exit(): None}

@@ -25,14 +25,12 @@ from checkpointdb import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
-    connection,
     every,
-    key_index,
     on_exit,
-    schema,
     step,
 )
-from checkpointdb.reading import Reader
+from checkpointdb.file import connection, key_index, schema
+from checkpointdb.file.read import Reader
 
 # --- commits
 
@@ -616,7 +614,7 @@ def test_a_disk_that_is_really_full_loses_nothing(tmp_path):
 
 
 def connection_stores():
-    from checkpointdb import lifetime
+    from checkpointdb.file import lifetime
 
     return lifetime._open
 

@@ -13,9 +13,10 @@ from paid import Paid, label
 from stores import files_beside
 
 import checkpointdb as ckpt
-from checkpointdb import Store, StoreError, adopting
-from checkpointdb.adopting import adopt
-from checkpointdb.key_index import TAIL
+from checkpointdb import Store, StoreError
+from checkpointdb import adopt as adopting
+from checkpointdb.adopt import adopt
+from checkpointdb.file.key_index import TAIL
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def test_a_forget_that_fails_changes_nothing(filled, monkeypatch):
     def fail(writer):
         raise apsw.FullError("database or disk is full")
 
-    monkeypatch.setattr("checkpointdb.forgetting._uncount", fail)
+    monkeypatch.setattr("checkpointdb.file.delete._uncount", fail)
     with pytest.raises(ckpt.StoreFullError):
         filled.forget("label")
     monkeypatch.undo()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ..adopting import adopt
+from ..adopt import adopt
 from ..store import Store
 from .display import counted, note, number
 from .group import agreed, dry_run_option, version_of, yes_option
-from .looking import one_step, read, steps_named
+from .store_view import one_step, read, steps_named
 
 
 @click.command("adopt", short_help="Keep results under another version.")

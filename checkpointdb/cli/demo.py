@@ -25,7 +25,7 @@ import msgspec
 from ..errors import CheckpointError
 from .display import Screen, safe_json
 from .group import Failure
-from .looking import read, state
+from .store_view import read, state
 
 SAVE_ROWS = 20
 KILL_AFTER = 157  # calls: between two commits, so that there is something to lose

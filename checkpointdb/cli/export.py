@@ -7,12 +7,12 @@ import os
 import click
 import msgspec
 
-from ..reading import Reader
+from ..file.read import Reader
 from .display import counted, note, number, safe
 from .group import VERSION, column_option, merge_option
-from .looking import one_step, read
 from .shape import Shape
 from .sinks import writing
+from .store_view import one_step, read
 
 
 @click.command("export", short_help="Write a store's results to a file.")

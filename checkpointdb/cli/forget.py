@@ -7,7 +7,7 @@ import click
 from ..store import Store
 from .display import counted, note
 from .group import VERSION, agreed, dry_run_option, yes_option
-from .looking import one_step, read, steps_named
+from .store_view import one_step, read, steps_named
 
 
 @click.command("forget", short_help="Delete saved rows.")

@@ -20,8 +20,8 @@ from .display import (
     shown,
     size,
 )  # fmt: skip
-from .looking import Look, failures, one_record, overview, read
 from .shape import to_json
+from .store_view import Look, failures, one_record, overview, read
 
 LAST_RUNS, LAST_CALLS = 5, 10
 

@@ -6,7 +6,7 @@ import itertools
 
 import click
 
-from ..planning import Plan
+from ..plan import Plan
 from .display import Screen, counted, duration, money, number, safe, safe_json, shown
 from .group import limit_option, store_option, version_option
 from .loading import load

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..options import Options, RunOptions
+from ..engine.options import Options, RunOptions
 from .group import column_option, limit_option, merge_option, store_option, version_option
 from .loading import load, look_up
 from .reporting import ending, show_report

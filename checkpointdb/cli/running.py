@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from ..codec import decode, encode
+from ..engine.options import RunOptions
+from ..engine.rows import Failed
 from ..events import Report
-from ..handle import Run
-from ..options import RunOptions
-from ..progress import Progress
-from ..slots import Failed
+from ..loops.progress import Progress
+from ..loops.run_iterator import Run
 from ..step import Step
+from ..values.codec import decode, encode
 from .display import safe
 from .shape import Shape, plain
 from .sinks import OutputClosedError, writing

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from ..canonical import is_plain
-from ..slots import Failed
+from ..engine.rows import Failed
+from ..values.canonical import is_plain
 from .formats import TableError
 
 _KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, BinaryIO, ParamSpec, TextIO, TypeVar
 
-from ..codec import decode, encode
+from ..values.codec import decode, encode
 from .columns import Columns
 from .formats import TableError, arrow, format_of
 from .shape import to_json

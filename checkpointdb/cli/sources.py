@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import msgspec
 
-from ..codec import MAX_BYTES
+from ..values.codec import MAX_BYTES
 from .formats import TableError, arrow, format_of
 
 CHUNK = 32 << 10

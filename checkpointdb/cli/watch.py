@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from ..reading import to_builtins
+from ..file.read import to_builtins
 from .display import ago, moment, money, note, number, rate, rich_table, safe, safe_line, shown
-from .looking import Look, read, state
+from .store_view import Look, read, state
 
 RATE_WINDOW = 10.0  # seconds
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from ..keys import Keyer
-from ..planning import ABSENT, Why, recipe_of, why
-from ..reading import to_builtins
-from ..records import StepInfo
+from ..file.read import to_builtins
+from ..file.records import StepInfo
+from ..plan import ABSENT, Why, recipe_of, why
+from ..values.keys import Keyer
 from .display import Screen, safe, safe_json
 from .group import VERSION
-from .looking import LookError, read, retried, steps_chosen
 from .sources import parse_row
+from .store_view import LookError, read, retried, steps_chosen
 
 _STYLES = {"hit": "green", "failed": "red"}
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
-from .current import calling
-from .runner import Runner
-from .slots import Slot
+from ..engine.current import calling
+from ..engine.rows import Slot
+from ..engine.runner import Runner
 
 
 def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Slot]], Future[None]]:

@@ -7,8 +7,8 @@ from collections.abc import Container, Iterable
 
 import apsw
 
+from ..errors import StoreError
 from .connection import mapped
-from .errors import StoreError
 from .processes import alive
 from .records import RunInfo
 from .sql import rows

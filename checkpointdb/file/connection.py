@@ -17,14 +17,14 @@ from collections.abc import Iterator
 
 import apsw
 
-from . import schema
-from .errors import (
+from ..errors import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
     StoreLockedError,
     StoreVersionError,
 )
+from . import schema
 from .mounts import network_file_system
 
 OLDEST_SQLITE = (3, 51, 3)

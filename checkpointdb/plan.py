@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from .keys import Keyer, Version, describe_recipe
-from .occurrences import Occurrences
-from .reading import Reader
-from .records import Record, StepInfo
+from .engine.occurrences import Occurrences
+from .file.read import Reader
+from .file.records import Record, StepInfo
+from .values.keys import Keyer, Version, describe_recipe
 
 BATCH = 1024
 # `why` compares a row with so many of the newest saved rows to find the nearest.

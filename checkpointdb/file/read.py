@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 import apsw
 import msgspec
 
+from ..errors import StoreCorruptError, StoreError
 from . import connection as files
-from .errors import StoreCorruptError, StoreError
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import Call, Record, RunInfo, StepInfo, checksum, decoded
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_128_digest
 
+from ..errors import EncodeError
 from .canonical import canonical, is_plain
 from .codec import decode, encode, plain_text
-from .errors import EncodeError
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
 Version = int | str

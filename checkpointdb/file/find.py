@@ -8,10 +8,10 @@ from typing import Any
 
 import apsw
 
+from .append import Stored
 from .key_index import KeyIndex
-from .reading import first_rotten, rotten
+from .read import first_rotten, rotten
 from .records import is_intact
-from .statements import Stored
 
 # attempts, error, result, run
 Found = tuple[int, str | None, Stored | None, int]

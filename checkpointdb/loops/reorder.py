@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from .runner import Runner
-from .slots import Slot, Twin
+from ..engine.rows import Slot, Twin
+from ..engine.runner import Runner
 
 Place = Slot | Twin
 HELD_BACK = 1024  # rows, all of them saved, that wait behind a slow one

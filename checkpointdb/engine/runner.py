@@ -1,6 +1,6 @@
 """A run without its loop: compute, keep, commit, end. Knows rows, policy and store.
 
-How a row gets its slot is in `lookups.py`; the loops are in `drivers.py`, each a few lines over
+How a row gets its slot is in `intake.py`; the loops are in `loops/`, each a few lines over
 `Runner`.
 """
 
@@ -15,19 +15,19 @@ from typing import Any
 
 import msgspec
 
+from ..errors import BudgetExceeded, DecodeError, EncodeError, StoreError
+from ..events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
+from ..file.append import Entry
+from ..policy import SavePolicy, loss_window
+from ..store import Store
+from .committer import Keeper
 from .current import calling
-from .errors import BudgetExceeded, DecodeError, EncodeError, StoreError
-from .events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
 from .fingerprint import changed
-from .keeper import Keeper
+from .intake import Lookup, Spec
 from .ledger import Ledger
-from .lookups import Lookup, Spec
 from .options import Options
-from .policy import SavePolicy, loss_window
+from .rows import Failed, Slot, Twin, failure, to_error_text
 from .sharing import Sharing
-from .slots import Failed, Slot, Twin, failure, to_error_text
-from .statements import Entry
-from .store import Store
 
 
 class Runner:

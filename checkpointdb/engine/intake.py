@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from .codec import Codec
-from .errors import EncodeError
-from .finding import Found
-from .keys import Keyer, Version
+from ..errors import EncodeError
+from ..file.find import Found
+from ..store import HELD, Store
+from ..values.codec import Codec
+from ..values.keys import Keyer, Version
 from .occurrences import Occurrences
 from .options import Options
+from .rows import Slot, Twin, failure, from_error_text
 from .sharing import Sharing
-from .slots import Slot, Twin, failure, from_error_text
-from .store import HELD, Store
 
 READ_AHEAD = 256
 # Looking up in batches is worth 3 to 10 µs a row, and 60 between calls of 10 ms. The read-ahead

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from .events import Report
-from .runner import Runner
+from ..engine.runner import Runner
+from ..events import Report
 
 R = TypeVar("R", covariant=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Self
 
-from .events import Report
+from ..events import Report
 
 BAR_EVERY = 0.2  # seconds
 LINE_EVERY = 10.0

@@ -7,7 +7,7 @@ import inspect
 import typing
 from typing import Any
 
-from .keys import Version
+from ..values.keys import Version
 
 
 def bare(fn: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import DecodeError, EncodeError
+from ..errors import DecodeError, EncodeError
 
 MAX_DEPTH = 128
 

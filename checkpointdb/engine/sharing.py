@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
 
-from .claims import LEASE_SECONDS, new_worker
-from .errors import StoreError
-from .slots import Slot
-from .store import Store
+from ..errors import StoreError
+from ..file.leases import LEASE_SECONDS, new_worker
+from ..store import Store
+from .rows import Slot
 
 LOOK_EVERY = 0.02  # seconds
 

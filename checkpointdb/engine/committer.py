@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from time import perf_counter
 
-from .errors import StoreError
-from .policy import POLL_SECONDS, Pending, SavePolicy, next_look
-from .statements import Entry
-from .store import Store
+from ..errors import StoreError
+from ..file.append import Entry
+from ..policy import POLL_SECONDS, Pending, SavePolicy, next_look
+from ..store import Store
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
 COUNTS_EVERY = 1.0

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .errors import StoreError
-from .keys import Keyer, Version
-from .planning import recipe_of
-from .reading import Reader
-from .records import StepInfo
-from .statements import Entry
+from .file.append import Entry
+from .file.read import Reader
+from .file.records import StepInfo
+from .plan import recipe_of
 from .store import Store
+from .values.keys import Keyer, Version
 
 
 def adopt(

@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from .pool import DaemonPool
+from ..engine.rows import Slot, Twin
+from ..engine.runner import Runner
+from ..engine.sharing import LOOK_EVERY
 from .progress import Progress
-from .runner import Runner
-from .sharing import LOOK_EVERY
+from .reorder import Place, Window
 from .signals import Signals
-from .slots import Slot, Twin
-from .window import Place, Window
+from .thread_pool import DaemonPool
 
 Rows = Iterable[Any] | AsyncIterable[Any]
 Loop = Callable[[Signals], Iterator[Any]]

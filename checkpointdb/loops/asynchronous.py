@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterat
 from contextlib import aclosing, suppress
 from typing import Any
 
-from .drivers import Rows, how, orphaned, progress, stop
+from ..engine.rows import Slot
+from ..engine.runner import Runner
+from ..engine.sharing import LOOK_EVERY
 from .loop_thread import LoopThread
-from .runner import Runner
-from .sharing import LOOK_EVERY
+from .reorder import Place, Window
 from .signals import Signals, always
-from .slots import Slot
-from .window import Place, Window
+from .sync import Rows, how, orphaned, progress, stop
 
 
 async def adrive(runner: Runner, rows: Rows, concurrency: int) -> AsyncIterator[Any]:

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from ..connection import mapped
 from ..errors import CheckpointError, StoreError
-from ..processes import alive
-from ..reading import Reader, to_builtins
-from ..records import Call, RunInfo, StepInfo
-from ..sql import rows
+from ..file.connection import mapped
+from ..file.processes import alive
+from ..file.read import Reader, to_builtins
+from ..file.records import Call, RunInfo, StepInfo
+from ..file.sql import rows
 
 T = TypeVar("T")
 

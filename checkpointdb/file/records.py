@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from .codec import decode
+from ..values.codec import decode
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from ..errors import DecodeError, EncodeError
 from .canonical import canonical, is_plain, uncanonical
-from .errors import DecodeError, EncodeError
 
 MAX_BYTES = 64 << 20
 
