@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
+
 from .errors import StoreError
-from .file.append import Entry
 from .file.read import Reader
-from .file.records import StepInfo
+from .file.records import Entry, StepInfo
 from .plan import recipe_of
 from .store import Store
 from .values.keys import Keyer, Version
@@ -35,14 +36,14 @@ def adopt(
         copied = sum(map(len, _fresh(store, reader, info, new)))  # or raise, nothing changed
         if dry_run:
             return copied, info.results - copied
-        target, _, _ = store.register_step(step, new, info.key_recipe, None)
-        run = store.begin_run(target, "adopt", "nothing", None)
+        target, _, _ = store.log.register_step(step, new, info.key_recipe, None)
+        run = store.log.begin_run(target, "adopt", "nothing", None)
         try:
-            copied = store.append_all(target, run, _fresh(store, reader, info, new))
+            copied = store.log.append_all(target, run, _fresh(store, reader, info, new))
         except BaseException as error:
-            store.end_run(run, {"rows": 0}, f"failed: {type(error).__name__}")
+            store.log.end_run(run, {"rows": 0}, f"failed: {type(error).__name__}")
             raise
-        store.end_run(run, {"rows": copied, "hits": copied}, f"adopted from version {old!r}")
+        store.log.end_run(run, {"rows": copied, "hits": copied}, f"adopted from version {old!r}")
     return copied, info.results - copied
 
 
@@ -67,17 +68,17 @@ def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterat
     equal: Counter[bytes] = Counter()
     for entries in reader.entries(info.id):
         keys = [_rekey(entry, before, after, equal, store.path) for entry in entries]
-        there = store.find(keys)
+        there = store.log.find(keys)
         yield [
-            (key, *entry[1:4], None, *entry[5:])  # what it cost is counted where it was paid
+            msgspec.structs.replace(entry, key=key, cost=None)  # counted where it was paid
             for key, entry, found in zip(keys, entries, there, strict=True)
-            if found is None or found[1] is not None
+            if found is None or found.error is not None
         ]
 
 
 def _rekey(entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], path: str) -> bytes:
     """Return the entry's key under the new version, the same n-th of equal rows as it was."""
-    key, stored = entry[0], entry[7]
+    key, stored = entry.key, entry.input
     if stored is not None:
         first = before.of_stored(stored)
         if key == first:
@@ -86,7 +87,7 @@ def _rekey(entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], pat
         if key == before.nth(first, n):
             return after.nth(after.of_stored(stored), n)
     raise StoreError(
-        f"{path}: the key of the row at position {entry[1]} (key {key.hex()}) cannot be made from "
-        "what is stored of it; nothing was changed. Adopt needs rows that are stored whole",
+        f"{path}: the key of the row at position {entry.position} (key {key.hex()}) cannot be made "
+        "from what is stored of it; nothing was changed. Adopt needs rows that are stored whole",
         path,
     )

@@ -25,11 +25,12 @@ from .engine.fingerprint import fingerprint
 from .engine.intake import Spec
 from .engine.options import Options, RunOptions
 from .engine.runner import Runner
+from .file.log import Durability
 from .loops import sync
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import SavePolicy, adaptive, check_policy
-from .store import Durability, Store
+from .store import Store
 from .values.canonical import Arguments
 from .values.codec import Codec
 from .values.keys import Keyer, KeyRecipe, Version, describe_recipe

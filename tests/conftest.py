@@ -92,7 +92,7 @@ def close_all(force=False):
         with contextlib.suppress(CheckpointError) if force else contextlib.nullcontext():
             store.close()
         if not store.closed:
-            for connection in store.handles():
+            for connection in store.log.handles():
                 connection.close()
             lifetime.closed(store)
 

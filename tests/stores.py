@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from checkpointdb import Store
+from checkpointdb.file.records import Entry
 
 
 def key(n: int) -> bytes:
@@ -13,10 +14,10 @@ def key(n: int) -> bytes:
 
 
 def entry(n, result=None, error=None, attempts=1, cost=None):
-    """Return what `Store.append` takes: row `n` with a result, or with an error."""
+    """Return what `Log.append` takes: row `n` with a result, or with an error."""
     if error is None and result is None:
         result = f'{{"n":{n},"text":"result of {n}, naïve ☕"}}'
-    return (key(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
+    return Entry(key(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
 
 
 ERROR = '{"type":"ValueError","message":"no luck","traceback":"…"}'
@@ -32,17 +33,17 @@ class Log:
 
     def __init__(self, store: Store, name: str = "label") -> None:
         self.store = store
-        self.step = store.register_step(name, 1, "row", None)[0]
-        self.run = store.begin_run(self.step, "every(rows=1)", "no returned row", None)
+        self.step = store.log.register_step(name, 1, "row", None)[0]
+        self.run = store.log.begin_run(self.step, "every(rows=1)", "no returned row", None)
 
     def add(self, *entries):
         """Commit entries; a number stands for the entry of that row."""
         entries = [entry(e) if isinstance(e, int) else e for e in entries]
-        self.store.append(self.step, self.run, entries)
+        self.store.log.append(self.step, self.run, entries)
 
     def found(self, *numbers):
         """Return the stored results of rows, None where there is none."""
-        return [f and f[2] for f in self.store.find([key(n) for n in numbers])]
+        return [f and f.result for f in self.store.log.find([key(n) for n in numbers])]
 
 
 def files_beside(path):

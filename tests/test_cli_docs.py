@@ -87,7 +87,7 @@ def test_json_has_the_documented_fields(section, n, arguments, tmp_path, monkeyp
     )
     assert invoke("run", "step.py:label", "rows.jsonl", "--on-error", "record").exit_code == 3
     with ck.Store("rows.ckpt") as store:
-        store.send(1, 1, [(ck.key_of("label", 1, {"n": 9}), 9, '{"n": 9}')])
+        store.log.send(1, 1, [(ck.key_of("label", 1, {"n": 9}), 9, '{"n": 9}')])
     key = ck.key_of("label", 1, {"n": 0}).hex()
     done = invoke(*(key if argument == "KEY" else argument for argument in arguments))
     wanted = json.loads(re.findall(r"```json\n(.*?)```", SECTIONS[section], re.S)[n])

@@ -29,7 +29,7 @@ from cli_helpers import (
 import checkpointdb as ck
 from checkpointdb.cli import export, store_view
 from checkpointdb.file.read import Reader
-from checkpointdb.file.records import RunInfo
+from checkpointdb.file.records import Entry, RunInfo
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def fill(path="rows.ckpt", fn=label, n=10, **options):
 def fail(path, rows, kind, message):
     """Write failures as records, as a run does that records them."""
     with ck.Store(path) as store:
-        step, *_ = store.register_step("label", 1, "row", None)
-        run = store.begin_run(step, "every(rows=1)", "no returned row", None)
+        step, *_ = store.log.register_step("label", 1, "row", None)
+        run = store.log.begin_run(step, "every(rows=1)", "no returned row", None)
         entries = []
         for row in rows:
             error = {
@@ -63,11 +63,20 @@ def fail(path, rows, kind, message):
             }
             text = json.dumps(row)
             entries.append(
-                (ck.key_of("label", 1, row), row["n"], 2, 0.5, None, json.dumps(error), None, text)
+                Entry(
+                    ck.key_of("label", 1, row),
+                    row["n"],
+                    2,
+                    0.5,
+                    None,
+                    json.dumps(error),
+                    None,
+                    text,
+                )
             )
-        store.append(step, run, entries)
+        store.log.append(step, run, entries)
         counts = {"rows": 0, "hits": 0, "computed": 0, "failed": len(rows)}
-        store.end_run(run, counts, "finished")
+        store.log.end_run(run, counts, "finished")
 
 
 def listing(folder):

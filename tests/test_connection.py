@@ -204,7 +204,7 @@ def test_a_truncated_store_never_gives_wrong_bytes_and_never_changes(store_path,
     saved(store_path)
     with open(store_path, "rb") as file:
         whole = file.read()
-    right = [entry(n)[6] for n in range(41)]
+    right = [entry(n).result for n in range(41)]
     pages = range(0, len(whole), schema.PAGE_SIZE)
     lengths = {*pages, *(n + 1 for n in pages), *(n - 1 for n in pages if n)}
     lengths |= {random.Random(2).randrange(len(whole)) for _ in range(30)}
@@ -559,7 +559,7 @@ def test_an_sqlite_without_that_bug_is_accepted(version):
 def test_a_connection_is_hardened(open_store):
     """No trigger, no view, no attached database, no extension: the file is data, never code."""
     store = open_store()
-    for db in store.handles():
+    for db in store.log.handles():
         assert db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, -1) == 1
         assert db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, -1) == 0
         assert db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, -1) == 0
@@ -569,7 +569,7 @@ def test_a_connection_is_hardened(open_store):
         assert db.pragma("mmap_size") == 0
         assert db.pragma("cell_size_check") == 1
     with pytest.raises(apsw.Error):
-        store.handles()[1].execute("insert into state values ('x', 1)")
+        store.log.handles()[1].execute("insert into state values ('x', 1)")
 
 
 @pytest.mark.damages_store
@@ -618,7 +618,7 @@ def test_a_store_that_another_process_is_writing_opens_and_reads(open_store, sto
     with contextlib.closing(apsw.Connection(store_path)) as other:
         other.execute("begin immediate")
         with Store(store_path) as store:
-            assert Log.found(_Holder(store), 1) == [entry(1)[6]]
+            assert Log.found(_Holder(store), 1) == [entry(1).result]
             assert len(list(store.records())) == 1
         other.execute("rollback")
 
@@ -634,7 +634,7 @@ def test_a_store_locked_for_too_long_is_an_error_that_says_so(open_store, store_
         other.execute("rollback")
     assert log.found(1) == [None]
     log.add(1)
-    assert log.found(1) == [entry(1)[6]]
+    assert log.found(1) == [entry(1).result]
 
 
 def test_a_reader_of_a_store_that_is_open_uses_its_locks(open_store, store_path):
@@ -648,7 +648,7 @@ def test_a_reader_of_a_store_that_is_open_uses_its_locks(open_store, store_path)
         seen.append(record.position)
         if record.position % 500 == 0:
             log.add(*range(10_000 * len(seen), 10_000 * len(seen) + 300))
-            store._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            store.log._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     assert seen == list(range(2001))
 
 

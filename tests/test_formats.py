@@ -20,6 +20,7 @@ from stores import ERROR
 from checkpointdb import Store, every, key_of, step
 from checkpointdb.file import key_index, schema
 from checkpointdb.file.read import Reader
+from checkpointdb.file.records import Entry
 
 DATA = os.path.join(os.path.dirname(__file__), "data")
 FORMATS = range(1, schema.FORMAT + 1)
@@ -63,12 +64,12 @@ def write(path):
         label_, price_ = steps(store)
         list(label_.run(ROWS))
         list(price_.run(ROWS[-5:]))
-        id = store.register_step("flaky", 3, "row", None)[0]
-        run = store.begin_run(id, "every(rows=1)", "no returned row", None)
+        id = store.log.register_step("flaky", 3, "row", None)[0]
+        run = store.log.begin_run(id, "every(rows=1)", "no returned row", None)
         for n, (error, result) in enumerate([(ERROR, None), (ERROR, None), (None, '"good"')]):
             row = {"n": min(n, 1)}
-            entry = (key_of("flaky", 3, row), min(n, 1), n + 1, 0.5, 0.01, error, result, "{}")
-            store.append(id, run, [entry])
+            entry = Entry(key_of("flaky", 3, row), min(n, 1), n + 1, 0.5, 0.01, error, result, "{}")
+            store.log.append(id, run, [entry])
 
 
 @pytest.fixture(params=FORMATS)

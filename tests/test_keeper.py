@@ -15,6 +15,7 @@ from drivers import BRIDGED, SEQUENTIAL
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError, StoreFullError, every
+from checkpointdb.file.log import Log
 
 # How late a timer's commit may be on a busy machine: thread switch, fsync.
 LATE = 0.5
@@ -172,7 +173,7 @@ class Failing:
     """A store's `append` that fails as told, and knows in which thread."""
 
     def __init__(self, monkeypatch, times):
-        self.times, self.threads, append = times, [], Store.append
+        self.times, self.threads, append = times, [], Log.append
 
         def failing(store, *args, **options):
             if self.times > 0:
@@ -181,7 +182,7 @@ class Failing:
                 raise StoreFullError(f"{store.path}: the disk is full", store.path)
             return append(store, *args, **options)
 
-        monkeypatch.setattr(Store, "append", failing)
+        monkeypatch.setattr(Log, "append", failing)
 
 
 @pytest.mark.parametrize("how", ["next row", "end of the run", "flush"])

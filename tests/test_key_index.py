@@ -14,6 +14,7 @@ from test_connection import run_script
 
 from checkpointdb import Store, StoreFullError
 from checkpointdb.file import key_index
+from checkpointdb.file.records import Found
 
 
 @pytest.fixture
@@ -23,24 +24,41 @@ def short_tail(monkeypatch):
 
 
 def indexed(store):
-    return store._reader.execute("select count(*) from key_index").get
+    return store.log._reader.execute("select count(*) from key_index").get
+
+
+def tail(store):
+    """Return how many keys are held in memory."""
+    return len(store.log._finder.index._tail)
 
 
 def state(store):
-    return store._reader.execute("select value from state where name = 'indexed_to'").get
+    return store.log._reader.execute("select value from state where name = 'indexed_to'").get
 
 
 def test_the_index_on_disk_is_extended_when_the_tail_is_long(open_store, short_tail):
     """Not before; then the tail in memory is dropped and look-ups go on finding everything."""
     log = Log(open_store())
     log.add(*range(9))
-    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (0, 0, 9)
+    assert (indexed(log.store), state(log.store), tail(log.store)) == (
+        0,
+        0,
+        9,
+    )
     log.add(9)
-    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (10, 10, 0)
+    assert (indexed(log.store), state(log.store), tail(log.store)) == (
+        10,
+        10,
+        0,
+    )
     log.add(*range(10, 33))
-    assert (indexed(log.store), state(log.store), len(log.store._finder.index._tail)) == (33, 33, 0)
+    assert (indexed(log.store), state(log.store), tail(log.store)) == (
+        33,
+        33,
+        0,
+    )
     log.add(33)
-    assert log.found(*range(35)) == [*(entry(n)[6] for n in range(34)), None]
+    assert log.found(*range(35)) == [*(entry(n).result for n in range(34)), None]
 
 
 def test_a_large_store_has_a_tail_in_proportion_and_leaves_a_short_one(open_store, short_tail):
@@ -48,19 +66,19 @@ def test_a_large_store_has_a_tail_in_proportion_and_leaves_a_short_one(open_stor
     log = Log(open_store())
     log.add(*range(800))
     log.add(*range(800, 849))
-    assert (state(log.store), len(log.store._finder.index._tail)) == (800, 49)
+    assert (state(log.store), tail(log.store)) == (800, 49)
     log.add(849)
-    assert (state(log.store), len(log.store._finder.index._tail)) == (850, 0)
+    assert (state(log.store), tail(log.store)) == (850, 0)
     log.add(*range(850, 860))
     log.store.close()
     log = Log(open_store())
     assert state(log.store) == 850  # a tail as short as that is left
-    assert log.found(859, 860) == [entry(859)[6], None]
+    assert log.found(859, 860) == [entry(859).result, None]
     log.add(860)
     log.store.close()
     log = Log(open_store())
     assert state(log.store) == 861
-    assert log.found(*range(862)) == [*(entry(n)[6] for n in range(861)), None]
+    assert log.found(*range(862)) == [*(entry(n).result for n in range(861)), None]
     assert (log.store.steps()[0].results, log.store.verify()) == (861, [])
 
 
@@ -71,9 +89,9 @@ def test_a_retried_key_points_at_its_newest_record_on_disk_and_in_the_tail(open_
     log.add(entry(0, result='"second"', attempts=2), *range(5, 9))  # extends: both records of 0
     assert log.found(0) == ['"second"']
     log.add(entry(0, error=ERROR, attempts=3))
-    assert log.store.find([key(0)])[0][:2] == (3, ERROR)
+    assert log.store.log.find([key(0)])[0] == Found(3, ERROR, None, log.run)
     log.add(*range(9, 20))  # extends again
-    assert log.store.find([key(0)])[0][:2] == (3, ERROR)
+    assert log.store.log.find([key(0)])[0] == Found(3, ERROR, None, log.run)
     (info,) = log.store.steps()
     assert (info.results, info.failures, info.records) == (19, 1, 22)
 
@@ -87,7 +105,7 @@ def test_a_look_up_in_the_order_of_the_log_gives_the_newest_record(open_store, s
         rows = range(first, first + 20)
         log.add(*rows)
         log.add(*[entry(n, result=f'"new {n}"', attempts=2) for n in rows if n % 5 == 3])
-        wanted = [f'"new {n}"' if n % 5 == 3 else entry(n)[6] for n in rows]
+        wanted = [f'"new {n}"' if n % 5 == 3 else entry(n).result for n in rows]
         for size in (1, 2, 4, 20):
             for again in range(2):
                 found = []
@@ -103,7 +121,7 @@ def test_the_tail_is_read_back_when_a_store_is_opened(open_store, short_tail):
     log.add(entry(4, result='"newer"', attempts=2))
     log.store.close()
     again = Log(open_store())
-    assert again.found(3, 4, 14, 15) == ['"new"', '"newer"', entry(14)[6], None]
+    assert again.found(3, 4, 14, 15) == ['"new"', '"newer"', entry(14).result, None]
 
 
 def test_two_handles_that_append_in_turn_see_each_others_records(open_store, short_tail):
@@ -120,7 +138,7 @@ def test_two_handles_that_append_in_turn_see_each_others_records(open_store, sho
             assert log.found(*newest) == list(newest.values())
     for log in logs:
         assert log.found(*newest) == list(newest.values())
-        assert len(log.store._finder.index._tail) <= 30
+        assert tail(log.store) <= 30
 
 
 def test_a_handle_that_only_reads_keeps_a_short_tail(open_store, short_tail):
@@ -128,8 +146,8 @@ def test_a_handle_that_only_reads_keeps_a_short_tail(open_store, short_tail):
     reader, writer = Log(open_store()), Log(open_store())
     for n in range(0, 500, 3):
         writer.add(n, n + 1, n + 2)
-        assert reader.found(n, n + 2, n + 3) == [entry(n)[6], entry(n + 2)[6], None]
-        assert len(reader.store._finder.index._tail) < key_index.tail_limit(500) + 10
+        assert reader.found(n, n + 2, n + 3) == [entry(n).result, entry(n + 2).result, None]
+        assert len(reader.store.log._finder.index._tail) < key_index.tail_limit(500) + 10
 
 
 OTHER = """
@@ -151,11 +169,11 @@ def test_what_another_process_appends_is_found(open_store, store_path, short_tai
     """Read by id from where we were; and it finds ours."""
     log = Log(open_store())
     log.add(*range(6))
-    assert run_script(OTHER, store_path, tail, rows).strip() == repr([entry(5)[6]])
+    assert run_script(OTHER, store_path, tail, rows).strip() == repr([entry(5).result])
     log.add(6)
     asked = [0, 6, 7, 1000, 999 + rows, 1000 + rows]
     assert log.found(*asked) == [
-        entry(n)[6] if n in (0, 6, 1000, 999 + rows) else None for n in asked
+        entry(n).result if n in (0, 6, 1000, 999 + rows) else None for n in asked
     ]
 
 
@@ -203,13 +221,13 @@ def test_an_extension_that_fails_leaves_nothing_of_its_commit(open_store, short_
     """Else the entries, still pending, would be stored twice."""
     log = Log(open_store())
     log.add(*range(9))
-    log.store._writer.exec_trace = refuse_index
+    log.store.log._writer.exec_trace = refuse_index
     with pytest.raises(StoreFullError):
         log.add(9)
     assert log.found(9) == [None]
-    log.store._writer.exec_trace = None
+    log.store.log._writer.exec_trace = None
     log.add(9)
-    assert log.found(9) == [entry(9)[6]]
+    assert log.found(9) == [entry(9).result]
     assert (indexed(log.store), state(log.store)) == (10, 10)
     assert log.store.steps()[0].records == 10
 
@@ -235,7 +253,7 @@ def test_an_extension_cut_short_by_a_crash_is_made_again(open_store, short_tail,
             if "update state" in sql:
                 os.kill(os.getpid(), signal.SIGKILL)
             return True
-        store._writer.exec_trace = kill
+        store.log._writer.exec_trace = kill
         log.add(9)
     """
     run_script(code, store_path, check=False)
@@ -243,7 +261,7 @@ def test_an_extension_cut_short_by_a_crash_is_made_again(open_store, short_tail,
     (n,) = {record.position for record in log.store.records()} - set(range(9)) or {None}
     assert n in (9, None)
     assert (indexed(log.store), state(log.store)) == (0, 0)
-    assert log.found(*range(9)) == [entry(m)[6] for m in range(9)]
+    assert log.found(*range(9)) == [entry(m).result for m in range(9)]
     log.add(10, 11)
     assert indexed(log.store) == state(log.store) > 10
 
@@ -256,5 +274,5 @@ def test_a_large_store_is_counted_in_the_time_of_its_tail(open_store, monkeypatc
     log.add(*range(5000, 5100))
     assert state(log.store) == 5000
     assert log.store.steps()[0].results == 5100
-    looked = key_index.tally(log.store._reader, 5000, 5100)
+    looked = key_index.tally(log.store.log._reader, 5000, 5100)
     assert [row[3] for row in looked] == [100]

@@ -10,8 +10,9 @@ import pytest
 from paid import Paid, every_driver, label, result_of
 
 import checkpointdb as ckpt
-from checkpointdb import Store, every, on_exit
+from checkpointdb import every, on_exit
 from checkpointdb.engine.ledger import Ledger
+from checkpointdb.file.log import Log
 from checkpointdb.file.read import Reader
 
 
@@ -119,9 +120,7 @@ def test_a_write_that_fails_is_heard_by_each_call_in_it():
 
 def test_a_ledger_that_cannot_be_written_makes_no_call(store_path, paid, monkeypatch):
     """If the note of a call fails, the call is not made, and the error is the run's."""
-    monkeypatch.setattr(
-        Store, "send", lambda *_: (_ for _ in ()).throw(ckpt.StoreFullError("full"))
-    )
+    monkeypatch.setattr(Log, "send", lambda *_: (_ for _ in ()).throw(ckpt.StoreFullError("full")))
     step = ckpt.step(store_path, version=1)(label)
     with pytest.raises(ckpt.StoreFullError):
         list(step.run(paid.rows(20), ledger=True, concurrency=8))

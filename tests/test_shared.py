@@ -21,6 +21,7 @@ from checkpointdb import Store, every, on_exit
 from checkpointdb.engine import sharing
 from checkpointdb.events import CameLate
 from checkpointdb.file import leases, processes
+from checkpointdb.file.log import Log
 
 CLAIM_AHEAD = 64  # a worker claims so many rows ahead, and those in its window
 
@@ -218,8 +219,8 @@ def test_a_lease_of_another_boot_is_void(store_path):
     with Store(store_path) as store:
         key = ckpt.key_of("label", 1, 1)
         boot, rest = leases.new_worker("some-host").split(" ", 1)
-        assert store.claim(f"{boot[::-1]} {rest}", [key]) == {key}
-        assert store.claim("another host-of-now 1 0.0 x", [key]) == {key}
+        assert store.log.claim(f"{boot[::-1]} {rest}", [key]) == {key}
+        assert store.log.claim("another host-of-now 1 0.0 x", [key]) == {key}
 
 
 def test_a_claim_on_another_host_holds_until_its_lease_ends(store_path, monkeypatch):
@@ -227,10 +228,10 @@ def test_a_claim_on_another_host_holds_until_its_lease_ends(store_path, monkeypa
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.15)
     with Store(store_path) as store:
         key = ckpt.key_of("label", 1, 1)
-        assert store.claim(leases.new_worker("elsewhere"), [key]) == {key}
-        assert store.claim(leases.new_worker("here"), [key]) == set()
+        assert store.log.claim(leases.new_worker("elsewhere"), [key]) == {key}
+        assert store.log.claim(leases.new_worker("here"), [key]) == set()
         time.sleep(0.2)
-        assert store.claim(leases.new_worker("here"), [key]) == {key}
+        assert store.log.claim(leases.new_worker("here"), [key]) == {key}
 
 
 def test_the_heart_goes_on_after_a_failure(store_path, monkeypatch):
@@ -243,7 +244,7 @@ def test_the_heart_goes_on_after_a_failure(store_path, monkeypatch):
         if len(beats) == 1:
             raise ckpt.StoreLockedError("busy")
 
-    monkeypatch.setattr(Store, "renew_claims", renew)
+    monkeypatch.setattr(Log, "renew_claims", renew)
     step = slow_step(store_path, [], 0.3)
     assert list(step.run([1], shared=True)) == [1]
     assert len(beats) > 2

@@ -31,6 +31,7 @@ from checkpointdb import (
 )
 from checkpointdb.file import connection, key_index, schema
 from checkpointdb.file.read import Reader
+from checkpointdb.file.records import Entry, Found
 
 # --- commits
 
@@ -43,7 +44,7 @@ def statements(store):
         sent.append(" ".join(sql.split()))
         return True
 
-    store._writer.exec_trace = trace
+    store.log._writer.exec_trace = trace
     return sent
 
 
@@ -67,7 +68,7 @@ def test_a_large_commit_and_a_runs_counts_are_one_transaction(open_store):
     assert [sql.split()[0] for sql in sent] == ["begin", "insert", "insert", "insert", "commit"]
     assert sent[0] == "begin immediate"
     del sent[:]
-    log.store.append(log.step, log.run, [entry(5)], {"rows": 3001, "hits": 0})
+    log.store.log.append(log.step, log.run, [entry(5)], {"rows": 3001, "hits": 0})
     assert [sql.split()[0] for sql in sent] == ["begin", "insert", "update", "commit"]
     assert log.store.runs()[0].rows == 3001
 
@@ -75,21 +76,21 @@ def test_a_large_commit_and_a_runs_counts_are_one_transaction(open_store):
 def test_an_entry_is_read_back_byte_for_byte(open_store):
     """Text stays text and a blob a blob; every column is where it belongs."""
     log = Log(open_store())
-    log.store.append(
+    log.store.log.append(
         log.step,
         log.run,
         [
-            (key(1), 7, 1, 0.5, None, None, '{"a":"é"}', '"in"'),
-            (key(2), 8, 3, 1.5, 0.25, None, b"\x93\x01\x02\x03", b"\xc4\x01\x00"),
-            (key(3), 9, 2, 2.5, 0.75, ERROR, None, "null"),
-            (key(4), 10, 1, 0.5, None, None, "null", None),
+            Entry(key(1), 7, 1, 0.5, None, None, '{"a":"é"}', '"in"'),
+            Entry(key(2), 8, 3, 1.5, 0.25, None, b"\x93\x01\x02\x03", b"\xc4\x01\x00"),
+            Entry(key(3), 9, 2, 2.5, 0.75, ERROR, None, "null"),
+            Entry(key(4), 10, 1, 0.5, None, None, "null", None),
         ],
     )
-    assert log.store.find([key(n) for n in range(1, 6)]) == [
-        (1, None, '{"a":"é"}', log.run),
-        (3, None, b"\x93\x01\x02\x03", log.run),
-        (2, ERROR, None, log.run),
-        (1, None, "null", log.run),
+    assert log.store.log.find([key(n) for n in range(1, 6)]) == [
+        Found(1, None, '{"a":"é"}', log.run),
+        Found(3, None, b"\x93\x01\x02\x03", log.run),
+        Found(2, ERROR, None, log.run),
+        Found(1, None, "null", log.run),
         None,
     ]
     one, two, three, four = log.store.records()
@@ -113,8 +114,8 @@ def test_look_ups_keep_order_and_duplicates(open_store):
     log = Log(open_store())
     log.add(*range(100))
     asked = [5, 200, 5, 99, 0, 201, 5]
-    assert log.found(*asked) == [entry(n)[6] if n < 100 else None for n in asked]
-    assert log.store.find([]) == []
+    assert log.found(*asked) == [entry(n).result if n < 100 else None for n in asked]
+    assert log.store.log.find([]) == []
 
 
 def test_the_newest_record_of_a_key_counts(open_store):
@@ -122,7 +123,7 @@ def test_the_newest_record_of_a_key_counts(open_store):
     log = Log(open_store())
     log.add(entry(1, error=ERROR))
     log.add(entry(1, result="2", attempts=2), entry(2))
-    assert [f[2] for f in log.store.find([key(1), key(2)])] == ["2", entry(2)[6]]
+    assert [f.result for f in log.store.log.find([key(1), key(2)])] == ["2", entry(2).result]
     assert next((r.id, r.result) for r in log.store.records()) == (2, 2)
     (info,) = log.store.steps()
     assert (info.results, info.failures, info.records) == (2, 0, 3)
@@ -141,11 +142,11 @@ def test_a_commit_is_all_or_nothing(open_store, broken):
         return True
 
     seen = collections.Counter()
-    log.store._writer.exec_trace = trace
+    log.store.log._writer.exec_trace = trace
     with pytest.raises(StoreError, match="disk I/O error"):
         log.add(*range(10, 3000))
-    log.store._writer.exec_trace = None
-    assert not log.store._writer.in_transaction
+    log.store.log._writer.exec_trace = None
+    assert not log.store.log._writer.in_transaction
     assert len(list(log.store.records())) == 1
     log.add(*range(10, 3000))
     assert len(list(log.store.records())) == 2991
@@ -158,7 +159,7 @@ def test_records_can_be_read_while_the_store_is_written(open_store):
     records = log.store.records()
     first = next(records)
     log.add(*range(1000, 3000))
-    assert log.store._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
+    assert log.store.log._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
     assert [first.position, *(r.position for r in records)] == list(range(1000))
 
 
@@ -192,8 +193,8 @@ def test_a_key_is_found_by_its_beginning(open_store, store_path):
 def test_the_runs_of_a_store_tell_what_they_did(open_store):
     """Their counts, how they ended, where they ran; `ended` is None while they run."""
     log = Log(open_store(durability="process"))
-    run = log.store.begin_run(log.step, "every(rows=5)", "4 rows", '{"model":"m"}')
-    log.store.end_run(run, {"rows": 3, "hits": 1, "computed": 2, "cost": 0.5}, "finished")
+    run = log.store.log.begin_run(log.step, "every(rows=5)", "4 rows", '{"model":"m"}')
+    log.store.log.end_run(run, {"rows": 3, "hits": 1, "computed": 2, "cost": 0.5}, "finished")
     first, second = log.store.runs("label")
     assert (first.ended, first.meta, first.rows) == (None, None, 0)
     assert (second.id, second.step, second.version, second.ended) == (run, "label", 1, "finished")
@@ -212,14 +213,14 @@ def test_a_step_is_its_name_and_its_version(open_store):
     """`1` and `"1"` are two versions; registering again gives the same step and what is stored."""
     store = open_store()
     ids = {
-        (name, version): store.register_step(name, version, "row", "f1")[0]
+        (name, version): store.log.register_step(name, version, "row", "f1")[0]
         for name in ("a", "b")
         for version in (1, "1", 2)
     }
     assert len(set(ids.values())) == 6
-    assert store.register_step("a", 1, "id", "f2") == (ids["a", 1], "row", "f1")
-    store.update_step(ids["a", 1], "id", "f2")
-    assert store.register_step("a", 1, "row", None) == (ids["a", 1], "id", "f2")
+    assert store.log.register_step("a", 1, "id", "f2") == (ids["a", 1], "row", "f1")
+    store.log.update_step(ids["a", 1], "id", "f2")
+    assert store.log.register_step("a", 1, "row", None) == (ids["a", 1], "id", "f2")
     assert [(s.name, s.version) for s in store.steps()] == list(ids)
 
 
@@ -347,14 +348,14 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         db.execute(f"update records set {column} = {value} where id = {id}")
     with Store(store_path) as store:
         if column == "input":  # a hit is its result: it does not read the input
-            assert store.find([key(id - 1)])[0][2] == entry(id - 1)[6]
+            assert store.log.find([key(id - 1)])[0].result == entry(id - 1).result
         elif column != "key":  # a changed key is another key: the row is computed anew
             with pytest.raises(
                 StoreCorruptError, match=rf"record {id} \(key {key(id - 1).hex()}\)"
             ):
-                store.find([key(id - 2), key(id - 1)])
+                store.log.find([key(id - 2), key(id - 1)])
             with pytest.raises(StoreCorruptError):
-                store.find([key(id - 1)])
+                store.log.find([key(id - 1)])
         if column != "key":
             with pytest.raises(
                 StoreCorruptError, match=rf"record {id} \(key {key(id - 1).hex()}\)"
@@ -363,7 +364,9 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         with pytest.raises(StoreCorruptError, match=rf"record {id} "):
             list(store.records())
         assert any(line.startswith(f"record {id} ") for line in store.verify())
-        assert store.find([key(0), key(7)]) == [(1, None, entry(n)[6], 1) for n in (0, 7)]
+        assert store.log.find([key(0), key(7)]) == [
+            Found(1, None, entry(n).result, 1) for n in (0, 7)
+        ]
         assert store.get(key(7)).position == 7
 
 
@@ -375,7 +378,7 @@ def test_no_flipped_bit_ever_gives_wrong_bytes(store_path, monkeypatch):
         log = Log(store)
         log.add(*range(100))
         log.add(*range(100, 150), entry(150, error=ERROR))
-    right = {key(n): entry(n)[6] for n in range(150)} | {key(150): None}
+    right = {key(n): entry(n).result for n in range(150)} | {key(150): None}
     with open(store_path, "rb") as file:
         whole = file.read()
     seed = random.randrange(1 << 32)
@@ -404,9 +407,9 @@ def read_all(path, right):
         found = {}
         for k in right:
             with contextlib.suppress(StoreCorruptError):
-                (found[k],) = store.find([k])
+                (found[k],) = store.log.find([k])
         for k, answer in found.items():
-            assert answer is None or answer[2] == right[k]
+            assert answer is None or answer.result == right[k]
         with Reader(path) as reader:
             for k in right:
                 with contextlib.suppress(StoreCorruptError):
@@ -434,11 +437,11 @@ def test_an_index_that_points_elsewhere_is_noticed(store_path, monkeypatch):
     with Store(store_path) as store:
         for wrong in (4, 5):
             with pytest.raises(StoreCorruptError):
-                store.find([key(wrong)])
+                store.log.find([key(wrong)])
             with pytest.raises(StoreCorruptError):
                 store.get(key(wrong))
-        assert store.find([key(6)]) == [None]
-        assert store.find([key(7)]) == [(1, None, entry(7)[6], 1)]
+        assert store.log.find([key(6)]) == [None]
+        assert store.log.find([key(7)]) == [Found(1, None, entry(7).result, 1)]
         assert sorted(store.verify()) == [
             f"record {id}: its entry in the key index is wrong" for id in (3, 5, 6, 7, 999)
         ]
@@ -483,7 +486,7 @@ def disk():
 def test_under_power_every_commit_is_synced_before_it_is_acknowledged(open_store, disk):
     """One sync of the log a commit."""
     log = Log(open_store(vfs="counting"))
-    assert log.store._writer.pragma("synchronous") == 2
+    assert log.store.log._writer.pragma("synchronous") == 2
     for n in range(3):
         del disk[:]
         log.add(n)
@@ -495,7 +498,7 @@ def test_under_power_every_commit_is_synced_before_it_is_acknowledged(open_store
 def test_under_process_a_commit_is_not_synced_and_a_flush_is(open_store, disk):
     """Flush writes, for an empty commit syncs nothing; without new commits it does neither."""
     log = Log(open_store(vfs="counting", durability="process"))
-    assert log.store._writer.pragma("synchronous") == 1
+    assert log.store.log._writer.pragma("synchronous") == 1
     log.store.flush()
     for n in range(2):
         del disk[:]
@@ -509,10 +512,10 @@ def test_under_process_a_commit_is_not_synced_and_a_flush_is(open_store, disk):
         del disk[:]
         log.store.flush()
         assert disk == []
-    assert log.store._writer.pragma("synchronous") == 1
+    assert log.store.log._writer.pragma("synchronous") == 1
     log.add(5)
     del disk[:]
-    log.store.end_run(log.run, {"rows": 3}, "finished")
+    log.store.log.end_run(log.run, {"rows": 3}, "finished")
     assert disk[-1] == ("sync", "-wal")
     log.store.close()
 
@@ -549,8 +552,8 @@ def test_a_full_disk_is_an_error_and_loses_nothing(open_store, save):
     label = label_in(store, save)
     label(0)
     store.flush()
-    pages = store._writer.pragma("page_count")
-    store._writer.pragma("max_page_count", pages + 5)
+    pages = store.log._writer.pragma("page_count")
+    store.log._writer.pragma("max_page_count", pages + 5)
     returned = []
     with pytest.raises(
         StoreFullError, match=r"the disk is full; nothing pending is lost. Make room"
@@ -565,7 +568,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(open_store, save):
     with pytest.raises(StoreFullError):
         store.close()
     assert not store.closed
-    store._writer.pragma("max_page_count", 1 << 30)
+    store.log._writer.pragma("max_page_count", 1 << 30)
     store.flush()
     saved = [record.input for record in store.records()]
     assert saved[: len(returned) + 1] == [0, *returned]
@@ -649,11 +652,11 @@ def test_a_closed_store_says_so(open_store, store_path):
     store.close()
     assert store.closed
     for use in (
-        lambda: store.find([key(1)]),
+        lambda: store.log.find([key(1)]),
         lambda: log.add(2),
         store.flush,
-        lambda: store.register_step("a", 1, "row", None),
-        lambda: store.begin_run(1, "", "", None),
+        lambda: store.log.register_step("a", 1, "row", None),
+        lambda: store.log.begin_run(1, "", "", None),
     ):
         with pytest.raises(StoreError, match=r"rows\.ckpt: the store is closed"):
             use()
@@ -689,7 +692,7 @@ FORK = """
     assert before[0] and before[1]
     child = os.fork()
     if not child:
-        for use in (lambda: log.add(2), lambda: store.find([key(1)]), store.flush):
+        for use in (lambda: log.add(2), lambda: store.log.find([key(1)]), store.flush):
             try:
                 use()
             except StoreError as error:
@@ -708,7 +711,7 @@ FORK = """
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert (locks_of(path), locks_of(path + "-shm")) == before
     log.add(3)
-    assert log.found(1, 2, 3, 10) == [entry(n)[6] if n != 2 else None for n in (1, 2, 3, 10)]
+    assert log.found(1, 2, 3, 10) == [entry(n).result if n != 2 else None for n in (1, 2, 3, 10)]
     assert store.verify() == []
     store.close()
 """
@@ -740,7 +743,7 @@ def test_threads_share_a_store(open_store, eager_threads):
             log = Log(store, f"step {number}")
             for n in range(number * 10_000, number * 10_000 + 6000, 1200):
                 log.add(*range(n, n + 1200))  # two statements, so a transaction
-                assert log.found(n) == [entry(n)[6]]
+                assert log.found(n) == [entry(n).result]
         except BaseException as error:
             errors.append(error)
 

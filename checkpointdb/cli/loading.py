@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError
+from ..file.log import Durability
 from ..policy import SavePolicy
 from ..step import Step
-from ..store import Durability, Store
+from ..store import Store
 
 
 class LoadError(CheckpointError):

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from time import perf_counter
 
 from ..errors import StoreError
-from ..file.append import Entry
+from ..file.log import Log
+from ..file.records import Entry
 from ..policy import POLL_SECONDS, Pending, SavePolicy, next_look
-from ..store import Store
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
 COUNTS_EVERY = 1.0
 _ROW_BYTES = 64  # key, checksum, times and SQLite's header, beside input and result
 
 
-class Keeper:
+class Committer:
     """Hold a run's results until its save policy says to commit them.
 
     Promises: what was added is committed before `close` returns, or raised and still held; the
@@ -27,7 +27,7 @@ class Keeper:
 
     def __init__(
         self,
-        store: Store,
+        log: Log,
         policy: SavePolicy,
         counts: Callable[[], dict[str, float]],
         committed: Callable[[int, list[Entry], float], None],
@@ -35,14 +35,14 @@ class Keeper:
         self.lock = threading.RLock()
         self.results = self.commits = 0
         self.commit_seconds = 0.0
-        self._store, self._policy = store, policy
+        self._log, self._policy = log, policy
         self._counts, self._committed = counts, committed
         self._step = self._run = 0
         self._ledger = False
         self._worker: str | None = None
-        self.held: dict[bytes, Entry] = {}
+        self.pending: dict[bytes, Entry] = {}
         self._due = policy.due
-        self._pending = Pending()
+        self._waiting = Pending()
         self._entries: list[Entry] = []
         self._oldest = self._last_commit = self._last_counts = perf_counter()
         self._error: BaseException | None = None
@@ -63,18 +63,18 @@ class Keeper:
         """Take over one returned result, and commit if the policy says so.
 
         Args:
-            entry: what `Store.append` takes.
+            entry: what `Log.append` takes.
             size: bytes of its values.
             cost: dollars paid for it.
             now: `perf_counter()` when it returned.
         """
         with self.lock:
-            entries, pending = self._entries, self._pending
+            entries, pending = self._entries, self._waiting
             if not entries:
                 self._oldest = now
             entries.append(entry)
-            self.held[entry[0]] = entry
-            if entry[5] is None:
+            self.pending[entry.key] = entry
+            if entry.error is None:
                 self.results += 1
             pending.rows += 1
             pending.bytes += size + _ROW_BYTES
@@ -98,10 +98,10 @@ class Keeper:
         entries, start, counts = self._entries, perf_counter(), None
         if start - self._last_counts >= COUNTS_EVERY:
             counts, self._last_counts = self._counts(), start
-        late = self._store.append(
+        late = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
-        self._entries, self.held = [], {}
+        self._entries, self.pending = [], {}
         now = perf_counter()
         self._note(now, start)
         self._committed(len(entries), late, now - start)
@@ -109,15 +109,15 @@ class Keeper:
     def _note(self, now: float, start: float) -> None:
         self.commits += 1
         self.commit_seconds += now - start
-        average = self._pending.commit_seconds or now - start
-        self._pending = Pending(commit_seconds=0.7 * average + 0.3 * (now - start))
+        average = self._waiting.commit_seconds or now - start
+        self._waiting = Pending(commit_seconds=0.7 * average + 0.3 * (now - start))
         self._last_commit = now
 
     def tick(self) -> float:
         """Commit if the policy is due by the clock; return in how many seconds to ask again."""
         with self.lock:
             try:
-                now, pending = perf_counter(), self._pending
+                now, pending = perf_counter(), self._waiting
                 if self._entries:
                     pending.seconds, pending.elapsed = now - self._oldest, now - self._last_commit
                     if self._due(pending):
@@ -136,22 +136,22 @@ class Keeper:
 
 
 class _Timer(threading.Thread):
-    """Ask the keeper again when a row that came right after the last look could be due.
+    """Ask the committer again when a row that came right after the last look could be due.
 
     So adding a row need not wake it.
     """
 
-    def __init__(self, keeper: Keeper, wait: float) -> None:
+    def __init__(self, committer: Committer, wait: float) -> None:
         super().__init__(name="checkpointdb-timer", daemon=True)
         self._wait = wait
-        self._keeper = keeper
+        self._committer = committer
         self._stopped = threading.Event()
         self.start()
 
     def run(self) -> None:
         wait = self._wait
         while not self._stopped.wait(wait):
-            wait = self._keeper.tick()
+            wait = self._committer.tick()
 
     def stop(self) -> None:
         """Stop; does not wait, for the timer may be waiting for the lock that the caller holds."""

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ..errors import EncodeError
-from ..file.find import Found
-from ..store import HELD, Store
+from ..file.log import UNCOMMITTED, Log
+from ..file.records import Found
 from ..values.codec import Codec
 from ..values.keys import Keyer, Version
 from .occurrences import Occurrences
@@ -49,7 +49,7 @@ class Lookup:
     """Give each row of a run its slot.
 
     Args:
-        store: where saved results are.
+        log: where saved results are.
         spec: the step.
         options: of the run.
         lock: of the run.
@@ -58,13 +58,13 @@ class Lookup:
 
     def __init__(
         self,
-        store: Store,
+        log: Log,
         spec: Spec,
         options: Options,
         lock: threading.RLock,
         tell: Callable[[list[Slot], BaseException, bool], None],
     ) -> None:
-        self._store, self._spec, self._options = store, spec, options
+        self._log, self._spec, self._options = log, spec, options
         self._lock, self._tell = lock, tell
         # bound once: they are called for each row
         self._identity, self._stored = spec.keyer.identify, spec.keyer.stored
@@ -230,7 +230,7 @@ class Lookup:
 
     def _find(self, slots: list[Slot]) -> None:
         try:
-            all_found = self._store.find([slot.key for slot in slots])
+            all_found = self._log.find([slot.key for slot in slots])
         except BaseException as error:
             self.give_up(slots, error)
             raise
@@ -243,7 +243,7 @@ class Lookup:
         self._open_rows(self._follow(mine))
 
     def _follow(self, slots: list[Slot]) -> list[Slot]:
-        found = self._store.find([slot.key for slot in slots])
+        found = self._log.find([slot.key for slot in slots])
         return self._settle_found(slots, found, following=True)
 
     def _settle_found(
@@ -260,25 +260,24 @@ class Lookup:
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:
                 misses.append(slot)
-            elif found[1] is None:
-                slot.data = found[2]
+            elif found.error is None:
+                slot.data = found.result
                 closed.append(slot)
             elif self._is_to_be_retried(slot, found, following):
-                slot.attempts = found[0]
+                slot.attempts = found.attempts
                 misses.append(slot)
             else:
-                slot.failed = from_error_text(slot.row, found[0], found[1])
-                slot.skipped = found[3] not in (self.run, HELD)
+                slot.failed = from_error_text(slot.row, found.attempts, found.error)
+                slot.skipped = found.run not in (self.run, UNCOMMITTED)
                 self.skipped += slot.skipped
                 closed.append(slot)
         self._close(closed)
         return misses
 
     def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
-        attempts, _, _, run = found
-        if not self._options.retry_failed or run in (self.run, HELD):
+        if not self._options.retry_failed or found.run in (self.run, UNCOMMITTED):
             return False
-        return not (following and attempts > slot.attempts)
+        return not (following and found.attempts > slot.attempts)
 
     def _close(self, slots: list[Slot]) -> None:
         if slots:

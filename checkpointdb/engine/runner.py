@@ -17,10 +17,10 @@ import msgspec
 
 from ..errors import BudgetExceeded, DecodeError, EncodeError, StoreError
 from ..events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
-from ..file.append import Entry
+from ..file.records import Entry
 from ..policy import SavePolicy, loss_window
 from ..store import Store
-from .committer import Keeper
+from .committer import Committer
 from .current import calling
 from .fingerprint import changed
 from .intake import Lookup, Spec
@@ -38,9 +38,10 @@ class Runner:
     ) -> None:
         self.spec, self.store, self.options = spec, store, options
         self._save, self._meta = save, meta
-        self._keeper = Keeper(store, save, self.counts, self._committed)
-        self._lock = self._keeper.lock
-        self.lookup = Lookup(store, spec, options, self._lock, self._count_failures)
+        self._log = store.log
+        self._committer = Committer(store.log, save, self.counts, self._committed)
+        self._lock = self._committer.lock
+        self.lookup = Lookup(store.log, spec, options, self._lock, self._count_failures)
         # bound once: they are called for each row
         self._fn, self._encode, self._decode = spec.fn, spec.codec.encode, spec.codec.decode
         self._judges = options.cost is not None or options.valid is not None
@@ -68,26 +69,26 @@ class Runner:
     def start(self) -> None:
         """Register the step and the run; warn if the code changed and the version did not."""
         spec = self.spec
-        step, recipe, print_ = self.store.register_step(
+        step, recipe, print_ = self._log.register_step(
             spec.name, spec.version, spec.key_recipe, spec.fingerprint
         )
         if recipe != spec.key_recipe or changed(print_, spec.fingerprint):
             self._warn_of_change(recipe)
-            self.store.update_step(step, spec.key_recipe, spec.fingerprint)
+            self._log.update_step(step, spec.key_recipe, spec.fingerprint)
         elif print_ is None and spec.fingerprint is not None:  # a step that was adopted
-            self.store.update_step(step, spec.key_recipe, spec.fingerprint)
+            self._log.update_step(step, spec.key_recipe, spec.fingerprint)
         if self.options.max_cost is not None:
-            self._spent_before, self._seen_to = self.store.spent_before(step)
+            self._spent_before, self._seen_to = self._log.spent_before(step)
         meta = None if self._meta is None else msgspec.json.encode(self._meta).decode()
         window = loss_window(self._save)
-        self._id = self.store.begin_run(step, repr(self._save), window, meta)
+        self._id = self._log.begin_run(step, repr(self._save), window, meta)
         self._started = perf_counter()
         self._step, self.lookup.run = step, self._id
         if self.options.shared:
-            self.lookup.sharing = Sharing(self.store)
+            self.lookup.sharing = Sharing(self._log)
         worker = self.lookup.sharing.worker if self.lookup.sharing else None
-        self._keeper.open(step, self._id, self._ledger is not None, worker)
-        self.store.hold(self)
+        self._committer.open(step, self._id, self._ledger is not None, worker)
+        self._log.attach(self)
         self._emit(
             RunStarted(spec.name, spec.version, self.store.path, self._id, repr(self._save), window)
         )
@@ -96,18 +97,18 @@ class Runner:
         """Commit what is pending and record how the run ended. Can be repeated."""
         if not self.active or self.store.closed:
             return
-        self._keeper.close()
+        self._committer.close()
         self._ended = perf_counter()
         if self.lookup.sharing is not None:
             self.lookup.sharing.end()
-        self.store.release(self)
-        self.store.end_run(self._id, self.counts(), ended)
+        self._log.detach(self)
+        self._log.end_run(self._id, self.counts(), ended)
         self._emit(RunEnded(self.spec.name, self.store.path, self._id, ended, self.report()))
 
     @property
-    def held(self) -> Mapping[bytes, Entry]:
+    def pending(self) -> Mapping[bytes, Entry]:
         """What returned and is not committed, by key."""
-        return self._keeper.held
+        return self._committer.pending
 
     def close(self) -> None:
         """End a run that nobody goes on with."""
@@ -115,15 +116,15 @@ class Runner:
 
     def commit(self) -> None:
         """Commit what is pending."""
-        self._keeper.commit()
+        self._committer.commit()
 
     def _committed(self, rows: int, late: list[Entry], seconds: float) -> None:
         for entry in late:
-            self._emit(CameLate(self.spec.name, entry[1], entry[0].hex()))
+            self._emit(CameLate(self.spec.name, entry.position, entry.key.hex()))
         self._emit(Committed(self.spec.name, rows, seconds))
 
     def _send(self, calls: list[Any]) -> None:
-        self.store.send(self._step, self._id, calls)
+        self._log.send(self._step, self._id, calls)
 
     def _emit(self, event: Any) -> None:
         emit(event, self.options.on_event)
@@ -197,7 +198,7 @@ class Runner:
     def _check_budget(self, budget: float) -> None:
         """Raise if the step's budget is spent, by this run, runs before it, or runs beside it."""
         with self._lock:
-            others, self._seen_to = self.store.spent(self._step, self._id, self._seen_to)
+            others, self._seen_to = self._log.spent(self._step, self._id, self._seen_to)
             self._spent_before += others
             spent = self._spent_before + self._cost
         if spent >= budget:
@@ -237,7 +238,7 @@ class Runner:
             if slot.failed is not None:
                 text = to_error_text(slot.failed)
         stored_input = slot.input
-        entry = (
+        entry = Entry(
             slot.key, slot.position, slot.attempts + 1, now - start, cost, text, encoded,
             stored_input,
         )  # fmt: skip
@@ -247,9 +248,9 @@ class Runner:
             raise problem
 
     def _hold(self, slot: Slot, entry: Entry, size: int, cost: float, now: float) -> None:
-        """Hand over to the keeper; only then may anybody have the result."""
+        """Hand over to the committer; only then may anybody have the result."""
         try:
-            self._keeper.add(entry, size, cost, now)
+            self._committer.add(entry, size, cost, now)
         finally:
             self.lookup.in_flight.pop(slot.key, None)
             slot.settle()
@@ -330,7 +331,7 @@ class Runner:
         for slot in slots:
             slot.failed = failure(slot, error)
             text = to_error_text(slot.failed, result)
-            entry = (
+            entry = Entry(
                 slot.key, slot.position, slot.attempts + 1, (now - start) / len(slots), None, text,
                 None, slot.input,
             )  # fmt: skip
@@ -393,11 +394,11 @@ class Runner:
         return {
             "rows": self._rows,
             "hits": self._hits,
-            "computed": self._keeper.results,
+            "computed": self._committer.results,
             "failed": self._failed + self.lookup.skipped,
-            "commits": self._keeper.commits,
+            "commits": self._committer.commits,
             "seconds": now - self._started if self._id else 0.0,
-            "commit_seconds": self._keeper.commit_seconds,
+            "commit_seconds": self._committer.commit_seconds,
             "cost": self._cost,
         }
 
@@ -406,7 +407,7 @@ class Runner:
         with contextlib.suppress(StoreError):
             left = ""
             if hasattr(rows, "__len__"):
-                done = self._hits + self._keeper.results
+                done = self._hits + self._committer.results
                 left = f", {max(len(rows) - done, 0):,} of {len(rows):,} rows are left"
             error.add_note(
                 f"checkpointdb: {self._saved():,} results of step {self.spec.name!r} are saved "

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from ..errors import StoreError
 from ..file.leases import LEASE_SECONDS, new_worker
-from ..store import Store
+from ..file.log import Log
 from .rows import Slot
 
 LOOK_EVERY = 0.02  # seconds
@@ -23,8 +23,8 @@ class Sharing:
     died, or did not renew its lease for 15 s, are taken over.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, log: Log) -> None:
+        self._log = log
         self.worker = new_worker(os.uname().nodename)
         self._abroad: dict[bytes, Slot] = {}
         self._looked = 0.0
@@ -39,7 +39,7 @@ class Sharing:
 
     def claim(self, slots: Sequence[Slot]) -> list[Slot]:
         """Return the rows that are ours to compute; the others are followed."""
-        mine = self._store.claim(self.worker, [slot.key for slot in slots])
+        mine = self._log.claim(self.worker, [slot.key for slot in slots])
         for slot in slots:
             if slot.key not in mine:
                 self._abroad[slot.key] = slot
@@ -56,7 +56,7 @@ class Sharing:
         self._looked = perf_counter()
         unsettled = found(list(self._abroad.values()))
         self._abroad = {slot.key: slot for slot in unsettled}
-        orphans = [slot for slot in unsettled if self._store.is_unclaimed(slot.key)]
+        orphans = [slot for slot in unsettled if self._log.is_unclaimed(slot.key)]
         if not orphans:
             return []
         mine = self.claim(orphans)
@@ -67,11 +67,11 @@ class Sharing:
     def end(self) -> None:
         """Give up what is still claimed, and stop renewing."""
         self._ended.set()
-        self._store.release_claims(self.worker)
+        self._log.release_claims(self.worker)
 
     def _beat(self) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
-            if self._store.closed:
+            if self._log.closed:
                 return
             with suppress(StoreError):  # busy or full: two more beats come before the lease ends
-                self._store.renew_claims(self.worker)
+                self._log.renew_claims(self.worker)

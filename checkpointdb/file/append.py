@@ -10,11 +10,7 @@ from typing import Any
 
 import apsw
 
-from .records import checksum
-
-Stored = str | bytes
-# key, position, attempts, seconds, cost, error, result, input
-Entry = tuple[bytes, int, int, float, float | None, str | None, Stored | None, Stored | None]
+from .records import Entry, checksum
 
 # One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
 # Beside a busy Python thread that costs hundreds of times as much (docs/benchmarks.md, the tricks).
@@ -25,10 +21,11 @@ def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry
     """Append `entries`, with their checksums, in one statement."""
     values: list[Any] = [step, run, time.time()]
     simple = True
-    for key, position, attempts, seconds, cost, error, result, stored_input in entries:
+    for entry in entries:
+        key, error, result, stored_input = entry.key, entry.error, entry.result, entry.input
         check = checksum(key, stored_input, result, error)
-        values += (key, position, seconds, check, result, stored_input)
-        if error is not None or cost is not None or attempts != 1:
+        values += (key, entry.position, entry.seconds, check, result, stored_input)
+        if error is not None or entry.cost is not None or entry.attempts != 1:
             simple = False
     if not simple:
         values[3:] = _with_rare(values[3:], entries)
@@ -40,7 +37,7 @@ def _with_rare(values: list[Any], entries: Sequence[Entry]) -> list[Any]:
     return [
         value
         for row, entry in zip(rows, entries, strict=True)
-        for value in (*row, entry[2], entry[4], entry[5])
+        for value in (*row, entry.attempts, entry.cost, entry.error)
     ]
 
 
@@ -58,12 +55,12 @@ insert into records (step, run, saved_at, key, position, seconds, checksum, resu
 select ?1,?2,?3,*{"," + rare if rare else ""} from (values {",".join([row] * entries)})"""
 
 
-def delete(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -> None:
+def delete_keys(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -> None:
     """Delete the keys of `entries` from `calls` or `claims`."""
     if entries:
         writer.execute(
             f"delete from {table} where key in (select value from carray(?))",
-            (apsw.carray(tuple(entry[0] for entry in entries)),),
+            (apsw.carray(tuple(entry.key for entry in entries)),),
         )
 
 

@@ -8,13 +8,9 @@ from typing import Any
 
 import apsw
 
-from .append import Stored
 from .key_index import KeyIndex
 from .read import first_rotten, rotten
-from .records import is_intact
-
-# attempts, error, result, run
-Found = tuple[int, str | None, Stored | None, int]
+from .records import Found, is_intact
 
 
 class Finder:
@@ -84,4 +80,4 @@ class Finder:
         id, attempts, _, result, error, checksum, run = row
         if not is_intact(wanted, result, error, checksum):
             raise rotten(self._path, id, wanted)
-        return attempts, error, result, run
+        return Found(attempts, error, result, run)

@@ -7,28 +7,31 @@ import logging
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 log = logging.getLogger("checkpointdb")
 
 
 class Open(Protocol):
-    """Something open that must be closed at exit and must not be touched in a forked child."""
+    """Something open that must be closed at exit."""
 
     def close(self) -> None:
         """Save what is pending and close."""
 
-    def handles(self) -> list[Any]:
-        """Return the objects whose destructors must never run in a forked child."""
-
 
 # Strong references: a store that nobody names any more may still have results to save.
-_open: set[Any] = set()
+_open: dict[Any, Callable[[], list[Any]]] = {}
 
 
-def opened(store: Open) -> None:
-    """Close `store` when this process ends, unless `closed` comes first."""
-    _open.add(store)
+def opened(store: Open, handles: Callable[[], list[Any]]) -> None:
+    """Close `store` when this process ends, unless `closed` comes first.
+
+    Args:
+        store: what was opened.
+        handles: returns the objects whose destructors must never run in a forked child.
+    """
+    _open[store] = handles
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing and multiprocessing.parent_process():
         # a worker of multiprocessing leaves by os._exit: atexit does not run there
@@ -39,7 +42,7 @@ def opened(store: Open) -> None:
 
 def closed(store: Open) -> None:
     """Forget a store that was closed."""
-    _open.discard(store)
+    _open.pop(store, None)
 
 
 def _close(reference: weakref.ref[Any]) -> None:
@@ -61,8 +64,8 @@ def _abandon_in_child() -> None:
         return
     import ctypes
 
-    for store in list(_open):
-        for handle in store.handles():
+    for handles in list(_open.values()):
+        for handle in handles():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
     _open.clear()
 

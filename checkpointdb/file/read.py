@@ -17,7 +17,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
-from .records import Call, Record, RunInfo, StepInfo, checksum, decoded
+from .records import Call, Entry, Record, RunInfo, StepInfo, checksum, decoded
 
 Status = Literal["ok", "failed"]
 PAGE = 256
@@ -201,8 +201,8 @@ class Reader:
             yield from map(self._record, rows)
             last, limit = page[-1][0], limit - len(page)
 
-    def entries(self, step: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the newest successes of a step, raw, in pages, for `Store.append_all`."""
+    def entries(self, step: int) -> Iterator[list[Entry]]:
+        """Yield the newest successes of a step, values encoded, in pages, for `Log.append_all`."""
         last = 0
         while True:
             with files.mapped(self.path):
@@ -224,7 +224,7 @@ class Reader:
             assert self._index is not None
             newest = self._index.ids([row[1] for row in page])
             yield [
-                row[1:-1]
+                Entry(*row[1:-1])
                 for row, succeeded, id in zip(page, good, newest, strict=True)
                 if succeeded and id == row[0]
             ]

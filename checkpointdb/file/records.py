@@ -9,6 +9,30 @@ from xxhash import xxh3_64_intdigest
 
 from ..values.codec import decode
 
+Stored = str | bytes
+
+
+class Entry(msgspec.Struct, gc=False):
+    """A record on its way to the log, values encoded."""
+
+    key: bytes
+    position: int
+    attempts: int
+    seconds: float
+    cost: float | None
+    error: str | None
+    result: Stored | None
+    input: Stored | None
+
+
+class Found(msgspec.Struct, gc=False):
+    """What a look-up needs of the newest record of a key."""
+
+    attempts: int
+    error: str | None
+    result: Stored | None
+    run: int
+
 
 class Record(msgspec.Struct, frozen=True):
     """The newest record of a key.
