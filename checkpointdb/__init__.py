@@ -15,6 +15,7 @@ from .errors import (
     CheckpointError,
     DecodeError,
     EncodeError,
+    KeyCollisionError,
     StoreCorruptError,
     StoreError,
     StoreFullError,
@@ -26,18 +27,18 @@ from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
 from .step import Step, arun, run, step
-from .store import MISS, Store
+from .store import Store
 from .values.keys import key_of
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MISS",
     "BudgetExceeded",
     "CheckpointError",
     "DecodeError",
     "EncodeError",
     "Failed",
+    "KeyCollisionError",
     "Pending",
     "Plan",
     "Record",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Iterator
 
 import msgspec
 
-from .errors import StoreError
+from .errors import EncodeError, StoreError
 from .file.read import Reader
 from .file.records import Entry, StepInfo
-from .plan import recipe_of
 from .store import Store
-from .values.keys import Keyer, Version
+from .values.keys import Keyer, Version, recipe_of
 
 
 def adopt(
@@ -36,7 +35,7 @@ def adopt(
         copied = sum(map(len, _fresh(store, reader, info, new)))  # or raise, nothing changed
         if dry_run:
             return copied, info.results - copied
-        target, _, _ = store.log.register_step(step, new, info.key_recipe, None)
+        target = store.log.register_step(step, new, info.key_recipe).id
         run = store.log.begin_run(target, "adopt", "nothing", None)
         try:
             copied = store.log.append_all(target, run, _fresh(store, reader, info, new))
@@ -61,33 +60,32 @@ def _step(reader: Reader, name: str, version: Version) -> StepInfo:
 def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterator[list[Entry]]:
     """Yield entries with their new keys, those left out that the new version has already."""
     try:
-        recipe = recipe_of(info)
+        recipe = recipe_of(info.key_recipe)
     except ValueError as error:
-        raise StoreError(f"{store.path}: {error}", store.path) from None
+        raise StoreError(f"{store.path}: step {info.name!r}: {error}", store.path) from None
     before, after = Keyer(info.name, info.version, recipe), Keyer(info.name, new, recipe)
-    equal: Counter[bytes] = Counter()
     for entries in reader.entries(info.id):
-        keys = [_rekey(entry, before, after, equal, store.path) for entry in entries]
+        keys = [_rekey(entry, before, after, store.path) for entry in entries]
         there = store.log.find(keys)
         yield [
-            msgspec.structs.replace(entry, key=key, cost=None)  # counted where it was paid
+            # its cost is counted where it was paid
+            msgspec.structs.replace(entry, key=key, cost=None, replaces=found.id if found else 0)
             for key, entry, found in zip(keys, entries, there, strict=True)
             if found is None or found.error is not None
         ]
 
 
-def _rekey(entry: Entry, before: Keyer, after: Keyer, equal: Counter[bytes], path: str) -> bytes:
+def _rekey(entry: Entry, before: Keyer, after: Keyer, path: str) -> bytes:
     """Return the entry's key under the new version, the same n-th of equal rows as it was."""
-    key, stored = entry.key, entry.input
-    if stored is not None:
-        first = before.of_stored(stored)
-        if key == first:
-            return after.of_stored(stored)
-        n = equal[first] = equal[first] + 1
-        if key == before.nth(first, n):
-            return after.nth(after.of_stored(stored), n)
+    if entry.input is not None:
+        with contextlib.suppress(EncodeError):
+            key, identity = before.of_stored(entry.input, entry.input_form)
+            if (before.nth(key, entry.occurrence), identity) == (entry.key, entry.identity):
+                new, _ = after.of_stored(entry.input, entry.input_form)
+                return after.nth(new, entry.occurrence)
     raise StoreError(
-        f"{path}: the key of the row at position {entry.position} (key {key.hex()}) cannot be made "
-        "from what is stored of it; nothing was changed. Adopt needs rows that are stored whole",
+        f"{path}: the key of the row at position {entry.position} (key {entry.key.hex()}) cannot "
+        "be made from what is stored of it; nothing was changed. Adopt needs rows that are stored "
+        "whole",
         path,
     )

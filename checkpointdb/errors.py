@@ -8,6 +8,7 @@
     │   └── StoreFullError       no space left; nothing pending is lost
     ├── EncodeError              a value that cannot be stored        .where .result
     ├── DecodeError              a stored value that does not fit     .key
+    ├── KeyCollisionError        two rows with one key        .key .position .record
     └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
 Misuse of the API is a builtin `TypeError` or `ValueError` at the call.
@@ -73,6 +74,21 @@ class DecodeError(CheckpointError):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+class KeyCollisionError(CheckpointError):
+    """Two different rows have one key; somebody made them so, for it does not happen by chance.
+
+    The row is refused before its call, and never gets the other one's answer. `key` is what both
+    have, in hex; `position` is the row's, from 0; `record` is the id of the other's record, None
+    if that is not committed yet.
+    """
+
+    def __init__(self, message: str, key: str, position: int, record: int | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.position = position
+        self.record = record
 
 
 class BudgetExceeded(CheckpointError):

@@ -13,7 +13,7 @@ import msgspec
 from .engine.occurrences import Occurrences
 from .file.read import Reader
 from .file.records import Record, StepInfo
-from .values.keys import Keyer, Version, describe_recipe
+from .values.keys import Keyer, Version, recipe_in_words
 
 BATCH = 1024
 # `why` compares a row with so many of the newest saved rows to find the nearest.
@@ -72,7 +72,7 @@ def plan(
         while batch := list(itertools.islice(source, BATCH)):
             keys = []
             for row in batch:
-                key, _ = keyer.identify(row)
+                key, *_ = keyer.identify(row)
                 n = seen.count(key)
                 if n and not separate:
                     counts["duplicates"] += 1
@@ -104,7 +104,7 @@ def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
 
 def why(path: str, name: str, version: Version, keyer: Keyer, recipe: str, row: Any) -> Why:
     """Say why `row` is a hit or a miss under the step `name` at `version`."""
-    key, _ = keyer.identify(row)
+    key = keyer.identify(row)[0].hex()
     with _reading(path) as reader:
         if reader is None:
             return Why("miss", f"a miss: there is no store at {path} yet")
@@ -138,7 +138,7 @@ def _under_another_version(
     for step in sorted(steps, key=lambda step: step.name != name):
         if (step.name, step.version) == (name, version):
             continue
-        key, _ = keyer.under(step.name, step.version).identify(row)
+        key = keyer.under(step.name, step.version).identify(row)[0].hex()
         record = reader.get(key)
         if record is not None and record.error is None:
             if step.name == name:
@@ -159,25 +159,29 @@ def _another_recipe(steps: list[StepInfo], name: str, version: Version, recipe: 
         if (step.name, step.version) == (name, version) and step.key_recipe != recipe:
             return Why(
                 "miss",
-                f"a miss: key= differs: saved rows are identified by {step.key_recipe}, "
-                f"this one by {recipe}",
+                f"a miss: key= differs: saved rows are identified by "
+                f"{recipe_in_words(step.key_recipe)}, this one by {recipe_in_words(recipe)}",
             )
     return None
 
 
 def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any) -> Why | None:
     best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
-    mine = _fields(keyer.narrowed(row))
+    mine, unkept = _fields(keyer.narrowed(row)), False
     for record in reader.newest(name, version, NEAREST_OF):
-        if record.input is None and row is not None:
-            continue  # it could not be stored: see `Keyer.stored`
-        differs = _difference(mine, _fields(keyer.narrowed(record.input)))
+        if record.kept == "nothing":
+            unkept = True
+            continue
+        saved = record.input if record.kept == "key" else keyer.narrowed(record.input)
+        differs = _difference(mine, _fields(saved))
         if best is None or len(differs) < best[0]:
             best = len(differs), differs, record
         if len(differs) <= 1:
             break
     if best is None:
-        return None
+        if not unkept:
+            return None
+        return Why("miss", "a miss: new content; nothing is kept of the rows saved so far")
     _, differs, record = best
     names = ", ".join(
         f"{field} is {_short(here)}, there {_short(there)}"
@@ -185,7 +189,7 @@ def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any
     )
     return Why(
         "miss",
-        f"a miss: new content; nearest is record {record.id} (key {record.key.hex()}), where it "
+        f"a miss: new content; nearest is record {record.id} (key {record.key}), where it "
         f"differs: {names}",
         differs,
         record,
@@ -229,19 +233,3 @@ def _reading(path: str) -> Iterator[Reader | None]:
         return
     with Reader(path) as reader:
         yield reader
-
-
-def recipe_of(step: StepInfo) -> tuple[str, ...] | None:
-    """Return the key recipe of a stored step.
-
-    Raises:
-        ValueError: it is a function, which a store does not hold.
-    """
-    if step.key_recipe == describe_recipe(None):
-        return None
-    if step.key_recipe.endswith("()"):
-        raise ValueError(
-            f"step {step.name!r} identifies rows by the function {step.key_recipe}, which the "
-            "store does not hold: use the step itself"
-        )
-    return tuple(step.key_recipe.split(", "))

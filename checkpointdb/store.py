@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Self
 
 from .file import connection as files
 from .file import lifetime
 from .file.log import Durability, Log
 from .file.read import Reader, Status
 from .file.records import Record, RunInfo, StepInfo
-
-
-class _Missing:
-    """Nothing is saved under that key; false in a boolean context."""
-
-    def __bool__(self) -> Literal[False]:
-        return False
-
-    def __repr__(self) -> str:
-        return "MISS"
-
-
-MISS = _Missing()
 
 
 class Store:
@@ -90,14 +77,14 @@ class Store:
         with Reader(self.path, self._vfs) as reader:
             yield from reader.records(step, status=status)
 
-    def get(self, key: bytes) -> Record | _Missing:
-        """Return the newest record of `key`, or `MISS`.
+    def get(self, key: str) -> Record | None:
+        """Return the newest record of a key, as `key_of` gives it; None if there is none.
 
         Raises:
             StoreCorruptError: its bytes are not what was written.
         """
         with Reader(self.path, self._vfs) as reader:
-            return reader.get(key) or MISS
+            return reader.get(key)
 
     def verify(self) -> list[str]:
         """Check every byte that can be checked; return what is wrong, a line each."""

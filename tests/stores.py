@@ -13,11 +13,16 @@ def key(n: int) -> bytes:
     return (n * 0x9E3779B97F4A7C15 % (1 << 64)).to_bytes(8, "big") + n.to_bytes(8, "big")
 
 
+def identity(n: int) -> bytes:
+    """Return an identity that is no other row's."""
+    return n.to_bytes(16, "big")
+
+
 def entry(n, result=None, error=None, attempts=1, cost=None):
     """Return what `Log.append` takes: row `n` with a result, or with an error."""
     if error is None and result is None:
         result = f'{{"n":{n},"text":"result of {n}, naïve ☕"}}'
-    return Entry(key(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
+    return Entry(key(n), identity(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
 
 
 ERROR = '{"type":"ValueError","message":"no luck","traceback":"…"}'
@@ -33,7 +38,7 @@ class Log:
 
     def __init__(self, store: Store, name: str = "label") -> None:
         self.store = store
-        self.step = store.log.register_step(name, 1, "row", None)[0]
+        self.step = store.log.register_step(name, 1, "null").id
         self.run = store.log.begin_run(self.step, "every(rows=1)", "no returned row", None)
 
     def add(self, *entries):

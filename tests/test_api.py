@@ -55,7 +55,7 @@ def test_all_lists_every_public_name_and_nothing_else():
 def test_the_names_of_the_design_are_there():
     """A name that was public stays."""
     assert set(checkpointdb.__all__) >= {
-        *("step", "run", "arun", "Step", "Run", "Store", "Record", "MISS", "key_of"),
+        *("step", "run", "arun", "Step", "Run", "Store", "Record", "key_of"),
         *("every", "adaptive", "by_size", "on_exit", "SavePolicy", "Pending"),
         *("CheckpointError", "StoreError", "StoreLockedError", "StoreCorruptError"),
         *("StoreVersionError", "StoreFullError", "EncodeError", "DecodeError"),
@@ -188,7 +188,7 @@ NO_OPEN = """
     store.steps(), store.runs(), list(store.records()), store.verify()
     ckpt_command("inspect", path)
     ckpt_command("inspect", path, "--runs", "--json")
-    ckpt_command("inspect", path, ckpt.key_of("label", 1, 7).hex())
+    ckpt_command("inspect", path, ckpt.key_of("label", 1, 7))
     ckpt_command("export", path, "-o", directory + "/out.jsonl")
     with ckpt.Store(path) as other:
         other.flush()

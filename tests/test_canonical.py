@@ -451,7 +451,7 @@ def test_plain_values_take_the_fast_path_and_its_bytes_are_those_of_the_slow_one
     from checkpointdb.values.canonical import _pack, _tag
 
     assert is_plain(value)
-    assert canonical(value) == _pack(_tag(value, "$", MAX_DEPTH))
+    assert canonical(value) == _pack(_tag(value, "$", MAX_DEPTH, _pack))
 
 
 @given(ANY)

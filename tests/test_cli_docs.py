@@ -14,6 +14,7 @@ from cli_helpers import invoke
 
 import checkpointdb as ck
 from checkpointdb.cli import cli
+from checkpointdb.file.records import SentCall
 
 DOCS = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## ckpt (\w+)\n(.*?)(?=^## |\Z)", DOCS, re.S | re.M))
@@ -87,8 +88,9 @@ def test_json_has_the_documented_fields(section, n, arguments, tmp_path, monkeyp
     )
     assert invoke("run", "step.py:label", "rows.jsonl", "--on-error", "record").exit_code == 3
     with ck.Store("rows.ckpt") as store:
-        store.log.send(1, 1, [(ck.key_of("label", 1, {"n": 9}), 9, '{"n": 9}')])
-    key = ck.key_of("label", 1, {"n": 0}).hex()
+        key = bytes.fromhex(ck.key_of("label", 1, {"n": 9}))
+        store.log.send(1, 1, [SentCall(key, 9, '{"n": 9}', 0)])
+    key = ck.key_of("label", 1, {"n": 0})
     done = invoke(*(key if argument == "KEY" else argument for argument in arguments))
     wanted = json.loads(re.findall(r"```json\n(.*?)```", SECTIONS[section], re.S)[n])
     given = json.loads(done.stdout)

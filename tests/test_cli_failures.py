@@ -274,7 +274,7 @@ def test_calls_that_may_have_been_billed_are_listed_after_a_kill(here):
     process.kill()
     process.communicate(timeout=20)
     shown = invoke("inspect", "rows.ckpt").stdout
-    key = ck.key_of("hang", 1, {"n": 3}).hex()
+    key = ck.key_of("hang", 1, {"n": 3})
     head, line = shown[shown.index("1 call sent, no answer saved") :].splitlines()[1:3]
     assert head.split() == ["idempotency", "key", "step", "run", "row", "sent"]
     assert line.split()[:5] == [key, "hang", "1", "1", "3"]

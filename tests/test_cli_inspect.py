@@ -28,8 +28,11 @@ from cli_helpers import (
 
 import checkpointdb as ck
 from checkpointdb.cli import export, store_view
+from checkpointdb.file import processes
 from checkpointdb.file.read import Reader
 from checkpointdb.file.records import Entry, RunInfo
+from checkpointdb.values.canonical import canonical
+from checkpointdb.values.keys import digest
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def fill(path="rows.ckpt", fn=label, n=10, **options):
 def fail(path, rows, kind, message):
     """Write failures as records, as a run does that records them."""
     with ck.Store(path) as store:
-        step, *_ = store.log.register_step("label", 1, "row", None)
+        step = store.log.register_step("label", 1, "null").id
         run = store.log.begin_run(step, "every(rows=1)", "no returned row", None)
         entries = []
         for row in rows:
@@ -64,7 +67,8 @@ def fail(path, rows, kind, message):
             text = json.dumps(row)
             entries.append(
                 Entry(
-                    ck.key_of("label", 1, row),
+                    bytes.fromhex(ck.key_of("label", 1, row)),
+                    digest(canonical(row)),
                     row["n"],
                     2,
                     0.5,
@@ -154,11 +158,16 @@ def test_a_run_is_running_then_killed(here):
     assert "killed" in invoke("inspect", "rows.ckpt").stdout
     with Reader("rows.ckpt") as reader:
         (run,) = reader.runs()
-    assert store_view.state(RunInfo(**_fields(run) | {"pid": os.getpid()})) == "running"
-    impostor = _fields(run) | {"pid": os.getpid(), "started_at": run.started_at - 1e6}
+    os_process = processes.this_process()
+    here = _fields(run) | {"pid": os_process.pid, "pid_ticks": os_process.ticks}
+    assert store_view.state(RunInfo(**here)) == "running"
+    impostor = here | {"pid_ticks": os_process.ticks - 1}
     assert store_view.state(RunInfo(**impostor)) == "killed"
-    elsewhere = _fields(run) | {"host": "elsewhere"}
-    assert store_view.state(RunInfo(**elsewhere)) == "unknown"
+    for elsewhere in ({"host": "elsewhere"}, {"pid_namespace": 1}):
+        assert store_view.state(RunInfo(**here | elsewhere)) == "unknown"
+    assert store_view.state(RunInfo(**here | {"boot": "an earlier one"})) == "killed"
+    moved = here | {"started_at": run.started_at - 60}  # whatever is done to the clock
+    assert store_view.state(RunInfo(**moved)) == "running"
 
 
 def _fields(run):
@@ -194,7 +203,7 @@ def test_no_failures_is_said(here):
 
 def test_one_record_whole_by_its_key_or_its_beginning(here):
     fill()
-    key = ck.key_of("label", 1, {"n": 3}).hex()
+    key = ck.key_of("label", 1, {"n": 3})
     for start_of_key in (key, key[:7].upper()):
         shown = invoke("inspect", "rows.ckpt", start_of_key).stdout
         assert key in shown and "row 3 of run 1" in shown
@@ -206,7 +215,7 @@ def test_one_record_whole_by_its_key_or_its_beginning(here):
 
 def test_a_beginning_that_is_not_enough_lists_the_candidates(here):
     fill(n=200)
-    keys = sorted(ck.key_of("label", 1, {"n": n}).hex() for n in range(200))
+    keys = sorted(ck.key_of("label", 1, {"n": n}) for n in range(200))
     done = invoke("inspect", "rows.ckpt", keys[0][0])
     assert done.exit_code == 1
     matching = [key for key in keys if key[0] == keys[0][0]]
@@ -241,7 +250,7 @@ def test_nothing_that_is_stored_steers_the_terminal(here):
     with ck.Store("rows.ckpt") as store:
         list(ck.run(step, [{evil: evil}], store=store, version=evil, name=evil, meta=evil))
         (record,) = store.records()
-    key = record.key.hex()
+    key = record.key
     for arguments in (
         (),
         (key,),

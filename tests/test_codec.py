@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime as dt
 import decimal
 import enum
 import json
 import pathlib
+import random
+import sys
 import tracemalloc
 import typing
 import uuid
@@ -21,7 +24,9 @@ from test_canonical import ANY, PLAIN, image
 
 from checkpointdb import DecodeError, EncodeError
 from checkpointdb.values import codec
+from checkpointdb.values.canonical import canonical, canonical_of
 from checkpointdb.values.codec import Codec, decode, encode
+from checkpointdb.values.vectors import packed_vector
 
 NAN = float("nan")
 
@@ -374,3 +379,134 @@ def test_any_value_comes_back_equal(value):
     for annotation in (typing.Any, dict[str, dt.datetime], list[float], tuple[int, ...], set[str]):
         typed = Codec(annotation)
         assert image(typed.decode(typed.encode(value))) == image(value)
+
+
+# --- order of keys
+
+
+ORDERED = [
+    {"z": dt.date(2020, 1, 1), "a": 1, "m": {"y": (1,), "b": float("nan")}},
+    {"z": 1, 3: 2, "a": {2: 1, 1: 2}},
+    {"z": [{"y": b"", "a": None}], "a": decimal.Decimal("1.5")},
+]
+
+
+def keys_of(value):
+    """Return the keys of all dicts in a value, in their order."""
+    if isinstance(value, dict):
+        return [(key, keys_of(child)) for key, child in value.items()]
+    return [keys_of(child) for child in value] if isinstance(value, list | tuple) else None
+
+
+@pytest.mark.parametrize("value", ORDERED, ids=repr)
+def test_keys_come_back_in_the_order_they_had(value):
+    """JSON or not: columns of a file are in the order of the file."""
+    codec = Codec()
+    assert keys_of(codec.decode(codec.encode(value))) == keys_of(value)
+    assert keys_of(decode(encode(value))) == keys_of(value)
+
+
+@given(ANY)
+def test_the_canonical_form_of_a_stored_value_is_that_of_the_value(value):
+    """So its key can be made again from what is stored."""
+    stored = encode(value)
+    if isinstance(stored, bytes):
+        assert canonical_of(stored) == canonical(value)
+    else:
+        assert canonical(decode(stored)) == canonical(value)
+
+
+# --- vectors
+
+
+@pytest.mark.parametrize("n", [63, 64, 1536, 65_535, 65_536])
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"label": "x", "embedding": v}])
+def test_long_vectors_are_messagepack_and_come_back_equal(n, wrap):
+    """Half the room of JSON, alone or in a dict; short ones stay JSON, for SQL to read."""
+    value = wrap([random.Random(n).uniform(-1, 1) for _ in range(n)])
+    codec = Codec()
+    stored = codec.encode(value)
+    assert type(stored) is (str if n < 64 else bytes)
+    assert codec.decode(stored) == value == decode(encode(value))
+    assert n < 64 or len(stored) < 0.55 * len(msgspec.json.encode(value))
+
+
+class Float(float):
+    """A float of the user's own, which must not come back as a plain one."""
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [1, True, None, "x" * 8, [0.5], b"12345678", 2**63, -(2**40), "\xcb" * 4, float("inf"), 1e308],
+    ids=repr,
+)
+@pytest.mark.parametrize("at", [0, 1, 70, -1])
+def test_what_only_looks_like_a_vector_is_none(odd, at):
+    """One element of another kind, wherever: it comes back as what it was."""
+    value = [0.25] * 100
+    value[at] = odd
+    if odd == 1e308:
+        value = [1e308] * 100  # whose sum is infinite
+    codec = Codec()
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert list(map(type, back)) == list(map(type, value))
+    assert packed_vector(value) is None
+
+
+def test_a_float_of_another_class_is_refused_among_many():
+    """Its class would be lost."""
+    value = [0.25] * 100
+    value[50] = Float(1)
+    assert packed_vector(value) is None
+    with pytest.raises(EncodeError, match=r"\$\[50\]"):
+        Codec().encode(value)
+
+
+@pytest.mark.parametrize("typecode", ["f", "d"])
+def test_arrays_of_floats_come_back_as_such(typecode):
+    """`array.array`, in rows and results; other type codes are refused by name."""
+    value = array.array(typecode, [0.1, -2.5, float("inf")])
+    back = Codec().decode(Codec().encode(value))
+    assert (type(back), back.typecode, back) == (array.array, typecode, value)
+    assert canonical(value) != canonical(array.array("df"["df".index(typecode) - 1], value))
+    with pytest.raises(EncodeError, match="type code 'i'"):
+        encode(array.array("i", [1]))
+
+
+def extension(code, payload):
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(code, payload))
+
+
+@pytest.mark.parametrize("shape", [[6], [2, 3], [1, 2, 3], [0], [2, 0]])
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "|u1", "|b1"])
+def test_an_array_with_a_shape_is_read_with_numpy_and_without(dtype, shape, monkeypatch):
+    """Readers know the form before anything writes it: dtype, shape, little-endian bytes."""
+    numpy = pytest.importorskip("numpy")
+    wanted = numpy.ones(shape, numpy.dtype(dtype))
+    data = extension(18, msgspec.msgpack.encode([dtype, shape, wanted.tobytes()]))
+    found = decode(data)
+    assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    assert (found == wanted).all()
+    assert found.flags.writeable
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    plain = decode(data)
+    assert isinstance(plain, memoryview)
+    assert plain.tobytes() == wanted.tobytes()
+    if 0 not in shape:
+        assert list(plain.shape) == shape
+
+
+@pytest.mark.parametrize(
+    "value", [["<f4", [3], bytes(8)], [">f4", [2], bytes(8)], ["<O8", [1], bytes(8)], [1, 2, 3], []]
+)
+def test_an_array_that_is_none_is_a_decode_error(value):
+    """A hostile one: no object, no other number of bytes."""
+    with pytest.raises(DecodeError):
+        decode(extension(18, msgspec.msgpack.encode(value)))
+
+
+def test_an_extension_code_that_is_not_known_is_refused_by_name():
+    """It was written by a newer version."""
+    with pytest.raises(DecodeError, match=r"extension code 99.*upgrade checkpointdb"):
+        decode(extension(99, b""))

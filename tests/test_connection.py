@@ -26,7 +26,7 @@ from checkpointdb import (
     StoreLockedError,
     StoreVersionError,
 )
-from checkpointdb.file import connection, key_index, schema
+from checkpointdb.file import connection, key_index, migrations, pragmas
 from checkpointdb.file.connection import check_sqlite
 from checkpointdb.file.read import Reader
 
@@ -98,7 +98,7 @@ def foreign_wal(path):
 def newer(path):
     saved(path)
     with contextlib.closing(apsw.Connection(path)) as db:
-        db.pragma("user_version", schema.FORMAT + 1)
+        db.pragma("user_version", migrations.newest() + 1)
         db.pragma("journal_mode", "delete")
 
 
@@ -111,8 +111,8 @@ def no_format(path):
 
 def only_our_name(path):
     with contextlib.closing(apsw.Connection(path)) as db:
-        db.pragma("application_id", schema.APPLICATION_ID)
-        db.pragma("user_version", schema.FORMAT)
+        db.pragma("application_id", migrations.APPLICATION_ID)
+        db.pragma("user_version", migrations.newest())
         db.execute("create table t (a)")
 
 
@@ -143,10 +143,32 @@ def one_view_changed(path):
         db.execute("drop view failures; create view failures as select 1 as id")
 
 
+def one_index_more(path):
+    """Each insert into it would allocate hundreds of megabytes."""
+    saved(path)
+    with contextlib.closing(apsw.Connection(path)) as db:
+        db.execute("create index more on records (hex(zeroblob(60000000 + id)))")
+        db.pragma("journal_mode", "delete")
+
+
+def one_trigger_more(path):
+    saved(path)
+    with contextlib.closing(apsw.Connection(path)) as db:
+        db.execute("create trigger t after insert on records begin delete from records; end")
+        db.pragma("journal_mode", "delete")
+
+
+def before_format_1(path):
+    saved(path)
+    with contextlib.closing(apsw.Connection(path)) as db:
+        db.pragma("application_id", migrations.BEFORE_FORMAT_1)
+        db.pragma("journal_mode", "delete")
+
+
 def truncated(path):
     saved(path)
     with open(path, "r+b") as file:
-        file.truncate(schema.PAGE_SIZE)
+        file.truncate(pragmas.PAGE_SIZE)
 
 
 NOT_A_STORE = {
@@ -159,10 +181,13 @@ NOT_A_STORE = {
     foreign_wal: (StoreError, "an SQLite file, but not a checkpointdb store; nothing was written"),
     newer: (StoreVersionError, "newer checkpointdb.*format 2.*knows 1.*written. Upgrade"),
     no_format: (StoreCorruptError, "damaged: it has no file format; nothing was written"),
-    only_our_name: (StoreCorruptError, "its steps is not the one.*changed by another program"),
-    changed_schema: (StoreCorruptError, "its records is not the one.*changed by another program"),
-    view_as_table: (StoreCorruptError, "its records is not the one.*changed by another program"),
-    one_view_changed: (StoreCorruptError, "its failures is not the one.*nothing is read from it"),
+    only_our_name: (StoreCorruptError, "is not as checkpointdb created it: another program"),
+    changed_schema: (StoreCorruptError, "the table `records` is not as.*another program changed"),
+    view_as_table: (StoreCorruptError, "is not as checkpointdb created it: another program"),
+    one_view_changed: (StoreCorruptError, "the view `failures` is not as.*Nothing was read or"),
+    one_index_more: (StoreCorruptError, "the index `more` is not as checkpointdb created it"),
+    one_trigger_more: (StoreCorruptError, "the trigger `t` is not as checkpointdb created it"),
+    before_format_1: (StoreVersionError, "from before its first release.*nothing was written"),
     truncated: (StoreCorruptError, "the file is damaged.*Keep it as it is"),
 }
 
@@ -205,7 +230,7 @@ def test_a_truncated_store_never_gives_wrong_bytes_and_never_changes(store_path,
     with open(store_path, "rb") as file:
         whole = file.read()
     right = [entry(n).result for n in range(41)]
-    pages = range(0, len(whole), schema.PAGE_SIZE)
+    pages = range(0, len(whole), pragmas.PAGE_SIZE)
     lengths = {*pages, *(n + 1 for n in pages), *(n - 1 for n in pages if n)}
     lengths |= {random.Random(2).randrange(len(whole)) for _ in range(30)}
     refused = 0
@@ -380,7 +405,7 @@ def test_a_new_store_is_private_and_what_the_format_says(store_path):
     finally:
         os.umask(umask)
     with contextlib.closing(apsw.Connection(store_path)) as db:
-        assert db.pragma("application_id") == int.from_bytes(b"ckpt", "big")
+        assert db.pragma("application_id") == int.from_bytes(b"CKPT", "big")
         assert db.pragma("user_version") == 1
         assert db.pragma("journal_mode") == "wal"
     assert os.listdir(os.path.dirname(store_path)) == ["rows.ckpt"]
@@ -411,8 +436,8 @@ def fail(*args):
 @pytest.mark.parametrize(
     ("target", "exception"),
     [
-        ("schema.migrate", apsw.FullError("database or disk is full")),
-        ("schema.harden", apsw.IOError("disk I/O error")),
+        ("migrations.migrate", apsw.FullError("database or disk is full")),
+        ("pragmas.harden", apsw.IOError("disk I/O error")),
         ("os.link", OSError(28, "No space left on device")),
         ("_sync_directory", OSError(5, "Input/output error")),
     ],
@@ -569,18 +594,46 @@ def test_a_connection_is_hardened(open_store):
         assert db.pragma("mmap_size") == 0
         assert db.pragma("cell_size_check") == 1
     with pytest.raises(apsw.Error):
-        store.log.handles()[1].execute("insert into state values ('x', 1)")
+        store.log.handles()[1].execute("insert into system_state values ('x', 1)")
 
 
-@pytest.mark.damages_store
-def test_a_trigger_put_into_a_store_never_runs(store_path):
-    """The tables are ours, so the store opens; what hangs on them stays dead."""
+def test_what_others_put_beside_our_tables_is_left_alone(store_path):
+    """Their tables with indexes and triggers, and their views: nothing of ours reads them."""
     saved(store_path)
     with contextlib.closing(apsw.Connection(store_path)) as db:
-        db.execute("create trigger t after insert on records begin delete from records; end")
+        db.execute(
+            """
+            create table notes (id integer primary key, text);
+            create index of_notes on notes (text);
+            create trigger t after insert on notes begin delete from records; end;
+            create view mine as select count(*) from records;
+            analyze
+            """
+        )
     with Store(store_path) as store:
         Log(store).add(100)
         assert len(list(store.records())) == 42
+
+
+def test_a_trigger_that_slipped_in_never_runs(store_path):
+    """Were it not refused, it would still be dead: triggers are off in our connections."""
+    with Store(store_path) as store:
+        log = Log(store)
+        with contextlib.closing(apsw.Connection(store_path)) as db:
+            db.execute("create trigger t after insert on records begin delete from records; end")
+        log.add(100, 101)
+        with contextlib.closing(apsw.Connection(store_path)) as db:
+            db.execute("drop trigger t")
+        assert len(list(store.records())) == 2
+
+
+def test_no_row_of_a_hostile_file_takes_more_memory_than_ours_may(open_store):
+    """SQLite's limits are those of a row of ours, on the reading and the writing connection."""
+    store = open_store()
+    for handle in store.log.handles():
+        with pytest.raises(apsw.TooBigError):
+            handle.execute("select zeroblob(?)", (pragmas.ROW_BYTES + 1,)).fetchall()
+        assert handle.limit(apsw.SQLITE_LIMIT_ATTACHED) == 0
 
 
 def locks_of(path):
@@ -602,7 +655,7 @@ def test_reading_a_store_does_not_drop_the_locks_of_its_writer(open_store, store
     assert before[1]
     with Reader(store_path) as reader:
         assert reader.verify() == []
-    store.steps(), store.runs(), list(store.records()), store.get(key(1)), store.verify()
+    store.steps(), store.runs(), list(store.records()), store.get(key(1).hex()), store.verify()
     connection._probe(store_path, None)
     Store(store_path).close()
     with pytest.raises(FileExistsError):
@@ -625,7 +678,7 @@ def test_a_store_that_another_process_is_writing_opens_and_reads(open_store, sto
 
 def test_a_store_locked_for_too_long_is_an_error_that_says_so(open_store, store_path, monkeypatch):
     """After the wait, with nothing lost, and the next commit works."""
-    monkeypatch.setattr(schema, "BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr(pragmas, "BUSY_MILLISECONDS", 50)
     log = Log(open_store())
     with contextlib.closing(apsw.Connection(store_path)) as other:
         other.execute("begin immediate")

@@ -68,7 +68,7 @@ def test_the_step_travels_and_the_store_stays(store_path):
     results = list(step.run(range(40), executor=pool()))
     assert [row for row, _, _ in results] == list(range(40))
     assert os.getpid() not in {pid for _, pid, _ in results}
-    assert [key for _, _, key in results] == [ckpt.key_of("where", 1, n).hex() for n in range(40)]
+    assert [key for _, _, key in results] == [ckpt.key_of("where", 1, n) for n in range(40)]
     run = step.run(range(40), executor=pool())
     assert list(run) == results
     assert run.report.computed == 0
@@ -223,7 +223,7 @@ def test_a_dask_cluster(store_path, monkeypatch):
         pids = {pid for _, pid, _ in results}
         assert len(pids) == 2
         assert os.getpid() not in pids
-        assert results[7][2] == ckpt.key_of("where", 1, 7).hex()
+        assert results[7][2] == ckpt.key_of("where", 1, 7)
         run = step.run(range(70), executor=executor)
         assert list(run)[:60] == results
         assert run.report.computed == 10

@@ -17,13 +17,14 @@ import pytest
 from conftest import verify
 from stores import ERROR
 
-from checkpointdb import Store, every, key_of, step
-from checkpointdb.file import key_index, schema
+from checkpointdb import Store, every, step
+from checkpointdb.file import key_index, migrations
 from checkpointdb.file.read import Reader
 from checkpointdb.file.records import Entry
+from checkpointdb.values.keys import Keyer
 
 DATA = os.path.join(os.path.dirname(__file__), "data")
-FORMATS = range(1, schema.FORMAT + 1)
+FORMATS = range(1, migrations.newest() + 1)
 
 ROWS = [
     *({"id": n, "text": f"review {n}, naïve ☕"} for n in range(40)),
@@ -64,11 +65,15 @@ def write(path):
         label_, price_ = steps(store)
         list(label_.run(ROWS))
         list(price_.run(ROWS[-5:]))
-        id = store.log.register_step("flaky", 3, "row", None)[0]
+        id = store.log.register_step("flaky", 3, "null").id
         run = store.log.begin_run(id, "every(rows=1)", "no returned row", None)
         for n, (error, result) in enumerate([(ERROR, None), (ERROR, None), (None, '"good"')]):
             row = {"n": min(n, 1)}
-            entry = Entry(key_of("flaky", 3, row), min(n, 1), n + 1, 0.5, 0.01, error, result, "{}")
+            key, identity, _ = Keyer("flaky", 3).identify(row)
+            text, before = f'{{"n":{min(n, 1)}}}', 2 if n == 2 else 0
+            entry = Entry(
+                key, identity, min(n, 1), n + 1, 0.5, 0.01, error, result, text, replaces=before
+            )
             store.log.append(id, run, [entry])
 
 
@@ -121,7 +126,7 @@ def test_a_store_of_every_format_resumes(path):
 
 
 if __name__ == "__main__":
-    newest = os.path.join(DATA, f"format-{schema.FORMAT}.ckpt")
+    newest = os.path.join(DATA, f"format-{migrations.newest()}.ckpt")
     if os.path.exists(newest):
         sys.exit(f"{newest} is there: it is never written again")
     write(newest)

@@ -9,7 +9,7 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import ERROR, Log, entry, key
+from stores import ERROR, Log, entry, identity, key
 from test_connection import run_script
 
 from checkpointdb import Store, StoreFullError
@@ -24,7 +24,7 @@ def short_tail(monkeypatch):
 
 
 def indexed(store):
-    return store.log._reader.execute("select count(*) from key_index").get
+    return store.log._reader.execute("select count(*) from system_key_index").get
 
 
 def tail(store):
@@ -33,7 +33,7 @@ def tail(store):
 
 
 def state(store):
-    return store.log._reader.execute("select value from state where name = 'indexed_to'").get
+    return store.log._reader.execute("select value from system_state where name = 'indexed_to'").get
 
 
 def test_the_index_on_disk_is_extended_when_the_tail_is_long(open_store, short_tail):
@@ -89,9 +89,9 @@ def test_a_retried_key_points_at_its_newest_record_on_disk_and_in_the_tail(open_
     log.add(entry(0, result='"second"', attempts=2), *range(5, 9))  # extends: both records of 0
     assert log.found(0) == ['"second"']
     log.add(entry(0, error=ERROR, attempts=3))
-    assert log.store.log.find([key(0)])[0] == Found(3, ERROR, None, log.run)
+    assert log.store.log.find([key(0)])[0] == Found(11, identity(0), 3, ERROR, None, log.run)
     log.add(*range(9, 20))  # extends again
-    assert log.store.log.find([key(0)])[0] == Found(3, ERROR, None, log.run)
+    assert log.store.log.find([key(0)])[0] == Found(11, identity(0), 3, ERROR, None, log.run)
     (info,) = log.store.steps()
     assert (info.results, info.failures, info.records) == (19, 1, 22)
 
@@ -250,7 +250,7 @@ def test_an_extension_cut_short_by_a_crash_is_made_again(open_store, short_tail,
         log = Log(store)
         log.add(*range(9))
         def kill(cursor, sql, bindings):
-            if "update state" in sql:
+            if "update system_state" in sql:
                 os.kill(os.getpid(), signal.SIGKILL)
             return True
         store.log._writer.exec_trace = kill

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import hashlib
 import json
 import os
 import pathlib
@@ -19,9 +20,9 @@ import msgspec
 import pytest
 
 from checkpointdb import EncodeError, key_of
-from checkpointdb.values.canonical import Arguments
+from checkpointdb.values.canonical import Arguments, canonical
 from checkpointdb.values.codec import decode
-from checkpointdb.values.keys import Keyer, describe_recipe
+from checkpointdb.values.keys import ROW, Keyer, describe_recipe, recipe_in_words, recipe_of
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "data", "golden_keys.json")
 
@@ -70,7 +71,7 @@ def golden():
 
 
 def key_of_expression(entry):
-    return key_of(entry["step"], entry["version"], eval(entry["row"], NAMES)).hex()
+    return key_of(entry["step"], entry["version"], eval(entry["row"], NAMES))
 
 
 @pytest.mark.parametrize("entry", golden(), ids=lambda entry: entry["row"][:40])
@@ -109,16 +110,20 @@ def test_a_key_is_of_the_step_the_version_and_the_row():
         for row in (1, "1", [1], {"a": 1})
     }
     assert len(keys) == 3 * 4 * 4
-    assert {len(key) for key in keys} == {16}
+    assert {len(key) for key in keys} == {32}
 
 
 @pytest.mark.parametrize("row", [{"a": 1}, 2**70, "é", (1, 2), {1: {2}}, None, [0.1, float("nan")]])
 def test_a_keyer_gives_the_key_of_and_a_stored_form_that_reads_back(row):
     """The fast path of a run and `key_of` agree."""
     keyer = Keyer("s", 1)
-    key, plain = keyer.identify(row)
-    assert key == key_of("s", 1, row)
-    assert repr(decode(keyer.stored(row, plain))) == repr(row)
+    key, identity, plain = keyer.identify(row)
+    assert key.hex() == key_of("s", 1, row)
+    assert identity == hashlib.blake2b(canonical(row), digest_size=16).digest()
+    stored, form, rest = keyer.stored(row, plain)
+    assert repr(decode(stored)) == repr(row)
+    assert (form, rest) == (ROW, None)
+    assert keyer.of_stored(stored, form) == (key, identity)
 
 
 def test_a_row_that_cannot_be_stored_is_refused():
@@ -138,7 +143,7 @@ class Row:
 def test_field_names_narrow_a_row_to_those_fields(recipe):
     """Whatever the other fields hold does not matter, in a dict or an object."""
     keyer = Keyer("s", 1, recipe)
-    key, _ = keyer.identify({"id": 1, "text": "a"})
+    key, *_ = keyer.identify({"id": 1, "text": "a"})
     assert key == keyer.identify({"id": 1, "client": len})[0]
     assert key == keyer.identify(Row(1, "b", len))[0]
     assert key == keyer.identify(Arguments(id=1, n=2))[0]
@@ -149,22 +154,45 @@ def test_a_callable_narrows_a_row_to_what_it_returns():
     """`key=` may compute the identity."""
     keyer = Keyer("s", 1, lambda row: row["text"].strip().lower())
     assert keyer.identify({"text": " A "})[0] == keyer.identify({"text": "a"})[0]
-    assert keyer.identify({"text": "a"})[0] == key_of("s", 1, "a")
+    assert keyer.identify({"text": "a"})[0].hex() == key_of("s", 1, "a")
 
 
 def test_under_a_narrowed_identity_the_rest_of_a_row_may_be_anything():
     """A row that cannot be stored is then computed all the same, with no input kept."""
     keyer = Keyer("s", 1, "id")
     row = {"id": 1, "client": len}
-    assert keyer.stored(row, keyer.identify(row)[1]) is None
+    assert keyer.stored(row, False) == (None, ROW, None)
     row = {"id": 1, "text": "a"}
-    assert decode(keyer.stored(row, keyer.identify(row)[1])) == row
+    stored, form, rest = keyer.stored(row, False)
+    assert (decode(stored), form) == (row, ROW)
+    assert rest == hashlib.blake2b(canonical(row), digest_size=16).digest()
+
+
+@pytest.mark.parametrize("keep", ["row", "key", "none"])
+@pytest.mark.parametrize("recipe", [None, "id", lambda row: row["id"]], ids=["row", "id", "f"])
+@pytest.mark.parametrize("call", [False, True], ids=["row", "arguments"])
+def test_what_is_kept_of_a_row_gives_its_key_again(keep, recipe, call):
+    """As long as something is kept; arguments that `key=` leaves out never are."""
+    row = {"id": dt.date(2024, 1, 2), "secret": "sk-123"}
+    row = Arguments(row) if call else row
+    keyer = Keyer("s", 1, recipe, keep)
+    key, identity, plain = keyer.identify(row)
+    stored, form, rest = keyer.stored(row, plain)
+    if keep == "none":
+        assert stored is None
+    else:
+        assert keyer.of_stored(stored, form) == (key, identity)
+    left_out = recipe is not None and (call or keep != "row")
+    assert ("sk-123" not in repr(stored)) == (left_out or keep == "none")
+    assert (rest is None) == (recipe is None or call)
 
 
 @pytest.mark.parametrize("row", [{"text": "a"}, Pair(1, 2), 5, {}])
 def test_a_row_without_a_field_that_identifies_it_is_an_error_that_names_the_field(row):
     """Two rows are never taken for equal because both lack a field."""
-    with pytest.raises(EncodeError, match=r"^\$.id: the row has no such field") as caught:
+    with pytest.raises(
+        EncodeError, match=r"^\$.id: key= names this field, but the row does not have it"
+    ) as caught:
         Keyer("s", 1, ("id",)).identify(row)
     assert caught.value.where == "$.id"
 
@@ -186,10 +214,15 @@ def test_a_recipe_of_another_kind_is_a_type_error(recipe):
 
 def test_a_recipe_has_a_description_that_does_not_depend_on_order():
     """The store says what makes two rows of a step equal; the order of fields makes no key."""
-    assert describe_recipe(None) == "row"
-    assert describe_recipe("id") == "id"
-    assert describe_recipe(("id", "a")) == describe_recipe(["a", "id"]) == "a, id"
-    assert describe_recipe(golden) == "golden()"
+    described = ["null", '["id"]', '["a","id"]', '{"function":"golden"}', '["row"]']
+    recipes = [None, "id", ("id", "a"), golden, ("row",)]
+    assert [describe_recipe(recipe) for recipe in recipes] == described
+    assert describe_recipe(["a", "id"]) == describe_recipe(("id", "a"))
+    words = [recipe_in_words(text) for text in described]
+    assert words == ["row", "id", "a, id", "golden()", "row"]
+    assert [recipe_of(text) for text in described[:3]] == [None, ("id",), ("a", "id")]
+    with pytest.raises(ValueError, match="identified by the function golden"):
+        recipe_of(described[3])
     assert Keyer("s", 1, ("id", "a")).identify({"id": 1, "a": 2}) == Keyer(
         "s", 1, ("a", "id")
     ).identify({"a": 2, "id": 1})
@@ -198,7 +231,7 @@ def test_a_recipe_has_a_description_that_does_not_depend_on_order():
 def test_the_nth_equal_row_has_a_key_of_its_own():
     """The first has the usual key; no counted key is the key of any row."""
     keyer = Keyer("s", 1)
-    key, _ = keyer.identify({"a": 1})
+    key, *_ = keyer.identify({"a": 1})
     keys = [keyer.nth(key, n) for n in range(1000)]
     assert keys[0] == key
     assert len(set(keys)) == 1000

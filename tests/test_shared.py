@@ -11,6 +11,7 @@ import time
 from collections import Counter
 
 import apsw
+import msgspec
 import pytest
 import worker_life
 from drivers import TASKS, THREADS
@@ -76,7 +77,7 @@ def stored(path):
 
 def claimed(path):
     with contextlib.closing(apsw.Connection(path, apsw.SQLITE_OPEN_READONLY)) as connection:
-        return connection.execute("select count(*) from claims").get
+        return connection.execute("select count(*) from system_claims").get
 
 
 # --- processes
@@ -129,17 +130,23 @@ def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_pa
     assert sum(workers.calls.values()) - 300 <= 9 + 8
 
 
+def ticks(pid):
+    """Return when a process was started, in clock ticks since the boot; 0 if it has ended."""
+    return int((processes._status(pid) or [0] * 20)[19])
+
+
 def test_a_process_that_ends_while_it_is_looked_at_is_dead():
     """It may be gone between the opening and the reading of what tells of it."""
-    host, since = os.uname().nodename, time.time()
+    here = processes.this_process()
     for _ in range(150):
         process = subprocess.Popen(["true"])
         reaper = threading.Thread(target=process.wait)
         reaper.start()
-        while processes.alive(host, process.pid, since):
+        seen = msgspec.structs.replace(here, pid=process.pid, ticks=ticks(process.pid))
+        while processes.alive(seen):
             pass
         reaper.join()
-        assert processes.alive(host, process.pid, since) is False
+        assert processes.alive(seen) is False
 
 
 def test_a_worker_that_hangs_keeps_its_rows(workers, store_path, monkeypatch):
@@ -205,7 +212,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
     assert stored(store_path) == ["first"]
     (event,) = [event for event in events if isinstance(event, CameLate)]
     assert (event.step, event.position) == ("label", 0)
-    assert event.key == ckpt.key_of("label", 1, 1).hex()
+    assert event.key == ckpt.key_of("label", 1, 1)
     assert results == ["late"]  # it was computed here, and nothing here has read the other
     assert list(late.run([1], shared=True)) == ["first"]
 
@@ -217,21 +224,27 @@ def first_result(row):
 def test_a_lease_of_another_boot_is_void(store_path):
     """Claims that a power cut left behind hold nobody up."""
     with Store(store_path) as store:
-        key = ckpt.key_of("label", 1, 1)
-        boot, rest = leases.new_worker("some-host").split(" ", 1)
-        assert store.log.claim(f"{boot[::-1]} {rest}", [key]) == {key}
-        assert store.log.claim("another host-of-now 1 0.0 x", [key]) == {key}
+        key = bytes.fromhex(ckpt.key_of("label", 1, 1))
+        here = processes.this_process()
+        earlier = msgspec.structs.replace(here, boot=here.boot[::-1])
+        assert store.log.claim(leases.new_worker(earlier), [key]) == {key}
+        assert store.log.claim(leases.new_worker(), [key]) == {key}
+
+
+def elsewhere():
+    """Return a process like this one, on a machine that cannot be looked into."""
+    return msgspec.structs.replace(processes.this_process(), host="elsewhere")
 
 
 def test_a_claim_on_another_host_holds_until_its_lease_ends(store_path, monkeypatch):
     """Whether a process of another host lives cannot be told: its lease decides."""
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.15)
     with Store(store_path) as store:
-        key = ckpt.key_of("label", 1, 1)
-        assert store.log.claim(leases.new_worker("elsewhere"), [key]) == {key}
-        assert store.log.claim(leases.new_worker("here"), [key]) == set()
+        key = bytes.fromhex(ckpt.key_of("label", 1, 1))
+        assert store.log.claim(leases.new_worker(elsewhere()), [key]) == {key}
+        assert store.log.claim(leases.new_worker(), [key]) == set()
         time.sleep(0.2)
-        assert store.log.claim(leases.new_worker("here"), [key]) == {key}
+        assert store.log.claim(leases.new_worker(), [key]) == {key}
 
 
 def test_the_heart_goes_on_after_a_failure(store_path, monkeypatch):

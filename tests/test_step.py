@@ -377,7 +377,9 @@ class Point:
 def test_a_field_that_key_names_and_the_row_lacks(store_path, calls, row):
     """A row without a field that key= names is an EncodeError with that field, and no call."""
     label = make(SEQUENTIAL, store_path, calls, key=("x", "id"))
-    with pytest.raises(EncodeError, match=r"\$\.id: the row has no such field") as raised:
+    with pytest.raises(
+        EncodeError, match=r"\$\.id: key= names this field, but the row does not have it"
+    ) as raised:
         label(row)
     assert raised.value.where == "$.id"
     assert calls == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import os
 import random
 import re
@@ -11,14 +12,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import apsw
+import msgspec
 import pytest
-from stores import ERROR, Log, entry, files_beside, key
+from stores import ERROR, Log, entry, files_beside, identity, key
 from test_connection import run_script
 
 from checkpointdb import (
-    MISS,
     CheckpointError,
     Record,
     Store,
@@ -29,9 +31,10 @@ from checkpointdb import (
     on_exit,
     step,
 )
-from checkpointdb.file import connection, key_index, schema
+from checkpointdb.file import connection, key_index, migrations
 from checkpointdb.file.read import Reader
-from checkpointdb.file.records import Entry, Found
+from checkpointdb.file.records import Code, Entry, Found, Registered
+from checkpointdb.values.keys import ARGUMENTS, KEY
 
 # --- commits
 
@@ -48,16 +51,74 @@ def statements(store):
     return sent
 
 
-@pytest.mark.parametrize("rows", [1, 2, 100, 1024])
+@pytest.mark.parametrize("rows", [1, 2, 100, 1000])
 def test_a_commit_is_one_statement(open_store, rows):
-    """However many rows, with retries and failures among them or not."""
+    """However many rows, with failures among them or not."""
     log = Log(open_store())
     sent = statements(log.store)
     log.add(*range(rows))
-    log.add(*[entry(n, attempts=2, cost=0.5, error=ERROR) for n in range(rows)])
+    log.add(*[entry(rows + n, attempts=2, cost=0.5, error=ERROR) for n in range(rows)])
     assert len(sent) == 2
     for sql in sent:
-        assert sql.startswith("insert into records (step, run, saved_at, key, position,")
+        assert sql.startswith("insert into records (step, run, saved_at, key, identity, position,")
+    assert len(sent[0].encode()) < 16 << 10  # up to there apsw keeps a statement prepared
+
+
+def test_a_retry_says_what_it_supersedes_in_the_same_transaction(open_store):
+    """So that the views, which read the log as it is, show the newest record of each key."""
+    log = Log(open_store())
+    log.add(entry(1, error=ERROR), 2)
+    sent = statements(log.store)
+    log.add(msgspec.structs.replace(entry(1, attempts=2), replaces=1))
+    assert [sql.split()[0] for sql in sent] == ["begin", "insert", "insert", "commit"]
+    assert [sql.split()[2] for sql in sent[1:3]] == ["records", "ignore"]
+    assert superseded(log.store) == [1]
+
+
+def superseded(store):
+    """Return the ids of records that are no longer the newest of their key."""
+    sql = "select id from system_superseded order by id"
+    return [id for (id,) in store.log._reader.execute(sql)]
+
+
+def test_a_row_that_two_computed_at_the_same_time_is_shown_once(open_store, store_path):
+    """Neither knew of the other's: whoever commits last says so, whichever handle it is."""
+    one, two = Log(open_store()), Log(open_store())
+    one.add(1, 2)
+    two.add(2, 3)
+    one.add(3, 3)
+    assert superseded(one.store) == [2, 4, 5]
+    with contextlib.closing(sqlite3.connect(store_path)) as db:
+        ids = db.execute("select id from results").fetchall()
+    assert ids == [(1,), (3,), (6,)]
+
+
+def test_what_a_crash_left_unsaid_the_index_says(open_store, monkeypatch):
+    """A kill between a commit and its note: the next extension of the index notes it."""
+    monkeypatch.setattr(key_index, "TAIL", 10)
+    log = Log(open_store())
+    log.add(*range(10))
+    log.add(10, 11, 11, 5)
+    log.store.log._writer.execute("delete from system_superseded")
+    log.add(*range(20, 30))
+    assert superseded(log.store) == [6, 12]
+    assert log.store.verify() == []
+
+
+def test_an_id_is_never_used_again(open_store, store_path):
+    """Not even that of the newest record: what was shipped or shown by its id stays that record."""
+    log = Log(open_store())
+    log.add(*range(5))
+    assert log.store.forget(where="position >= 3") == 2
+    log.add(7)
+    assert [record.id for record in log.store.records()] == [1, 2, 3, 6]
+    log.store.log.end_run(log.run, {"rows": 5}, "finished")
+    log.store.close()
+    with Store(store_path) as store:
+        assert store.forget("label") == 4
+        log = Log(store)
+        log.add(8)
+        assert [record.id for record in store.records()] == [7]
 
 
 def test_a_large_commit_and_a_runs_counts_are_one_transaction(open_store):
@@ -68,7 +129,7 @@ def test_a_large_commit_and_a_runs_counts_are_one_transaction(open_store):
     assert [sql.split()[0] for sql in sent] == ["begin", "insert", "insert", "insert", "commit"]
     assert sent[0] == "begin immediate"
     del sent[:]
-    log.store.log.append(log.step, log.run, [entry(5)], {"rows": 3001, "hits": 0})
+    log.store.log.append(log.step, log.run, [entry(3000)], {"rows": 3001, "hits": 0})
     assert [sql.split()[0] for sql in sent] == ["begin", "insert", "update", "commit"]
     assert log.store.runs()[0].rows == 3001
 
@@ -80,33 +141,46 @@ def test_an_entry_is_read_back_byte_for_byte(open_store):
         log.step,
         log.run,
         [
-            Entry(key(1), 7, 1, 0.5, None, None, '{"a":"é"}', '"in"'),
-            Entry(key(2), 8, 3, 1.5, 0.25, None, b"\x93\x01\x02\x03", b"\xc4\x01\x00"),
-            Entry(key(3), 9, 2, 2.5, 0.75, ERROR, None, "null"),
-            Entry(key(4), 10, 1, 0.5, None, None, "null", None),
+            Entry(key(1), identity(1), 7, 1, 0.5, None, None, '{"a":"é"}', '"in"'),
+            Entry(
+                key(2),
+                identity(2),
+                8,
+                3,
+                1.5,
+                0.25,
+                None,
+                b"\x93\x01\x02\x03",
+                b"\xc4\x01\x00",
+                KEY,
+                identity(9),
+                4,
+            ),
+            Entry(key(3), identity(3), 9, 2, 2.5, 0.75, ERROR, None, "null", ARGUMENTS),
+            Entry(key(4), identity(4), 10, 1, 0.5, None, None, "null", None),
         ],
     )
     assert log.store.log.find([key(n) for n in range(1, 6)]) == [
-        Found(1, None, '{"a":"é"}', log.run),
-        Found(3, None, b"\x93\x01\x02\x03", log.run),
-        Found(2, ERROR, None, log.run),
-        Found(1, None, "null", log.run),
+        Found(1, identity(1), 1, None, '{"a":"é"}', log.run),
+        Found(2, identity(2), 3, None, b"\x93\x01\x02\x03", log.run),
+        Found(3, identity(3), 2, ERROR, None, log.run),
+        Found(4, identity(4), 1, None, "null", log.run),
         None,
     ]
     one, two, three, four = log.store.records()
     assert isinstance(one, Record)
-    assert (one.key, one.step, one.version, one.position) == (key(1), "label", 1, 7)
+    assert (one.key, one.step, one.version, one.position) == (key(1).hex(), "label", 1, 7)
     assert (one.input, one.result, one.error, one.attempts) == ("in", {"a": "é"}, None, 1)
     assert (one.seconds, one.cost, one.run, one.id) == (0.5, None, log.run, 1)
     assert (two.input, two.result, two.cost, two.attempts) == (b"\x00", [1, 2, 3], 0.25, 3)
     assert three.result is None
     assert three.error == {"type": "ValueError", "message": "no luck", "traceback": "…"}
     assert (four.input, four.result, four.error) == (None, None, None)
+    assert [r.kept for r in (one, two, three, four)] == ["row", "key", "arguments", "nothing"]
+    assert [r.occurrence for r in (one, two, three, four)] == [0, 4, 0, 0]
     assert one.saved_at == four.saved_at > 1.7e9
-    assert log.store.get(key(2)) == two
-    assert log.store.get(key(9)) is MISS
-    assert not MISS
-    assert repr(MISS) == "MISS"
+    assert log.store.get(key(2).hex()) == two
+    assert log.store.get(key(9).hex()) is None
 
 
 def test_look_ups_keep_order_and_duplicates(open_store):
@@ -213,14 +287,19 @@ def test_a_step_is_its_name_and_its_version(open_store):
     """`1` and `"1"` are two versions; registering again gives the same step and what is stored."""
     store = open_store()
     ids = {
-        (name, version): store.log.register_step(name, version, "row", "f1")[0]
+        (name, version): store.log.register_step(name, version, "null").id
         for name in ("a", "b")
         for version in (1, "1", 2)
     }
     assert len(set(ids.values())) == 6
-    assert store.log.register_step("a", 1, "id", "f2") == (ids["a", 1], "row", "f1")
-    store.log.update_step(ids["a", 1], "id", "f2")
-    assert store.log.register_step("a", 1, "row", None) == (ids["a", 1], "id", "f2")
+    assert store.log.register_step("a", 1, '["id"]') == Registered(ids["a", 1], "null", None)
+    store.log.update_recipe(ids["a", 1], '["id"]')
+    store.log.begin_run(ids["a", 1], "", "", None, Code("f1", None))
+    store.log.begin_run(ids["a", 1], "", "", None)
+    assert store.log.register_step("a", 1, "null") == Registered(ids["a", 1], '["id"]', "f1")
+    store.log.begin_run(ids["a", 1], "", "", None, Code("f2", '{"X":"1"}'))
+    assert store.log.register_step("a", 1, "null").fingerprint == "f2"
+    assert [run.fingerprint for run in store.runs("a")] == ["f1", None, "f2"]
     assert [(s.name, s.version) for s in store.steps()] == list(ids)
 
 
@@ -228,19 +307,23 @@ def test_a_step_is_its_name_and_its_version(open_store):
 
 
 TABLES = {
-    "steps": "id name version key_recipe fingerprint created_at results failures records seconds"
+    "steps": "id name version key_recipe created_at results failures records seconds cost",
+    "step_code": "id step fingerprint captured first_used accepted_at",
+    "runs": "id step code store started_at updated_at ended host boot pid_namespace pid pid_ticks"
+    " policy loss_window durability meta rows hits computed failed commits seconds commit_seconds"
     " cost",
-    "runs": "id step started_at updated_at ended host pid policy loss_window durability meta rows"
-    " hits computed failed commits seconds commit_seconds cost",
-    "records": "id key step run position attempts seconds cost saved_at checksum error result"
-    " input",
-    "key_index": "key id",
-    "calls": "key step run position sent_at input",
-    "claims": "key worker expires",
-    "state": "name value",
-    "results": "id key step version position input result attempts seconds cost saved_at error",
-    "failures": "id key step version position input error_type message attempts seconds cost"
-    " saved_at error",
+    "records": "id key identity step run position occurrence attempts seconds cost saved_at"
+    " checksum error result input input_form row_digest",
+    "sent_calls": "key step run position sent_at input input_form",
+    "system_claims": "key worker expires",
+    "system_key_index": "key id",
+    "system_state": "name value",
+    "system_superseded": "id",
+    "sqlite_sequence": "name seq",
+    "results": "id key step version run position occurrence input result attempts seconds cost"
+    " saved_at",
+    "failures": "id key step version run position occurrence input error_type message traceback"
+    " result attempts seconds cost saved_at",
 }
 
 
@@ -253,11 +336,10 @@ def test_the_tables_and_views_of_format_1_are_these(open_store, store_path):
         for name, columns in TABLES.items():
             found = [row[1] for row in db.execute(f"pragma table_xinfo({name})")]
             assert found == columns.split()
-        assert db.execute("select * from state order by name").fetchall() == [
-            ("flushes", 0),
-            ("indexed_to", 0),
-            ("repeated", 0),
-        ]
+        state = dict(db.execute("select * from system_state").fetchall())
+        assert re.fullmatch("[0-9a-f]{32}", state.pop("store_id"))
+        assert time.time() - state.pop("created_at") < 60
+        assert state == {"flushes": 0, "generation": 0, "indexed_to": 0, "repeated": 0}
 
 
 def test_the_file_format_is_documented():
@@ -275,9 +357,9 @@ def test_the_file_format_is_documented():
         for n in re.findall(r"^\| ([\d, ]+) \|", line)[:1]
         for n in n.split(",")
     }
-    assert codes == set(range(1, 16))
-    assert f"0x{schema.APPLICATION_ID:08x}" in text
-    for name in ("indexed_to", "flushes", "repeated"):
+    assert codes == set(range(1, 19))
+    assert f"0x{migrations.APPLICATION_ID:08x}" in text
+    for name in ("indexed_to", "flushes", "repeated", "generation", "store_id", "created_at"):
         assert f"`{name}`" in text
 
 
@@ -299,16 +381,17 @@ def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
         "id": 5,
         "key": key(1).hex(),
         "step": "label",
-        "version": 1,
+        "version": "1",
+        "run": 1,
+        "occurrence": 0,
         "position": 1,
         "input": '{"row":1}',
         "result": '{"label":"good"}',
         "attempts": 2,
         "seconds": 0.25,
         "cost": 0.5,
-        "error": None,
     }
-    assert results[1]["result"] == b"\x93\x01\x02\x03"
+    assert json.loads(results[1]["result"]) == {"bytes": 4, "MessagePack": "93010203"}
     assert [tuple(row) for row in labels] == [("good",)]
     (failure,) = failures
     assert (failure["position"], failure["error_type"], failure["message"]) == (
@@ -318,11 +401,40 @@ def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
     )
 
 
+@pytest.mark.parametrize("view", ["results", "failures"])
+def test_the_views_read_the_log_as_it_is(open_store, store_path, view):
+    """In its order and without sorting, so that `limit 5` reads five rows at any size."""
+    log = Log(open_store())
+    log.add(*range(50), *[entry(n, error=ERROR) for n in range(50, 90)])
+    with contextlib.closing(sqlite3.connect(store_path)) as db:
+        plan = db.execute(f"explain query plan select * from {view} limit 5").fetchall()
+        ids = [id for (id,) in db.execute(f"select id from {view}")]
+    steps = [detail for *_, detail in plan]
+    assert steps[0].split()[:2] == ["SCAN", "records"]
+    assert not any("B-TREE" in step or "AUTOMATIC" in step for step in steps)
+    assert ids == sorted(ids)
+    assert len(ids) == (50 if view == "results" else 40)
+
+
+def test_the_views_have_types_that_other_tools_understand(open_store, store_path):
+    """No column without a type, whatever is in it: DuckDB and table browsers go by that."""
+    open_store().close()
+    with contextlib.closing(apsw.Connection(store_path)) as db:  # SQLite before 3.41 tells none
+        for view in ("results", "failures"):
+            types = {row[1]: row[2] for row in db.execute(f"pragma table_xinfo({view})")}
+            assert set(types.values()) == {"INTEGER", "TEXT", "REAL"}, types
+            assert types["input"] == types["saved_at"] == types["version"] == "TEXT"
+        names = [name for (name,) in db.execute("select name from sqlite_schema where sql <> ''")]
+        alphabetical = sorted(name for name in names if not name.startswith("sqlite_"))
+    plumbing = [name.startswith("system_") for name in alphabetical]
+    assert plumbing == sorted(plumbing)
+
+
 # --- bit rot
 
 
 @pytest.mark.damages_store
-@pytest.mark.parametrize("column", ["key", "input", "result", "error", "checksum"])
+@pytest.mark.parametrize("column", ["key", "identity", "input", "result", "error", "checksum"])
 @pytest.mark.parametrize(
     "value",
     [
@@ -341,8 +453,8 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         log = Log(store)
         log.add(*range(10))
         log.add(entry(10, error=ERROR))
-    if value == "null" and column in ("key", "checksum", "error"):
-        return  # SQLite refuses the first two; without error and result it is what is expected
+    if value == "null" and column in ("key", "identity", "checksum", "error"):
+        return  # SQLite refuses the first three; without error and result it is what is expected
     id = 11 if column == "error" else 5
     with contextlib.closing(apsw.Connection(store_path)) as db:
         db.execute(f"update records set {column} = {value} where id = {id}")
@@ -360,14 +472,14 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
             with pytest.raises(
                 StoreCorruptError, match=rf"record {id} \(key {key(id - 1).hex()}\)"
             ):
-                store.get(key(id - 1))
+                store.get(key(id - 1).hex())
         with pytest.raises(StoreCorruptError, match=rf"record {id} "):
             list(store.records())
         assert any(line.startswith(f"record {id} ") for line in store.verify())
         assert store.log.find([key(0), key(7)]) == [
-            Found(1, None, entry(n).result, 1) for n in (0, 7)
+            Found(n + 1, identity(n), 1, None, entry(n).result, 1) for n in (0, 7)
         ]
-        assert store.get(key(7)).position == 7
+        assert store.get(key(7).hex()).position == 7
 
 
 @pytest.mark.damages_store
@@ -413,12 +525,12 @@ def read_all(path, right):
         with Reader(path) as reader:
             for k in right:
                 with contextlib.suppress(StoreCorruptError):
-                    record = reader.get(k)
-                    assert record is None or record.key == k
+                    record = reader.get(k.hex())
+                    assert record is None or record.key == k.hex()
         if len(found) < len(right) or None in found.values():
             assert problems
         for record in store.records():
-            assert record.key in right
+            assert bytes.fromhex(record.key) in right
         store.steps()
         store.runs()
     return "same"
@@ -431,17 +543,17 @@ def test_an_index_that_points_elsewhere_is_noticed(store_path, monkeypatch):
     with Store(store_path) as store:
         Log(store).add(*range(10))
     with contextlib.closing(apsw.Connection(store_path)) as db:
-        db.execute("update key_index set id = 3 where key = ?", (key(4),))
-        db.execute("update key_index set id = 999 where key = ?", (key(5),))
-        db.execute("delete from key_index where key = ?", (key(6),))
+        db.execute("update system_key_index set id = 3 where key = ?", (key(4),))
+        db.execute("update system_key_index set id = 999 where key = ?", (key(5),))
+        db.execute("delete from system_key_index where key = ?", (key(6),))
     with Store(store_path) as store:
         for wrong in (4, 5):
             with pytest.raises(StoreCorruptError):
                 store.log.find([key(wrong)])
             with pytest.raises(StoreCorruptError):
-                store.get(key(wrong))
+                store.get(key(wrong).hex())
         assert store.log.find([key(6)]) == [None]
-        assert store.log.find([key(7)]) == [Found(1, None, entry(7).result, 1)]
+        assert store.log.find([key(7)]) == [Found(8, identity(7), 1, None, entry(7).result, 1)]
         assert sorted(store.verify()) == [
             f"record {id}: its entry in the key index is wrong" for id in (3, 5, 6, 7, 999)
         ]
@@ -655,7 +767,7 @@ def test_a_closed_store_says_so(open_store, store_path):
         lambda: store.log.find([key(1)]),
         lambda: log.add(2),
         store.flush,
-        lambda: store.log.register_step("a", 1, "row", None),
+        lambda: store.log.register_step("a", 1, "null"),
         lambda: store.log.begin_run(1, "", "", None),
     ):
         with pytest.raises(StoreError, match=r"rows\.ckpt: the store is closed"):
@@ -766,7 +878,7 @@ def test_nothing_is_written_by_reading(open_store, store_path):
     before = files_beside(store_path)
     log.found(1, 2, 300)
     list(log.store.records())
-    log.store.get(key(1))
+    log.store.get(key(1).hex())
     log.store.steps()
     log.store.runs()
     log.store.verify()

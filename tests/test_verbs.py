@@ -16,6 +16,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
 from checkpointdb import adopt as adopting
 from checkpointdb.adopt import adopt
+from checkpointdb.file import key_index
 from checkpointdb.file.key_index import TAIL
 
 
@@ -208,7 +209,7 @@ def test_what_is_forgotten_is_not_in_the_file(store_path):
     for data in files_beside(store_path).values():
         assert b"Zorro" not in data
         assert b"Q99.9" not in data
-        assert ckpt.key_of("s", 1, row) not in data
+        assert bytes.fromhex(ckpt.key_of("s", 1, row)) not in data
     assert any(b"kept" in data for data in files_beside(store_path).values())
 
 
@@ -277,3 +278,73 @@ def test_a_forget_that_fails_changes_nothing(filled, monkeypatch):
     assert (list(filled.records()), counts(filled)) == (before, held)
     assert filled.verify() == []
     assert filled.forget("label") == 20
+
+
+# --- what other handles see of it
+
+
+def test_new_results_are_found_after_the_newest_were_forgotten(store_path, monkeypatch):
+    """Ids are never used again, so nothing new is hidden by what the index says of the old."""
+    monkeypatch.setattr(key_index, "TAIL", 20)
+    calls = []
+
+    def go(rows):
+        del calls[:]
+        with Store(store_path) as store:
+            fn = ckpt.step(store, version=1, name="s")(lambda row: calls.append(row) or row)
+            assert list(fn.run(rows)) == list(rows)
+        return len(calls)
+
+    assert go(range(50)) == 50
+    with Store(store_path) as store:
+        assert store.forget(where="position >= 25") == 25
+    assert [go(range(1000, 1010)) for _ in range(3)] == [10, 0, 0]
+
+
+@pytest.mark.parametrize("tail", [5, 1000], ids=["indexed", "in the tail"])
+@pytest.mark.parametrize("how", ["run", "call"])
+def test_an_idle_handle_learns_of_a_forget_elsewhere(store_path, monkeypatch, tail, how):
+    """A notebook that has the store open computes what was deleted, and finds the rest."""
+    monkeypatch.setattr(key_index, "TAIL", tail)
+    calls = []
+
+    def double(row):
+        calls.append(row)
+        return row * 2
+
+    with Store(store_path) as idle:
+        step = ckpt.step(idle, version=1, name="s", save=ckpt.every(rows=4))(double)
+        assert list(step.run(range(40))) == [n * 2 for n in range(40)]
+        with Store(store_path) as other:
+            assert other.forget(where="position % 2 = 1") == 20
+            step_there = ckpt.step(other, version=1, name="s")(double)
+            assert list(step_there.run([1, 3])) == [2, 6]
+        del calls[:]
+        rows = range(39, -1, -1)
+        results = list(step.run(rows)) if how == "run" else [step(row) for row in rows]
+        assert results == [row * 2 for row in rows]
+        assert sorted(calls) == list(range(5, 40, 2))
+        del calls[:]
+        assert list(step.run(range(40))) == [n * 2 for n in range(40)]
+        assert calls == []
+        idle.flush()
+        assert idle.verify() == []
+
+
+def test_rows_deleted_between_the_look_up_and_the_fetch_are_misses(store_path):
+    """Whoever reads at that very moment is not told that the file is damaged."""
+    with Store(store_path) as store, Store(store_path) as other:
+        step = ckpt.step(store, version=1, name="s")(lambda row: row)
+        list(step.run(range(10)))
+        finder = store.log._finder
+        keys = [bytes.fromhex(ckpt.key_of("s", 1, row)) for row in range(10)]
+        fetch, finder._next = finder._fetch, 0
+
+        def delete_first(ids):
+            del finder._fetch
+            other.forget(where="position < 5")
+            return fetch(ids)
+
+        finder._fetch = delete_first
+        found = finder.find(keys)
+        assert [f and f.result for f in found] == [None] * 5 + [str(n) for n in range(5, 10)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..values.keys import recipe_in_words
 from .display import (
     Screen,
     ago,
@@ -109,7 +110,8 @@ def _show_steps(screen: Screen, steps: list[dict[str, Any]]) -> None:
 
 
 def _identity(recipe: str) -> str:
-    return "the whole row" if recipe == "row" else recipe
+    words = recipe_in_words(recipe)
+    return "the whole row" if words == "row" else words
 
 
 def _mean(seconds: float, calls: int) -> str:

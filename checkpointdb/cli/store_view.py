@@ -13,7 +13,6 @@ import apsw
 
 from ..errors import CheckpointError, StoreError
 from ..file.connection import mapped
-from ..file.processes import alive
 from ..file.read import Reader, to_builtins
 from ..file.records import Call, RunInfo, StepInfo
 from ..file.sql import rows
@@ -191,15 +190,8 @@ def _listed(steps: Iterable[StepInfo]) -> str:
 
 
 def state(run: RunInfo) -> str:
-    """Say how a run ended, or whether it is still alive.
-
-    `running`, `killed`, `unknown` (on another host), or else the run's own last word: `finished`,
-    `closed`, `interrupted`, `failed: ValueError`.
-    """
-    if run.ended is not None:
-        return run.ended
-    living = alive(run.host, run.pid, run.started_at)
-    return {True: "running", False: "killed", None: "unknown"}[living]
+    """Say how a run ended in its own last word, or whether it is still alive."""
+    return run.state if run.ended is None else run.ended
 
 
 def failures(reader: Look, step: str | None = None) -> list[dict[str, Any]]:
@@ -244,7 +236,7 @@ def one_record(reader: Reader, start: str) -> dict[str, Any]:
     if not found:
         raise LookError(f"{reader.path}: no record has a key that begins with {start}")
     if len(found) > 1:
-        lines = [f"  {r.key.hex()}  {r.step} row {r.position}" for r in found[:CANDIDATES]]
+        lines = [f"  {r.key}  {r.step} row {r.position}" for r in found[:CANDIDATES]]
         more = "\n  …" if len(found) > CANDIDATES else ""
         raise LookError(
             f"{reader.path}: more than one key begins with {start}; give more of it:\n"

@@ -8,8 +8,8 @@ import click
 
 from ..file.read import to_builtins
 from ..file.records import StepInfo
-from ..plan import ABSENT, Why, recipe_of, why
-from ..values.keys import Keyer
+from ..plan import ABSENT, Why, why
+from ..values.keys import Keyer, recipe_of
 from .display import Screen, safe, safe_json
 from .group import VERSION
 from .sources import parse_row
@@ -54,9 +54,9 @@ def why_command(
 def _why(store: str, info: StepInfo, row: Any) -> Why | str:
     """Return the answer for one step, or in words why there can be none."""
     try:
-        keyer = Keyer(info.name, info.version, recipe_of(info))
+        keyer = Keyer(info.name, info.version, recipe_of(info.key_recipe))
     except ValueError as error:  # its key= is a function
-        return str(error)
+        return f"step {info.name!r}: {error}"
     return retried(lambda: why(store, info.name, info.version, keyer, info.key_recipe, row))
 
 

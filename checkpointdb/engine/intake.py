@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import EncodeError
+from ..errors import CheckpointError, EncodeError, KeyCollisionError
 from ..file.log import UNCOMMITTED, Log
 from ..file.records import Found
 from ..values.codec import Codec
@@ -191,7 +191,7 @@ class Lookup:
 
     def _look_up(self, slots: list[Slot]) -> list[Slot | Twin]:
         places: list[Slot | Twin] = list(slots)
-        wanted = []
+        wanted, collided = [], []
         with self._lock:
             in_flight = self.in_flight
             for i, slot in enumerate(slots):
@@ -199,25 +199,34 @@ class Lookup:
                     earlier = in_flight.setdefault(slot.key, slot)
                     if earlier is slot:
                         wanted.append(slot)
+                    elif earlier.identity != slot.identity:
+                        collided.append((i, slot, earlier))
                     else:
                         places[i] = Twin(earlier)
         if wanted:
             self._find(wanted)
+        for i, slot, earlier in collided:
+            if in_flight.get(slot.key) is earlier:
+                met = f"row {earlier.position} of this run"
+                self._refuse(slot, self._collision(slot, met, 0))
+            else:  # the earlier one is done: a hit, or refused itself
+                places[i] = self._look_up([slot])[0]
         return places
 
     def _identify(self, row: Any) -> Slot:
         try:
-            key, plain = self._identity(row)
+            key, identity, plain = self._identity(row)
         except EncodeError as error:
-            slot = Slot(row, next(self._positions), b"", False)
+            slot = Slot(row, next(self._positions), b"", b"", False)
             self._refuse(slot, error)
             return slot
-        slot = Slot(row, next(self._positions), key, plain)
+        slot = Slot(row, next(self._positions), key, identity, plain)
         if self._seen is not None:
-            slot.content, slot.key = key, self._spec.keyer.nth(key, self._seen.count(key))
+            slot.occurrence = self._seen.count(key)
+            slot.key = self._spec.keyer.nth(key, slot.occurrence)
         return slot
 
-    def _refuse(self, slot: Slot, error: EncodeError) -> None:
+    def _refuse(self, slot: Slot, error: CheckpointError) -> None:
         """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
         error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
         recorded = self._options.on_error == "record"
@@ -260,11 +269,15 @@ class Lookup:
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:
                 misses.append(slot)
+            elif found.identity != slot.identity:
+                self._leave(slot)
+                met = f"record {found.id}" if found.id else "a row that is not yet committed"
+                self._refuse(slot, self._collision(slot, met, found.id))
             elif found.error is None:
                 slot.data = found.result
                 closed.append(slot)
             elif self._is_to_be_retried(slot, found, following):
-                slot.attempts = found.attempts
+                slot.attempts, slot.replaces = found.attempts, found.id
                 misses.append(slot)
             else:
                 slot.failed = from_error_text(slot.row, found.attempts, found.error)
@@ -278,6 +291,20 @@ class Lookup:
         if not self._options.retry_failed or found.run in (self.run, UNCOMMITTED):
             return False
         return not (following and found.attempts > slot.attempts)
+
+    def _collision(self, slot: Slot, met: str, record: int) -> KeyCollisionError:
+        return KeyCollisionError(
+            f"row {slot.position} has the key {slot.key.hex()}, which {met} has too, of another "
+            "content: that does not happen by chance, so somebody made the two rows to collide. "
+            "The step was not called. Leave the row out, or tell it apart by one more field",
+            slot.key.hex(),
+            slot.position,
+            record or None,
+        )
+
+    def _leave(self, slot: Slot) -> None:
+        with self._lock:
+            del self.in_flight[slot.key]
 
     def _close(self, slots: list[Slot]) -> None:
         if slots:
@@ -304,10 +331,9 @@ class Lookup:
         """Make rows ours to compute; those that cannot be stored are refused before the call."""
         for slot in slots:
             try:
-                slot.input = self._stored(slot.row, slot.plain)
+                slot.input, slot.input_form, slot.row_digest = self._stored(slot.row, slot.plain)
             except EncodeError as error:
-                with self._lock:
-                    del self.in_flight[slot.key]
+                self._leave(slot)
                 self._refuse(slot, error)
             else:
                 slot.mine = True

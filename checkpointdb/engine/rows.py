@@ -39,6 +39,10 @@ class Slot:
     settled = False  # its outcome is there
     attempts = 0  # in earlier runs
     input: str | bytes | None = None  # the stored form of the row
+    input_form = 0  # which form that is
+    row_digest: bytes | None = None  # of the whole row, where the key has only part of it
+    occurrence = 0  # which of equal rows it is, each counted on its own
+    replaces = 0  # id of the record that is the newest of its key so far
     data: str | bytes | None = None  # the stored form of the result
     value: Any = None  # the result as the step returned it
     spoilt = False  # its object was changed by the source before its call was done
@@ -47,8 +51,8 @@ class Slot:
     failed: Failed | None = None  # or what takes the place of its result
     waiters: tuple[Callable[[], object], ...] = ()
 
-    def __init__(self, row: Any, position: int, key: bytes, plain: bool) -> None:
-        self.row, self.position, self.plain = row, position, plain
+    def __init__(self, row: Any, position: int, key: bytes, identity: bytes, plain: bool) -> None:
+        self.row, self.position, self.identity, self.plain = row, position, identity, plain
         self.key = self.content = key  # they differ for the n-th equal row, counted on its own
 
     def settle(self) -> None:

@@ -17,9 +17,10 @@ import msgspec
 
 from ..errors import BudgetExceeded, DecodeError, EncodeError, StoreError
 from ..events import CameLate, Committed, Report, RowFailed, RunEnded, RunStarted, emit
-from ..file.records import Entry
+from ..file.records import Code, Entry, SentCall
 from ..policy import SavePolicy, loss_window
 from ..store import Store
+from ..values.keys import recipe_in_words
 from .committer import Committer
 from .current import calling
 from .fingerprint import changed
@@ -69,19 +70,16 @@ class Runner:
     def start(self) -> None:
         """Register the step and the run; warn if the code changed and the version did not."""
         spec = self.spec
-        step, recipe, print_ = self._log.register_step(
-            spec.name, spec.version, spec.key_recipe, spec.fingerprint
-        )
-        if recipe != spec.key_recipe or changed(print_, spec.fingerprint):
-            self._warn_of_change(recipe)
-            self._log.update_step(step, spec.key_recipe, spec.fingerprint)
-        elif print_ is None and spec.fingerprint is not None:  # a step that was adopted
-            self._log.update_step(step, spec.key_recipe, spec.fingerprint)
+        known = self._log.register_step(spec.name, spec.version, spec.key_recipe)
+        step, code = known.id, spec.fingerprint and Code(spec.fingerprint, None)
+        if known.key_recipe != spec.key_recipe or changed(known.fingerprint, spec.fingerprint):
+            self._warn_of_change(known.key_recipe)
+            self._log.update_recipe(step, spec.key_recipe)
         if self.options.max_cost is not None:
             self._spent_before, self._seen_to = self._log.spent_before(step)
         meta = None if self._meta is None else msgspec.json.encode(self._meta).decode()
         window = loss_window(self._save)
-        self._id = self._log.begin_run(step, repr(self._save), window, meta)
+        self._id = self._log.begin_run(step, repr(self._save), window, meta, code or None)
         self._started = perf_counter()
         self._step, self.lookup.run = step, self._id
         if self.options.shared:
@@ -189,7 +187,9 @@ class Runner:
             if self.options.max_cost is not None:
                 self._check_budget(self.options.max_cost)
             if self._ledger is not None:
-                self._ledger.send((slot.key, slot.position, slot.input) for slot in slots)
+                self._ledger.send(
+                    SentCall(slot.key, slot.position, slot.input, slot.input_form) for slot in slots
+                )
         except BaseException as error:
             self.lookup.give_up(slots, error)
             raise
@@ -239,8 +239,8 @@ class Runner:
                 text = to_error_text(slot.failed)
         stored_input = slot.input
         entry = Entry(
-            slot.key, slot.position, slot.attempts + 1, now - start, cost, text, encoded,
-            stored_input,
+            slot.key, slot.identity, slot.position, slot.attempts + 1, now - start, cost, text,
+            encoded, stored_input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
         size = len(encoded) if stored_input is None else len(encoded) + len(stored_input)
         self._hold(slot, entry, size, cost or 0.0, now)
@@ -332,8 +332,9 @@ class Runner:
             slot.failed = failure(slot, error)
             text = to_error_text(slot.failed, result)
             entry = Entry(
-                slot.key, slot.position, slot.attempts + 1, (now - start) / len(slots), None, text,
-                None, slot.input,
+                slot.key, slot.identity, slot.position, slot.attempts + 1,
+                (now - start) / len(slots), None, text, None, slot.input, slot.input_form,
+                slot.row_digest, slot.occurrence, slot.replaces,
             )  # fmt: skip
             self._hold(slot, entry, len(text) + len(slot.input or ""), 0.0, now)
 
@@ -423,7 +424,8 @@ class Runner:
         if not saved:
             return
         if stored_recipe != self.spec.key_recipe:
-            what = f"its key= changed from {stored_recipe} to {self.spec.key_recipe}"
+            now = recipe_in_words(self.spec.key_recipe)
+            what = f"its key= changed from {recipe_in_words(stored_recipe)} to {now}"
             effect = "will not be found for rows whose key differs. Restore key= to reuse them"
         else:
             what = "its code changed and its version did not"

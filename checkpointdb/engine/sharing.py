@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ class Sharing:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.worker = new_worker(os.uname().nodename)
+        self.worker = new_worker()
         self._abroad: dict[bytes, Slot] = {}
         self._looked = 0.0
         self._ended = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import functools
 import time
@@ -10,11 +11,11 @@ from typing import Any
 
 import apsw
 
-from .records import Entry, checksum
+from .records import Code, Entry, checksum
 
 # One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
 # Beside a busy Python thread that costs hundreds of times as much (docs/benchmarks.md, the tricks).
-ENTRIES_PER_STATEMENT = 1024
+ENTRIES_PER_STATEMENT = 1000
 
 
 def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry]) -> None:
@@ -22,10 +23,18 @@ def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry
     values: list[Any] = [step, run, time.time()]
     simple = True
     for entry in entries:
-        key, error, result, stored_input = entry.key, entry.error, entry.result, entry.input
-        check = checksum(key, stored_input, result, error)
-        values += (key, entry.position, entry.seconds, check, result, stored_input)
-        if error is not None or entry.cost is not None or entry.attempts != 1:
+        values += (
+            entry.key, entry.identity, entry.position, entry.seconds, checksum(entry),
+            entry.result, entry.input,
+        )  # fmt: skip
+        if (
+            entry.error is not None
+            or entry.attempts != 1
+            or entry.cost is not None
+            or entry.input_form
+            or entry.row_digest is not None
+            or entry.occurrence
+        ):
             simple = False
     if not simple:
         values[3:] = _with_rare(values[3:], entries)
@@ -33,35 +42,58 @@ def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry
 
 
 def _with_rare(values: list[Any], entries: Sequence[Entry]) -> list[Any]:
-    rows = zip(*[iter(values)] * 6, strict=True)
+    rows = zip(*[iter(values)] * 7, strict=True)
     return [
         value
-        for row, entry in zip(rows, entries, strict=True)
-        for value in (*row, entry.attempts, entry.cost, entry.error)
+        for row, e in zip(rows, entries, strict=True)
+        for value in (*row, e.attempts, e.cost, e.error, e.input_form, e.row_digest, e.occurrence)
     ]
 
 
 @functools.lru_cache(maxsize=16)
 def _insert_sql(entries: int, simple: bool) -> str:
-    """Return the insert of so many entries; a simple one is a first attempt without cost or error.
+    """Return the insert of so many entries; a simple one is a first attempt at a whole row.
 
-    A simple insert of 1,024 entries is under the 16 KiB up to which apsw keeps a statement
+    A simple insert of 1,000 entries is under the 16 KiB up to which apsw keeps a statement
     prepared: 0.7 µs a row.
     """
-    row, rare = ("(?,?,?,?,?,?)", "1,null,null") if simple else ("(?,?,?,?,?,?,?,?,?)", "")
+    row = "(?,?,?,?,?,?,?)" if simple else "(?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    rare = ",1,null,null,0,null,0" if simple else ""
     return f"""
-insert into records (step, run, saved_at, key, position, seconds, checksum, result, input,
-                     attempts, cost, error)
-select ?1,?2,?3,*{"," + rare if rare else ""} from (values {",".join([row] * entries)})"""
+insert into records (step, run, saved_at, key, identity, position, seconds, checksum, result, input,
+                     attempts, cost, error, input_form, row_digest, occurrence)
+select ?1,?2,?3,*{rare} from (values {",".join([row] * entries)})"""
+
+
+def supersede(writer: apsw.Connection, ids: Sequence[int]) -> None:
+    """Note that these records are no longer the newest of their key, for the views."""
+    writer.execute(
+        "insert or ignore into system_superseded select value from carray(?)",
+        (apsw.carray(array.array("q", ids)),),
+    )
 
 
 def delete_keys(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -> None:
-    """Delete the keys of `entries` from `calls` or `claims`."""
+    """Delete the keys of `entries` from `sent_calls` or `system_claims`."""
     if entries:
         writer.execute(
             f"delete from {table} where key in (select value from carray(?))",
             (apsw.carray(tuple(entry.key for entry in entries)),),
         )
+
+
+def code_id(writer: apsw.Connection, step: int, code: Code) -> int:
+    """Return the id of a step's code, noted now if it is new."""
+    writer.execute(
+        """
+        insert or ignore into step_code (step, fingerprint, captured, first_used)
+        values (?, ?, ?, ?)
+        """,
+        (step, code.fingerprint, code.captured, time.time()),
+    )
+    sql = "select id from step_code where step = ? and fingerprint = ?"
+    id: int = writer.execute(sql, (step, code.fingerprint)).get
+    return id
 
 
 def update_run(

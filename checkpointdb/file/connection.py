@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import stat
 import urllib.parse
@@ -24,7 +23,7 @@ from ..errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from . import schema
+from . import migrations, pragmas
 from .mounts import network_file_system
 
 OLDEST_SQLITE = (3, 51, 3)
@@ -55,7 +54,7 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
         case apsw.BusyError() | apsw.LockedError():
             return StoreLockedError(
                 f"{path}: another process has held the write lock for "
-                f"{schema.BUSY_MILLISECONDS // 1000} s; nothing pending is lost",
+                f"{pragmas.BUSY_MILLISECONDS // 1000} s; nothing pending is lost",
                 path,
             )
         case apsw.CorruptError() | apsw.NotADBError():
@@ -96,13 +95,12 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
         try:
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
-            schema.harden(connection)
-            connection.set_busy_timeout(schema.BUSY_MILLISECONDS)
-            present = connection.pragma("user_version")
-            if present < schema.FORMAT:
-                schema.migrate(connection, present)
+            pragmas.harden(connection)
+            connection.set_busy_timeout(pragmas.BUSY_MILLISECONDS)
             _check_schema(connection, path)
-            schema.tune_writer(connection, durability)
+            if connection.pragma("user_version") < migrations.newest():
+                migrations.migrate(connection)
+            pragmas.tune_writer(connection, durability)
         except BaseException:
             connection.close()
             raise
@@ -127,8 +125,8 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
         try:
             if not shared:
                 connection.pragma("locking_mode", "exclusive")
-            schema.harden(connection)
-            schema.tune_reader(connection)
+            pragmas.harden(connection)
+            pragmas.tune_reader(connection)
             _check_schema(connection, path)
         except BaseException:
             connection.close()
@@ -176,10 +174,10 @@ def create(path: str, vfs: str | None = None) -> None:
 def _lay(temporary: str, vfs: str | None) -> None:
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
-        schema.harden(connection)
+        pragmas.harden(connection)
         connection.pragma("synchronous", "full")
-        connection.pragma("page_size", schema.PAGE_SIZE)
-        schema.migrate(connection, 0)
+        connection.pragma("page_size", pragmas.PAGE_SIZE)
+        migrations.migrate(connection)
         connection.pragma("journal_mode", "wal")
     finally:
         connection.close()
@@ -245,7 +243,14 @@ def _probe(path: str, vfs: str | None) -> None:
         raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
-    if application_id != schema.APPLICATION_ID:
+    if application_id == migrations.BEFORE_FORMAT_1:
+        raise StoreVersionError(
+            f"{path}: written by a checkpointdb from before its first release, whose format is not "
+            "read any more; nothing was written. Give another path, or export its results with "
+            "the version that wrote it",
+            path,
+        )
+    if application_id != migrations.APPLICATION_ID:
         raise StoreError(
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
             "Give another path",
@@ -255,10 +260,10 @@ def _probe(path: str, vfs: str | None) -> None:
         raise StoreCorruptError(
             f"{path}: damaged: it has no file format; nothing was written", path
         )
-    if present > schema.FORMAT:
+    if present > migrations.newest():
         raise StoreVersionError(
             f"{path}: written by a newer checkpointdb (file format {present}, this one knows "
-            f"{schema.FORMAT}); nothing was written. Upgrade checkpointdb",
+            f"{migrations.newest()}); nothing was written. Upgrade checkpointdb",
             path,
         )
 
@@ -292,17 +297,11 @@ def _identify(connection: apsw.Connection) -> tuple[int, int]:
     return connection.pragma("application_id"), connection.pragma("user_version")
 
 
-@functools.cache
-def _expected_schema() -> dict[str, str]:
-    return schema.expected_schema()
-
-
 def _check_schema(connection: apsw.Connection, path: str) -> None:
-    present = schema.schema_of(connection)
-    for name, sql in _expected_schema().items():
-        if present.get(name) != sql:
-            raise StoreCorruptError(
-                f"{path}: its {name} is not the one that checkpointdb made; the file was changed "
-                "by another program, and nothing is read from it or written to it",
-                path,
-            )
+    wrong = migrations.wrong_in_schema(connection)
+    if wrong is not None:
+        raise StoreCorruptError(
+            f"{path}: {wrong} is not as checkpointdb created it: another program changed the file. "
+            "Nothing was read or written",
+            path,
+        )

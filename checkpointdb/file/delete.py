@@ -68,37 +68,46 @@ def choose(
 def delete(writer: apsw.Connection, ids: array.array[int]) -> None:
     """Delete the keys of these records with all their history; the caller's transaction.
 
-    Deleted bytes are overwritten with zeros.
+    Deleted bytes are overwritten with zeros. Every open handle, of any process, is told by the
+    store's generation; the ids are never used again.
     """
     writer.pragma("secure_delete", True)
-    writer.execute("create temp table doomed (key blob primary key, id integer) without rowid")
+    writer.execute("create temp table chosen (key blob primary key, id integer) without rowid")
     try:
         writer.execute(
             """
-            insert into temp.doomed
+            insert into temp.chosen
             select records.key, records.id
-              from carray(?) as chosen cross join records on records.id = chosen.value
+              from carray(?) as wanted cross join records on records.id = wanted.value
             """,
             (apsw.carray(ids),),
         )
         _uncount(writer)
-        for table in ("records", "key_index", "calls", "claims"):
-            writer.execute(f"delete from {table} where key in (select key from temp.doomed)")
+        writer.execute(
+            """
+            delete from system_superseded where id in (
+              select id from records where key in (select key from temp.chosen)
+            )
+            """
+        )
+        for table in ("system_key_index", "sent_calls", "system_claims", "records"):
+            writer.execute(f"delete from {table} where key in (select key from temp.chosen)")
+        writer.execute("update system_state set value = value + 1 where name = 'generation'")
     finally:
-        writer.execute("drop table temp.doomed")
+        writer.execute("drop table temp.chosen")
         writer.pragma("secure_delete", False)
 
 
 def _uncount(writer: apsw.Connection) -> None:
-    """Take the doomed records that the counters hold out of them."""
+    """Take the chosen records that the counters hold out of them."""
     writer.execute(
         """
         with held as (
-          select records.* from records, (select value from state where name = 'indexed_to')
-           where key in (select key from temp.doomed) and records.id <= value
+          select records.* from records, (select value from system_state where name = 'indexed_to')
+           where key in (select key from temp.chosen) and records.id <= value
         ), newest as (
           select held.step, held.error is null as good
-            from key_index join held on held.id = key_index.id
+            from system_key_index as indexed join held on held.id = indexed.id
         )
         update steps set
           results = results - (select count(*) from newest where newest.step = steps.id and good),
@@ -115,8 +124,7 @@ def _uncount(writer: apsw.Connection) -> None:
 def check_alone(path: str, runs: Iterable[RunInfo], own: Container[int]) -> None:
     """Raise if another process, or another handle of this one, has a run on the store.
 
-    A record's place may be used again after the newest are deleted; another's memory of which key
-    is where would be wrong then.
+    It may be computing, or have pending, what is about to be deleted.
 
     Args:
         path: of the store.
@@ -125,7 +133,7 @@ def check_alone(path: str, runs: Iterable[RunInfo], own: Container[int]) -> None
     """
     for run in runs:
         open_ = run.ended is None and run.id not in own
-        if open_ and alive(run.host, run.pid, run.started_at) is not False:
+        if open_ and alive(run.process) is not False:
             raise StoreError(
                 f"{path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: nothing "
                 "was changed. Wait for its end, or stop it",

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from .key_index import KeyIndex
-from .read import first_rotten, rotten
+from .read import corrupt, first_corrupt
 from .records import Found, is_intact
 
 
@@ -29,7 +29,12 @@ class Finder:
             return found
         ids = self.index.ids(rest)
         known = [id for id in ids if id is not None]
-        rows = iter(self._fetch(known)) if known else iter(())
+        try:
+            rows = iter(self._fetch(known)) if known else iter(())
+        except apsw.CorruptError:
+            if not self._were_deleted():
+                raise
+            return found + self.find(rest)
         in_order = len(known) > 1 and known[-2] + 1 == known[-1]
         self._next = known[-1] + 1 if in_order else 0
         found += [
@@ -54,6 +59,12 @@ class Finder:
         self._next = first + len(found) if len(found) == len(keys) else 0
         return found
 
+    def _were_deleted(self) -> bool:
+        """Tell whether rows were deleted since the index was asked."""
+        before = self.index.generation
+        self.index.catch_up()
+        return self.index.generation != before
+
     def _fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Return the records with these ids, in their order; of a range, those that are there."""
         if isinstance(ids, range):
@@ -65,19 +76,19 @@ class Finder:
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
                 f"""
-                select id, attempts, key, result, error, checksum, run
+                select id, attempts, key, result, error, checksum, run, identity
                   from {chosen}
                 """,
                 bindings,
             ).fetchall()
         except UnicodeDecodeError:
-            raise first_rotten(self._path, self._reader, ids) from None
+            raise first_corrupt(self._path, self._reader, ids) from None
         if len(rows) != len(ids) and not isinstance(ids, range):
             raise apsw.CorruptError("the key index names records that are not there")
         return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, result, error, checksum, run = row
-        if not is_intact(wanted, result, error, checksum):
-            raise rotten(self._path, id, wanted)
-        return Found(attempts, error, result, run)
+        id, attempts, _, result, error, checksum, run, identity = row
+        if not is_intact(wanted, identity, result, error, checksum):
+            raise corrupt(self._path, id, wanted)
+        return Found(id, identity, attempts, error, result, run)

@@ -19,6 +19,7 @@ TAIL_SHARE = 16  # this part of what is indexed, at most
 LONGEST = 10  # times `TAIL`: 60 MB of memory
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
+IDENTITY_BYTES = "coalesce(cast(identity as blob), x'')"
 
 
 class KeyIndex:
@@ -26,6 +27,12 @@ class KeyIndex:
 
     def __init__(self, reader: apsw.Connection) -> None:
         self._reader = reader
+        self._load()
+
+    def _load(self) -> None:
+        """Begin with what is on disk: at first, and when rows were deleted, by whomever."""
+        reader = self._reader
+        self.generation = state(reader, "generation")
         self._tail: dict[bytes, int] = {}
         self._indexed_to = self._seen = indexed_to(reader)
         self._repeated = state(reader, "repeated")
@@ -50,11 +57,22 @@ class KeyIndex:
         """Tell, without the index on disk, whether a success found in the log is the newest."""
         return not self._repeated and self._tail.get(key, id) == id
 
-    def added(self, keys: Iterable[bytes], first: int, last: int) -> None:
-        """Take note of records just appended by this process, with ids `first` to `last`."""
-        if first == self._seen + 1:  # else another process came between: read its keys too
-            self._tail.update(zip(keys, range(first, last + 1), strict=True))
-            self._seen = last
+    def added(self, keys: Sequence[bytes], first: int, last: int) -> list[int]:
+        """Take note of records just appended by this process, with ids `first` to `last`.
+
+        Returns:
+            ids of records after the indexed ones that are no longer the newest of their key.
+        """
+        self.catch_up(first - 1)
+        tail, before, ids = self._tail, len(self._tail), range(first, last + 1)
+        superseded = []
+        if not tail.keys().isdisjoint(keys):
+            superseded = [tail[key] for key in keys if key in tail]
+        tail.update(zip(keys, ids, strict=True))
+        self._seen = last
+        if len(tail) - before != len(keys):
+            superseded += [id for key, id in zip(keys, ids, strict=True) if tail[key] != id]
+        return superseded
 
     def is_full_with(self, more: int) -> bool:
         """Tell whether `more` records make it time to extend the index on disk."""
@@ -65,15 +83,21 @@ class KeyIndex:
         """Tell whether the tail is longer than what the next one to open the store should read."""
         return self._seen - self._indexed_to > TAIL
 
-    def catch_up(self) -> None:
-        """Read the keys that other processes have appended."""
-        last = last_id(self._reader)
-        if last == self._seen:
+    def catch_up(self, last: int | None = None) -> None:
+        """Read the keys that other processes have appended, as far as there are, or to `last`."""
+        if last is None:
+            last, generation = self._reader.execute(
+                "select (select max(id) from records), value from system_state"
+                " where name = 'generation'"
+            ).get
+            if generation != self.generation:
+                self._load()
+        if last is None or last <= self._seen:
             return
         if last - self._indexed_to > TAIL:  # another process may have extended the index on disk
             self.forget_indexed()
-        sql = f"select {KEY_BYTES}, id from records where id > ? order by id"
-        for key, id in rows(self._reader, sql, (self._seen,)):
+        sql = f"select {KEY_BYTES}, id from records where id > ? and id <= ? order by id"
+        for key, id in rows(self._reader, sql, (self._seen, last)):
             self._tail[key] = self._seen = id
 
     def forget_indexed(self) -> None:
@@ -95,8 +119,9 @@ class KeyIndex:
             rows(
                 self._reader,
                 """
-                select wanted.value, key_index.id
-                  from carray(?) as wanted cross join key_index on key_index.key = wanted.value
+                select wanted.value, system_key_index.id
+                  from carray(?) as wanted
+                       cross join system_key_index on system_key_index.key = wanted.value
                 """,
                 (apsw.carray(keys),),
             )
@@ -151,8 +176,8 @@ def indexed_to(connection: apsw.Connection) -> int:
 
 
 def state(connection: apsw.Connection, name: str) -> int:
-    """Return a value of the `state` table."""
-    value = connection.execute("select value from state where name = ?", (name,)).get
+    """Return a value of the `system_state` table."""
+    value = connection.execute("select value from system_state where name = ?", (name,)).get
     if type(value) is not int:
         raise apsw.CorruptError("its state is not there")
     return value
@@ -164,7 +189,7 @@ def extend(writer: apsw.Connection) -> None:
     try:
         writer.execute(
             """
-            insert into key_index
+            insert into system_key_index
             select key, id from records where id > ? and id <= ? order by key
             """,
             (low, high),
@@ -173,9 +198,10 @@ def extend(writer: apsw.Connection) -> None:
     except apsw.ConstraintError:  # a key came again: rare, and 2 µs a row dearer
         changes = tally(writer, low, high)
         _note_repeats(writer, low, high)
+        _note_superseded(writer, low, high)
         writer.execute(
             """
-            insert or replace into key_index
+            insert or replace into system_key_index
             select key, max(id) from records where id > ? and id <= ? group by key
             """,
             (low, high),
@@ -188,22 +214,42 @@ def extend(writer: apsw.Connection) -> None:
         """,
         changes,
     )
-    writer.execute("update state set value = ? where name = 'indexed_to'", (high,))
+    writer.execute("update system_state set value = ? where name = 'indexed_to'", (high,))
 
 
 def _note_repeats(writer: apsw.Connection, low: int, high: int) -> None:
     """Note for good if a success is not the newest of its key: then order proves nothing."""
     writer.execute(
         """
-        update state set value = 1
+        update system_state set value = 1
          where name = 'repeated' and exists (
            select 1
              from (select key, max(id), error is null as good, sum(error is null) as successes
                      from records where id > ?1 and id <= ?2 group by key) as newest
-                  left join key_index on key_index.key = newest.key and key_index.id <= ?1
-                  left join records on records.id = key_index.id
+                  left join system_key_index as indexed
+                         on indexed.key = newest.key and indexed.id <= ?1
+                  left join records on records.id = indexed.id
             where successes > good or (records.id is not null and records.error is null)
          )
+        """,
+        (low, high),
+    )
+
+
+def _note_superseded(writer: apsw.Connection, low: int, high: int) -> None:
+    """Note what a crash between a commit and its note, or two processes at once, left unsaid."""
+    writer.execute(
+        """
+        insert or ignore into system_superseded
+        select id
+          from (select id, max(id) over (partition by key) as newest
+                  from records where id > ?1 and id <= ?2)
+         where id < newest
+         union
+        select indexed.id
+          from (select distinct key from records where id > ?1 and id <= ?2) as new
+               join system_key_index as indexed on indexed.key = new.key
+         where indexed.id <= ?1
         """,
         (low, high),
     )
@@ -238,9 +284,9 @@ def tally(connection: apsw.Connection, low: int, high: int) -> list[Change]:
             from records where id > ?1 and id <= ?2 group by key
         ), before as (
           select newest.key, records.error is null as good
-            from newest join key_index on key_index.key = newest.key
-                        join records on records.id = key_index.id
-           where key_index.id <= ?1
+            from newest join system_key_index as indexed on indexed.key = newest.key
+                        join records on records.id = indexed.id
+           where indexed.id <= ?1
         )
         select newest.step,
                sum(newest.good) - coalesce(sum(before.good), 0),

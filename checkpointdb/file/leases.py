@@ -11,25 +11,23 @@ import time
 from collections.abc import Sequence
 
 import apsw
+import msgspec
 
-from .processes import alive
+from .processes import Process, alive, this_process
 from .sql import rows
 
 LEASE_SECONDS = 15.0
 
 
-def boot_id() -> str:
-    """Return what tells this boot of the machine from any other."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        return "unknown"
+def new_worker(process: Process | None = None) -> str:
+    """Return a name for a worker of a process, this one unless given."""
+    fields = msgspec.structs.astuple(process or this_process())
+    return " ".join(map(str, (*fields, os.urandom(4).hex())))
 
 
-def new_worker(host: str) -> str:
-    """Return a name for a worker of this process: boot, host, pid, time, nonce."""
-    return f"{boot_id()} {host} {os.getpid()} {time.time():.3f} {os.urandom(4).hex()}"
+def _process_of(worker: str) -> Process:
+    host, boot, namespace, pid, ticks, _ = worker.split(" ")
+    return Process(host, boot, int(namespace), int(pid), int(ticks))
 
 
 def now() -> float:
@@ -41,35 +39,32 @@ def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[byt
     """Claim the keys that nobody alive holds; return those. The caller's transaction."""
     wanted = apsw.carray(tuple(keys))
     holders = """
-        select worker, max(expires) from claims
+        select worker, max(expires) from system_claims
          where key in (select value from carray(?)) group by worker
         """
     for other, expires in rows(writer, holders, (wanted,)):
         if other != worker and is_void(other, expires):
             release(writer, other)
     writer.execute(
-        "insert or ignore into claims select value, ?, ? from carray(?)",
+        "insert or ignore into system_claims select value, ?, ? from carray(?)",
         (worker, now() + LEASE_SECONDS, wanted),
     )
-    ours = "select key from claims where worker = ? and key in (select value from carray(?))"
+    ours = "select key from system_claims where worker = ? and key in (select value from carray(?))"
     return {key for (key,) in rows(writer, ours, (worker, wanted))}
 
 
 def is_void(worker: str, expires: float) -> bool:
     """Tell whether a claim holds no more."""
-    boot, host, pid, since, _ = worker.split(" ")
-    if boot != boot_id() or expires < now():
-        return True
-    return alive(host, int(pid), float(since)) is False
+    return expires < now() or alive(_process_of(worker)) is False
 
 
 def renew(writer: apsw.Connection, worker: str) -> None:
     """Extend a worker's leases."""
     writer.execute(
-        "update claims set expires = ? where worker = ?", (now() + LEASE_SECONDS, worker)
+        "update system_claims set expires = ? where worker = ?", (now() + LEASE_SECONDS, worker)
     )
 
 
 def release(writer: apsw.Connection, worker: str) -> None:
     """Give up all that a worker holds."""
-    writer.execute("delete from claims where worker = ?", (worker,))
+    writer.execute("delete from system_claims where worker = ?", (worker,))

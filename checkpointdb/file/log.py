@@ -14,16 +14,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import apsw
+import msgspec
 
 from ..errors import StoreError
 from . import connection as files
-from . import leases, schema
-from .append import ENTRIES_PER_STATEMENT, delete_keys, insert, transaction, update_run
+from . import leases, pragmas
+from .append import (
+    ENTRIES_PER_STATEMENT,
+    code_id,
+    delete_keys,
+    insert,
+    supersede,
+    transaction,
+    update_run,
+)
 from .delete import check_alone, choose, delete
 from .find import Finder
 from .key_index import extend
+from .processes import this_process
 from .read import Reader
-from .records import Entry, Found, RunInfo, Stored
+from .records import Code, Entry, Found, Registered, RunInfo, SentCall
 
 Durability = Literal["power", "process"]
 
@@ -70,8 +80,8 @@ class Log:
         with files.mapped(path):
             self._reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
             try:
-                schema.harden(self._reader)
-                schema.tune_reader(self._reader)
+                pragmas.harden(self._reader)
+                pragmas.tune_reader(self._reader)
                 self._finder = Finder(path, self._reader)
             except BaseException:  # an open connection would keep the -wal and its locks
                 self._reader.close()
@@ -129,11 +139,13 @@ class Log:
         """Make every commit so far survive a power cut, whatever the durability."""
         with self._writing() as writer:
             if self._unsynced:  # an empty commit syncs nothing: write something, fully synced
-                schema.set_durability(writer, "power")
+                pragmas.set_durability(writer, "power")
                 try:
-                    writer.execute("update state set value = value + 1 where name = 'flushes'")
+                    writer.execute(
+                        "update system_state set value = value + 1 where name = 'flushes'"
+                    )
                 finally:
-                    schema.set_durability(writer, self.durability)
+                    pragmas.set_durability(writer, self.durability)
                 self._unsynced = False
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
@@ -154,7 +166,7 @@ class Log:
         return [
             next(there)
             if entry is None
-            else Found(entry.attempts, entry.error, entry.result, UNCOMMITTED)
+            else Found(0, entry.identity, entry.attempts, entry.error, entry.result, UNCOMMITTED)
             for entry in here
         ]
 
@@ -192,7 +204,9 @@ class Log:
         with self._writing() as writer:
             self._check_same_file()
             full = self._finder.index.is_full_with(len(entries))
-            if len(entries) <= ENTRIES_PER_STATEMENT and not (counts or answered or full or worker):
+            replaced = [entry.replaces for entry in entries if entry.replaces]
+            more = counts or answered or full or worker or replaced
+            if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
                 self._appended(writer, entries)
                 return []
@@ -202,12 +216,14 @@ class Log:
                     entries = [entry for entry in entries if entry not in late]
                 for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
                     insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
+                if replaced:
+                    supersede(writer, replaced)
                 if counts:
                     update_run(writer, run, counts)
                 if answered:
-                    delete_keys(writer, "calls", [*entries, *late])
+                    delete_keys(writer, "sent_calls", [*entries, *late])
                 if worker:
-                    delete_keys(writer, "claims", entries)
+                    delete_keys(writer, "system_claims", entries)
                 if full:
                     extend(writer)
             self._appended(writer, entries)
@@ -227,7 +243,11 @@ class Log:
     def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
         if entries:
             last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
-            self._finder.index.added(keys, last - len(entries) + 1, last)
+            repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
+            # A retry has said so in its own transaction. What is left are rows that two computed at
+            # the same time; if we die right here, the next extension of the index notes them.
+            if unsaid := set(repeated).difference(entry.replaces for entry in entries):
+                supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
 
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
@@ -262,7 +282,7 @@ class Log:
         """Tell whether nobody alive holds this key."""
         with self.lock, files.mapped(self.path):
             row: Any = self._reader.execute(
-                "select worker, expires from claims where key = ?", (key,)
+                "select worker, expires from system_claims where key = ?", (key,)
             ).fetchone()
         return row is None or leases.is_void(*row)
 
@@ -270,21 +290,21 @@ class Log:
     def _light(self) -> Iterator[None]:
         """Write without waiting for the disk: a claim that a power cut undoes harms nobody."""
         with self._writing() as writer:
-            schema.set_durability(writer, "process")
+            pragmas.set_durability(writer, "process")
             try:
                 yield
             finally:
-                schema.set_durability(writer, self.durability)
+                pragmas.set_durability(writer, self.durability)
 
-    def send(self, step: int, run: int, calls: Sequence[tuple[bytes, int, Stored | None]]) -> None:
-        """Record, durably, that calls are about to be made: (key, position, input) each."""
+    def send(self, step: int, run: int, calls: Sequence[SentCall]) -> None:
+        """Record, durably, that calls are about to be made."""
         now = time.time()
         with self._writing() as writer, transaction(writer):
             self._check_same_file()
-            for key, position, stored_input in calls:
+            for call in calls:
                 writer.execute(
-                    "insert or replace into calls values (?, ?, ?, ?, ?, ?)",
-                    (key, step, run, position, now, stored_input),
+                    "insert or replace into sent_calls values (?, ?, ?, ?, ?, ?, ?)",
+                    (call.key, step, run, call.position, now, call.input, call.input_form),
                 )
             self._unsynced = self.durability != "power"
 
@@ -292,7 +312,7 @@ class Log:
         """Return the cost of all of a step's records, and the last id."""
         with self.lock, files.mapped(self.path):
             row: Any = self._reader.execute(
-                "select cost, (select value from state where name = 'indexed_to')"
+                "select cost, (select value from system_state where name = 'indexed_to')"
                 "  from steps where id = ?",
                 (step,),
             ).fetchone()
@@ -311,43 +331,52 @@ class Log:
             ).fetchone()
         return row[0], row[1] or after
 
-    def register_step(
-        self, name: str, version: int | str, key_recipe: str, fingerprint: str | None
-    ) -> tuple[int, str, str | None]:
-        """Return the step's id, stored key recipe and stored fingerprint; add it if it is new."""
+    def register_step(self, name: str, version: int | str, key_recipe: str) -> Registered:
+        """Return what the store knows of a step; add it if it is new."""
         with self._writing() as writer:
             writer.execute(
                 """
-                insert or ignore into steps (name, version, key_recipe, fingerprint, created_at)
-                values (?, ?, ?, ?, ?)
+                insert or ignore into steps (name, version, key_recipe, created_at)
+                values (?, ?, ?, ?)
                 """,
-                (name, version, key_recipe, fingerprint, time.time()),
+                (name, version, key_recipe, time.time()),
             )
             row: Any = writer.execute(
-                "select id, key_recipe, fingerprint from steps where name = ? and version = ?",
+                """
+                select id, key_recipe,
+                       (select fingerprint from runs join step_code on step_code.id = runs.code
+                         where runs.step = steps.id order by runs.id desc limit 1)
+                  from steps where name = ? and version = ?
+                """,
                 (name, version),
             ).fetchone()
-        return row[0], row[1], row[2]
+        return Registered(*row)
 
-    def update_step(self, step: int, key_recipe: str, fingerprint: str | None) -> None:
-        """Store a step's new code fingerprint and key recipe."""
+    def update_recipe(self, step: int, key_recipe: str) -> None:
+        """Store a step's new key recipe."""
         with self._writing() as writer:
-            writer.execute(
-                "update steps set key_recipe = ?, fingerprint = ? where id = ?",
-                (key_recipe, fingerprint, step),
-            )
+            writer.execute("update steps set key_recipe = ? where id = ?", (key_recipe, step))
 
-    def begin_run(self, step: int, policy: str, loss_window: str, meta: str | None) -> int:
-        """Record that a run begins; return its id."""
-        now = time.time()
-        with self._writing() as writer:
+    def begin_run(
+        self,
+        step: int,
+        policy: str,
+        loss_window: str,
+        meta: str | None,
+        code: Code | None = None,
+    ) -> int:
+        """Record that a run begins, by which process and with which code; return its id."""
+        now, process = time.time(), this_process()
+        with self._writing() as writer, transaction(writer):
             writer.execute(
                 """
-                insert into runs (step, started_at, updated_at, host, pid,
+                insert into runs (step, code, store, started_at, updated_at,
+                                  host, boot, pid_namespace, pid, pid_ticks,
                                   policy, loss_window, durability, meta)
-                values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
+                        ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (step, now, now, os.uname().nodename, os.getpid(),
+                (step, code and code_id(writer, step, code), now, *msgspec.structs.astuple(process),
                  policy, loss_window, self.durability, meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
@@ -380,7 +409,6 @@ class Log:
             with self._writing() as writer, transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"
-            self._finder = Finder(self.path, self._reader)
         self.sync()
         return len(ids)
 

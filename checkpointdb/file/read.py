@@ -15,18 +15,21 @@ import apsw
 import msgspec
 
 from ..errors import StoreCorruptError, StoreError
+from ..values.keys import ARGUMENTS, KEY, ROW
 from . import connection as files
-from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
+from .key_index import IDENTITY_BYTES, KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import Call, Entry, Record, RunInfo, StepInfo, checksum, decoded
 
 Status = Literal["ok", "failed"]
 PAGE = 256
 
-_COLUMNS = f"""
-       {KEY_BYTES}, steps.name, steps.version, records.position, records.input, records.result,
-       records.error, records.attempts, records.seconds, records.cost, records.saved_at,
-       records.run, records.id, records.checksum
+# What an `Entry` is made of, up to `replaces`.
+_ENTRY = f"""
+       {KEY_BYTES}, {IDENTITY_BYTES}, position, attempts, records.seconds, records.cost, error,
+       result, input, input_form, row_digest, occurrence
 """
+_FORMS: dict[int, Any] = {ROW: "row", ARGUMENTS: "arguments", KEY: "key"}
+_RECORD = f"checksum, name, version, saved_at, run, records.id, {_ENTRY}"
 
 
 class Reader:
@@ -42,6 +45,7 @@ class Reader:
         if os.path.exists(self.path):
             self._mark = files.unchanged(self.path)
         self._connection, self._immutable = files.open_reader(self.path, vfs)
+        self._format: int = self._connection.pragma("user_version")
         self._index: KeyIndex | None = None
 
     def __enter__(self) -> Self:
@@ -59,6 +63,10 @@ class Reader:
         if self._immutable and files.unchanged(self.path) != self._mark:
             raise StoreError(f"{self.path}: a run began to write while it was read: read again")
 
+    def since(self, format: int, column: str, otherwise: str) -> str:
+        """Return what to select: a column, or what stands for it in a store older than `format`."""
+        return column if self._format >= format else f"{otherwise} as {column.rpartition('.')[2]}"
+
     def steps(self) -> list[StepInfo]:
         """Return the steps, oldest first, with their counts; instant at any size."""
         with self._snapshot():
@@ -66,8 +74,10 @@ class Reader:
             newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
             rows: list[Any] = self._connection.execute(
                 """
-                select id, name, version, key_recipe, fingerprint, created_at,
-                       results, failures, records, seconds, cost
+                select id, name, version, key_recipe,
+                       (select fingerprint from runs join step_code on step_code.id = runs.code
+                         where runs.step = steps.id order by runs.id desc limit 1),
+                       created_at, results, failures, records, seconds, cost
                   from steps order by id
                 """
             ).fetchall()
@@ -80,15 +90,19 @@ class Reader:
         with files.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 """
-                select runs.id, name, version, started_at, updated_at, ended, host, pid, policy,
-                       loss_window, durability, meta, rows, hits, computed, failed, commits,
+                select meta, runs.id, name, version, fingerprint, runs.store, started_at,
+                       updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
+                       loss_window, durability, null, rows, hits, computed, failed, commits,
                        runs.seconds, commit_seconds, runs.cost
                   from runs join steps on steps.id = runs.step
+                            left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        return [_info(RunInfo, row[:11], decoded(row[11]), row[12:]) for row in rows]
+        return [
+            msgspec.structs.replace(RunInfo(*fields), meta=decoded(meta)) for meta, *fields in rows
+        ]
 
     def records(
         self,
@@ -138,20 +152,26 @@ class Reader:
         )
         self._connection.pragma("query_only", True)
 
-    def get(self, key: bytes) -> Record | None:
-        """Return the newest record of `key`, None if there is none."""
-        found = self.find(key.hex())
+    def get(self, key: str) -> Record | None:
+        """Return the newest record of a key, 32 hex digits; None if there is none."""
+        found = self.find(key)
         return found[0] if found else None
 
     def find(self, start: str, limit: int = 2) -> list[Record]:
-        """Return the newest records of up to `limit` keys whose hex form begins with `start`."""
+        """Return the newest records of up to `limit` keys that begin with `start`, in hex.
+
+        Raises:
+            TypeError, ValueError: it is no text, or not hexadecimal.
+        """
+        if type(start) is not str:
+            raise TypeError(f"a key is a text of 32 hex digits, not {start!r}")
         low = bytes.fromhex(start.ljust(32, "0"))
         high = bytes.fromhex(start.ljust(32, "f"))
         with self._snapshot():
             wanted: list[Any] = self._connection.execute(
                 """
                 select key, max(id)
-                  from (select key, id from key_index where key between ?1 and ?2
+                  from (select key, id from system_key_index where key between ?1 and ?2
                          union all
                         select key, id from records where id > ?3 and key between ?1 and ?2)
                  group by key limit ?4
@@ -159,7 +179,7 @@ class Reader:
                 (low, high, indexed_to(self._connection), limit),
             ).fetchall()
             rows = self._fetch([id for _, id in wanted])
-            if [row[0] for row in rows] != [key for key, _ in wanted]:
+            if [row[6] for row in rows] != [key for key, _ in wanted]:
                 raise apsw.CorruptError("the key index points at other records")
         return [self._record(row) for row in rows]
 
@@ -208,8 +228,7 @@ class Reader:
             with files.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     f"""
-                    select id, {KEY_BYTES}, position, attempts, seconds, cost, error, result, input,
-                           checksum
+                    select id, checksum, {_ENTRY}
                       from records where id > ? and step = ? order by id limit ?
                     """,
                     (last, step, PAGE),
@@ -217,28 +236,40 @@ class Reader:
             if not page:
                 return
             last = page[-1][0]
-            for id, key, *_, error, result, stored_input, expected in page:
-                if checksum(key, stored_input, result, error) != expected:
-                    raise rotten(self.path, id, key)
-            good = self.succeeded([row[1] for row in page])
+            entries = {id: self._entry(id, expected, fields) for id, expected, *fields in page}
+            keys = [entry.key for entry in entries.values()]
+            good = self.succeeded(keys)
             assert self._index is not None
-            newest = self._index.ids([row[1] for row in page])
+            newest = self._index.ids(keys)
             yield [
-                Entry(*row[1:-1])
-                for row, succeeded, id in zip(page, good, newest, strict=True)
-                if succeeded and id == row[0]
+                entry
+                for (id, entry), succeeded, last_of_key in zip(
+                    entries.items(), good, newest, strict=True
+                )
+                if succeeded and id == last_of_key
             ]
+
+    def _entry(self, id: int, expected: int, fields: Sequence[Any]) -> Entry:
+        """Return a record as an entry.
+
+        Raises:
+            StoreCorruptError: it is not what was written.
+        """
+        entry = Entry(*fields)
+        if checksum(entry) != expected:
+            raise corrupt(self.path, id, entry.key)
+        return entry
 
     def calls(self) -> list[Call]:
         """Return the calls that were sent and not answered, oldest first; kept by `ledger=True`."""
         with files.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 """
-                select key, name, version, calls.run, position, sent_at, input
-                  from calls join steps on steps.id = calls.step order by sent_at
+                select input, lower(hex(key)), name, version, sent_calls.run, position, sent_at
+                  from sent_calls join steps on steps.id = sent_calls.step order by sent_at
                 """
             ).fetchall()
-        return [_info(Call, row[:6], decoded(row[6]), ()) for row in rows]
+        return [Call(*[*fields, decoded(stored_input)]) for stored_input, *fields in rows]
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
@@ -273,22 +304,24 @@ class Reader:
             """
         ).fetchall()
         for (id,) in mistyped:
-            yield f"record {id}: a number of it is none any more"
+            yield f"record {id}: a numeric column no longer holds a number"
 
     def _bad_records(self) -> Iterator[str]:
         last = 0
         while page := self._page(last):
-            for id, key, stored_input, result, error, expected in page:
-                if checksum(key, stored_input, result, error) != expected:
-                    yield f"record {id} (key {key.hex()}): not what was written"
+            for id, expected, *fields in page:
+                entry = Entry(*fields)
+                if checksum(entry) != expected:
+                    yield f"record {id} (key {entry.key.hex()}): not what was written"
             last = page[-1][0]
 
     def _page(self, last: int) -> list[tuple[Any, ...]]:
-        """Return the records after `last`; where text is rotten to not being UTF-8, one of them."""
+        """Return the records after `last`; one of them where text is no UTF-8."""
+        unreadable = f"-2, {KEY_BYTES}, x'', 0, 0, 0, null, null, null, null"
         for columns, limit in (
-            (f"{KEY_BYTES}, input, result, error, checksum", PAGE),
-            (f"{KEY_BYTES}, input, result, error, checksum", 1),
-            (f"{KEY_BYTES}, null, null, null, -2", 1),
+            (f"checksum, {_ENTRY}", PAGE),
+            (f"checksum, {_ENTRY}", 1),
+            (unreadable, 1),
         ):
             with contextlib.suppress(UnicodeDecodeError):
                 return self._connection.execute(
@@ -300,19 +333,23 @@ class Reader:
     def _bad_index(self) -> Iterator[str]:
         wrong = self._connection.execute(
             """
-            select key_index.id from key_index left join records on records.id = key_index.id
-             where records.key is not key_index.key
+            select indexed.id
+              from system_key_index as indexed left join records on records.id = indexed.id
+             where records.key is not indexed.key
              union
             select newest.id
               from (select key, max(id) as id from records
-                     where id <= (select value from state where name = 'indexed_to')
+                     where id <= (select value from system_state where name = 'indexed_to')
                      group by key) as newest
-              left join key_index on key_index.key = newest.key
-             where key_index.id is not newest.id
+              left join system_key_index as indexed on indexed.key = newest.key
+             where indexed.id is not newest.id
              limit 10
             """
         ).fetchall()
-        if indexed_to(self._connection) > last_id(self._connection):
+        given = self._connection.execute(
+            "select seq from sqlite_sequence where name = 'records'"
+        ).get
+        if indexed_to(self._connection) > (given or 0):
             yield "the state: it says that more records are indexed than there are"
         for (id,) in wrong:
             yield f"record {id}: its entry in the key index is wrong"
@@ -323,22 +360,35 @@ class Reader:
         try:
             return self._connection.execute(
                 f"""
-                select {_COLUMNS}
+                select {_RECORD}
                   from carray(?) as wanted cross join records on records.id = wanted.value
                                            cross join steps on steps.id = records.step
                 """,
                 (apsw.carray(array.array("q", ids)),),
             ).fetchall()
         except UnicodeDecodeError:
-            raise first_rotten(self.path, self._connection, ids) from None
+            raise first_corrupt(self.path, self._connection, ids) from None
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        *fields, expected = row
-        key, stored_input, result, error = fields[0], fields[4], fields[5], fields[6]
-        if checksum(key, stored_input, result, error) != expected:
-            raise rotten(self.path, fields[12], key)
-        fields[4:7] = decoded(stored_input), decoded(result), decoded(error)
-        return Record(*fields)
+        expected, name, version, saved_at, run, id, *fields = row
+        entry = self._entry(id, expected, fields)
+        return Record(
+            key=entry.key.hex(),
+            step=name,
+            version=version,
+            position=entry.position,
+            input=decoded(entry.input),
+            result=decoded(entry.result),
+            error=decoded(entry.error),
+            attempts=entry.attempts,
+            seconds=entry.seconds,
+            cost=entry.cost,
+            saved_at=saved_at,
+            run=run,
+            id=id,
+            occurrence=entry.occurrence,
+            kept="nothing" if entry.input is None else _FORMS.get(entry.input_form, "row"),
+        )
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
@@ -351,18 +401,18 @@ class Reader:
                     self._connection.execute("rollback")
 
 
-def first_rotten(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
+def first_corrupt(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
     """Name the first of some records whose text is rotten to not being UTF-8."""
     for id in ids:
         try:
             connection.execute("select * from records where id = ?", (id,)).fetchall()
         except UnicodeDecodeError:
             key = connection.execute(f"select {KEY_BYTES} from records where id = ?", (id,)).get
-            return rotten(path, id, key)
+            return corrupt(path, id, key)
     return StoreCorruptError(f"{path}: the name of a step is not what was written", path)
 
 
-def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
+def corrupt(path: str, id: int, key: bytes) -> StoreCorruptError:
     """Say that a record's bytes are not those that were written."""
     return StoreCorruptError(
         f"{path}: record {id} (key {key.hex()}) is not what was written: bits have rotted or "
@@ -371,17 +421,10 @@ def rotten(path: str, id: int, key: bytes) -> StoreCorruptError:
     )
 
 
-def _info(kind: Any, before: Any, value: Any, after: Any) -> Any:
-    return kind(*before, value, *after)
-
-
 def _add(before: Any, newer: Any) -> Any:
     return before + newer
 
 
 def to_builtins(info: msgspec.Struct) -> dict[str, Any]:
-    """Return a record, step or run as a dict for JSON, keys in hex."""
-    fields = {name: getattr(info, name) for name in info.__struct_fields__}
-    if isinstance(fields.get("key"), bytes):
-        fields["key"] = fields["key"].hex()
-    return fields
+    """Return a record, step or run as a dict for JSON."""
+    return {name: getattr(info, name) for name in info.__struct_fields__}

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from ..values.codec import decode
+from .processes import Process, alive
 
 Stored = str | bytes
+RunState = Literal["running", "finished", "stopped", "failed", "killed", "unknown"]
 
 
 class Entry(msgspec.Struct, gc=False):
-    """A record on its way to the log, values encoded."""
+    """A record on its way to the log, values encoded.
+
+    Attributes:
+        key: 16 bytes.
+        identity: 16 bytes, the digest of what the key was made of: see `values/keys.py`.
+        position: of the row in the input of its run, from 0.
+        attempts: how often the row was tried, over all runs.
+        seconds: of the call.
+        cost: dollars, or None.
+        error: JSON, or None on success.
+        result: the encoded result.
+        input: what is kept of the row, encoded; None if nothing is.
+        input_form: what `input` is: see `values/keys.py`.
+        row_digest: 16 bytes, the digest of the whole row where the key has only part of it.
+        occurrence: which of equal rows it is, from 0.
+        replaces: id of the record of this key so far, 0 if there is none.
+    """
 
     key: bytes
+    identity: bytes
     position: int
     attempts: int
     seconds: float
@@ -23,11 +42,41 @@ class Entry(msgspec.Struct, gc=False):
     error: str | None
     result: Stored | None
     input: Stored | None
+    input_form: int = 0
+    row_digest: bytes | None = None
+    occurrence: int = 0
+    replaces: int = 0
+
+
+class SentCall(msgspec.Struct, gc=False):
+    """A call that is about to be made: which row it is for, and what is kept of that."""
+
+    key: bytes
+    position: int
+    input: Stored | None
+    input_form: int
+
+
+class Code(msgspec.Struct, frozen=True):
+    """A step's code: a fingerprint, and as JSON what it captured, to say later what changed."""
+
+    fingerprint: str
+    captured: str | None
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """What a store knew of a step: its id, its key recipe, the fingerprint of its last code."""
+
+    id: int
+    key_recipe: str
+    fingerprint: str | None
 
 
 class Found(msgspec.Struct, gc=False):
-    """What a look-up needs of the newest record of a key."""
+    """What a look-up needs of the newest record of a key; `id` is 0 until it is committed."""
 
+    id: int
+    identity: bytes
     attempts: int
     error: str | None
     result: Stored | None
@@ -38,11 +87,11 @@ class Record(msgspec.Struct, frozen=True):
     """The newest record of a key.
 
     Attributes:
-        key: 16 bytes.
+        key: 32 hex digits.
         step: name of the step.
         version: version of the step.
         position: place of the row in the input of the run that computed it, from 0.
-        input: the row; None if it could not be stored under a narrowed identity.
+        input: the row, or what `key=` and `input=` leave of it; None if nothing is kept.
         result: what the step returned; None if it failed.
         error: None on success, else what went wrong: type, message, traceback.
         attempts: how often the row was tried, over all runs.
@@ -50,10 +99,13 @@ class Record(msgspec.Struct, frozen=True):
         cost: dollars, or None.
         saved_at: time of the commit, seconds since 1970.
         run: id of the run that wrote it.
-        id: its place in the log, from 1.
+        id: its place in the log; never used again, even when the record is deleted.
+        occurrence: which of equal rows it is under `duplicates="separate"`, from 0.
+        kept: what `input` is: the `row`, the `arguments` of a call, what `key=` makes the `key`
+            of, or `nothing`.
     """
 
-    key: bytes
+    key: str
     step: str
     version: int | str
     position: int
@@ -66,10 +118,16 @@ class Record(msgspec.Struct, frozen=True):
     saved_at: float
     run: int
     id: int
+    occurrence: int
+    kept: Literal["row", "arguments", "key", "nothing"]
 
 
 class StepInfo(msgspec.Struct, frozen=True):
-    """A step in a store: its identity and what is saved of it."""
+    """A step in a store: its identity and what is saved of it.
+
+    `key_recipe` is JSON: see `values/keys.py`. `fingerprint` is of the code that the newest run
+    used, None if that could not be seen.
+    """
 
     id: int
     name: str
@@ -87,11 +145,11 @@ class StepInfo(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """A call that was sent and not answered: it may have been billed.
 
-    `key` is what `current_key()` gave the step, as 16 bytes: the idempotency key to ask the
-    provider about. `sent_at` is in seconds since 1970.
+    `key` is what `current_key()` gave the step: the idempotency key to ask the provider about.
+    `sent_at` is in seconds since 1970.
     """
 
-    key: bytes
+    key: str
     step: str
     version: int | str
     run: int
@@ -101,16 +159,26 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class RunInfo(msgspec.Struct, frozen=True):
-    """One pass of a step over rows. `ended` is None while it runs, or if it was killed."""
+    """One pass of a step over rows: by which process, with which code, and how it went.
+
+    `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
+    None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
+    store in which it ran.
+    """
 
     id: int
     step: str
     version: int | str
+    fingerprint: str | None
+    store: str
     started_at: float
     updated_at: float
     ended: str | None
     host: str
+    boot: str
+    pid_namespace: int
     pid: int
+    pid_ticks: int
     policy: str
     loss_window: str
     durability: str
@@ -124,37 +192,52 @@ class RunInfo(msgspec.Struct, frozen=True):
     commit_seconds: float
     cost: float
 
+    @property
+    def process(self) -> Process:
+        """The process that ran it."""
+        return Process(self.host, self.boot, self.pid_namespace, self.pid, self.pid_ticks)
+
+    @property
+    def state(self) -> RunState:
+        """Where the run is now; `unknown` if its process is on another host or in a container."""
+        if self.ended is None:
+            states: dict[bool | None, RunState] = {True: "running", False: "killed"}
+            return states.get(alive(self.process), "unknown")
+        if self.ended in ("closed", "interrupted"):
+            return "stopped"
+        return "failed" if self.ended.startswith("failed") else "finished"
+
 
 _OUTCOME, _INPUT = 0x7FFFFFFF_00000000, 0xFFFFFFFF
 
 
-def checksum(
-    key: bytes,
-    stored_input: str | bytes | None,
-    result: str | bytes | None,
-    error: str | None,
-) -> int:
+def checksum(entry: Entry) -> int:
     """Return the 63-bit checksum of a record, over the bytes and storage classes of its values.
 
     The low 32 bits are those of the input, so that a hit need not read it: 0.4 µs less a row.
     """
-    return _outcome(key, result, error) | _digest(b"", stored_input) & _INPUT
+    outcome = _outcome(entry.key + entry.identity, entry.result, entry.error)
+    return outcome | _digest(entry.row_digest or b"", entry.input) & _INPUT
 
 
-def is_intact(key: bytes, result: str | bytes | None, error: str | None, checksum: int) -> bool:
+def is_intact(
+    key: bytes, identity: bytes, result: Stored | None, error: str | None, checksum: int
+) -> bool:
     """Tell whether a record's key and outcome are what its checksum was made of."""
-    return type(checksum) is int and checksum & _OUTCOME == _outcome(key, result, error)
+    if type(checksum) is not int or type(identity) is not bytes:
+        return False
+    return checksum & _OUTCOME == _outcome(key + identity, result, error)
 
 
-def _outcome(key: bytes, result: str | bytes | None, error: str | None) -> int:
+def _outcome(prefix: bytes, result: Stored | None, error: str | None) -> int:
     if error is None and type(result) is str:  # nearly always, and in one step
-        return xxh3_64_intdigest(key + result.encode(), 1) & _OUTCOME
+        return xxh3_64_intdigest(prefix + result.encode(), 1) & _OUTCOME
     if error is not None:
-        key += _digest(b"", error).to_bytes(8, "big")
-    return _digest(key, result) & _OUTCOME
+        prefix += _digest(b"", error).to_bytes(8, "big")
+    return _digest(prefix, result) & _OUTCOME
 
 
-def _digest(prefix: bytes, data: str | bytes | None) -> int:
+def _digest(prefix: bytes, data: Stored | None) -> int:
     if type(data) is str:
         return xxh3_64_intdigest(prefix + data.encode(), 1)
     if data is None:

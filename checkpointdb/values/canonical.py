@@ -1,13 +1,15 @@
-"""Values to canonical bytes, never confusing two types. Knows nothing of steps, SQL or files.
+"""Values to bytes, never confusing two types. Knows nothing of steps, SQL or files.
 
-The canonical encoding is deterministic MessagePack in which each type that MessagePack would blur
-(tuple into list, Decimal into str, Enum into its value ...) is an extension with a code of its own.
-Equal values have equal bytes; values that differ in any type have different bytes. Keys are hashes
-of it, and a value that JSON cannot hold is stored in it.
+The tagged encoding is MessagePack in which each type that MessagePack would blur (tuple into list,
+Decimal into str, Enum into its value ...) is an extension with a code of its own. Its canonical
+form sorts the keys of maps: equal values have equal bytes, values that differ in any type have
+different bytes, and keys are hashes of it. Its ordered form leaves the keys as they come: it is
+what is stored.
 """
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime as dt
 import decimal
@@ -23,18 +25,30 @@ from typing import Any
 import msgspec
 
 from ..errors import DecodeError, EncodeError
+from .vectors import (
+    ARRAY,
+    FLOAT32S,
+    FLOAT64S,
+    VECTOR,
+    packed_vector,
+    revive_array,
+    revive_vector,
+    tag_vector,
+)
 
 MAX_DEPTH = 128
 
 _SCALARS = frozenset((str, int, bool, type(None)))
-_pack = msgspec.msgpack.Encoder(order="deterministic").encode
+Pack = Callable[[Any], bytes]
+_pack: Pack = msgspec.msgpack.Encoder(order="deterministic").encode
+pack_plain: Pack = msgspec.msgpack.Encoder().encode  # of a value that `is_plain`, in order
 
 # Codes are part of the file format and of every key: never reuse one.
 _MAP, _TUPLE, _SET, _FROZENSET, _BIGINT, _DECIMAL = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _PATH, _ENUM, _OBJECT, _CALL = range(7, 16)
 
 
-def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
+def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:  # noqa: C901 - flat, see below
     """Tell whether `value` is a tree of exact JSON types, so that JSON gives back an equal one.
 
     Written flat because it runs on every row and result: it is half the price of decoding the
@@ -47,6 +61,8 @@ def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
                 return False
         children: Iterable[Any] = value.values()
     elif kind is list:
+        if len(value) >= VECTOR and packed_vector(value):
+            return True
         children = value
     else:
         return kind in _SCALARS or (kind is float and isfinite(value))
@@ -76,31 +92,60 @@ def canonical(value: Any) -> bytes:
             return _pack(value)
         except (OverflowError, UnicodeEncodeError):
             pass  # an int past 64 bits, a lone surrogate: the slow path encodes or names it
-    return _pack(_tag(value, "$", MAX_DEPTH))
+    return _pack(_tag(value, "$", MAX_DEPTH, _pack))
+
+
+def ordered(value: Any) -> bytes:
+    """Encode `value` as `canonical` does, but with the keys of each map in the order they have."""
+    return pack_plain(_tag(value, "$", MAX_DEPTH, pack_plain))
+
+
+def canonical_of(data: bytes) -> bytes:
+    """Return the canonical form of a value from its ordered form, without making the value.
+
+    An instance of a user's class need not be there, and keeps the name of its class.
+    """
+
+    def revive(code: int, raw: memoryview) -> msgspec.msgpack.Ext:
+        if code in (FLOAT32S, FLOAT64S):
+            return msgspec.msgpack.Ext(code, bytes(raw))
+        value = msgspec.msgpack.decode(raw, ext_hook=revive)
+        if code in (_SET, _FROZENSET):
+            value = sorted(map(canonical_of, value))
+        elif code == _MAP:
+            value = sorted([canonical_of(name), canonical_of(child)] for name, child in value)
+        return _ext(code, value)
+
+    return _pack(msgspec.msgpack.decode(data, ext_hook=revive))
+
+
+def canonical_call(arguments: bytes) -> bytes:
+    """Return the canonical form of a call from that of its arguments as a dict."""
+    return _pack(msgspec.msgpack.Ext(_CALL, arguments))
 
 
 class Arguments(dict[str, Any]):
     """The bound arguments of a call with more than the row: never equal to a row that is a dict."""
 
 
-def _ext(code: int, value: Any) -> msgspec.msgpack.Ext:
-    return msgspec.msgpack.Ext(code, _pack(value))
+def _ext(code: int, value: Any, pack: Pack = _pack) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(code, pack(value))
 
 
-def _tag(value: Any, where: str, depth: int) -> Any:
+def _tag(value: Any, where: str, depth: int, pack: Pack) -> Any:
     """Rebuild `value` of types that MessagePack keeps apart; everything else becomes an Ext."""
     tag = _TAGGERS.get(type(value))
     if tag is not None:
-        return tag(value, where, depth)
+        return tag(value, where, depth, pack)
     if isinstance(value, enum.Enum):
-        return _ext(_ENUM, [type(value).__name__, _tag(value.value, where, depth)])
+        return _ext(_ENUM, [type(value).__name__, _tag(value.value, where, depth, pack)], pack)
     if isinstance(value, Arguments):
-        return _ext(_CALL, _tag_dict(value, where, depth))
+        return _ext(_CALL, _tag_dict(value, where, depth, pack), pack)
     if isinstance(value, dict):
-        return _tag_dict(value, where, depth)
+        return _tag_dict(value, where, depth, pack)
     fields = _fields(value)
     if fields is not None:
-        return _ext(_OBJECT, [type(value).__name__, _tag_dict(fields, where, depth)])
+        return _ext(_OBJECT, [type(value).__name__, _tag_dict(fields, where, depth, pack)], pack)
     raise EncodeError(
         f"{where}: a value of type {_qualified(value)} cannot be stored or "
         f"compared by content{_advice(value)}",
@@ -145,7 +190,7 @@ def _deeper(where: str, depth: int) -> int:
     return depth - 1
 
 
-def _text(value: str, where: str, _depth: int = 0) -> str:
+def _text(value: str, where: str, *_: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -163,42 +208,42 @@ def _tag_int(value: int, *_: Any) -> Any:
     return _ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
-def _tag_list(value: Iterable[Any], where: str, depth: int) -> list[Any]:
+def _tag_list(value: Iterable[Any], where: str, depth: int, pack: Pack) -> list[Any]:
     depth = _deeper(where, depth)
-    return [_tag(child, f"{where}[{i}]", depth) for i, child in enumerate(value)]
+    return [_tag(child, f"{where}[{i}]", depth, pack) for i, child in enumerate(value)]
 
 
-def _tag_set(value: Iterable[Any], where: str, depth: int) -> list[bytes]:
+def _tag_set(value: Iterable[Any], where: str, depth: int, pack: Pack) -> list[bytes]:
     depth = _deeper(where, depth)
-    return sorted(_pack(_tag(child, f"{where}{{…}}", depth)) for child in value)
+    return sorted(pack(_tag(child, f"{where}{{…}}", depth, pack)) for child in value)
 
 
-def _tag_dict(value: dict[Any, Any], where: str, depth: int) -> Any:
+def _tag_dict(value: dict[Any, Any], where: str, depth: int, pack: Pack) -> Any:
     depth = _deeper(where, depth)
     if all(type(name) is str for name in value):
         return {
-            _text(name, where): _tag(child, where + _step_into(name), depth)
+            _text(name, where): _tag(child, where + _step_into(name), depth, pack)
             for name, child in value.items()
         }
     pairs = [
         (
-            _pack(_tag(name, f"{where}.keys()", depth)),
-            _pack(_tag(child, f"{where}[{name!r}]", depth)),
+            pack(_tag(name, f"{where}.keys()", depth, pack)),
+            pack(_tag(child, f"{where}[{name!r}]", depth, pack)),
         )
         for name, child in value.items()
     ]
-    return _ext(_MAP, sorted(pairs))
+    return _ext(_MAP, pairs if pack is pack_plain else sorted(pairs), pack)
 
 
 def _step_into(name: str) -> str:
     return f".{name}" if name.isidentifier() else f"[{name!r}]"
 
 
-def _tag_datetime(value: dt.datetime, where: str, _depth: int) -> Any:
+def _tag_datetime(value: dt.datetime, where: str, *_: Any) -> Any:
     return _ext(_DATETIME, [value.isoformat(), value.fold, _zone(value, where)])
 
 
-def _tag_time(value: dt.time, where: str, _depth: int) -> Any:
+def _tag_time(value: dt.time, where: str, *_: Any) -> Any:
     return _ext(_TIME, [value.isoformat(), value.fold, _zone(value, where)])
 
 
@@ -216,7 +261,7 @@ def _zone(value: dt.datetime | dt.time, where: str) -> str | None:
     return None
 
 
-def _tag_path(value: pathlib.PurePosixPath, where: str, _depth: int) -> Any:
+def _tag_path(value: pathlib.PurePosixPath, where: str, *_: Any) -> Any:
     return _ext(_PATH, _text(str(value), where))
 
 
@@ -229,9 +274,9 @@ _TAGGERS: dict[type, Callable[..., Any]] = {
     str: _text,
     list: _tag_list,
     dict: _tag_dict,
-    tuple: lambda value, where, depth: _ext(_TUPLE, _tag_list(value, where, depth)),
-    set: lambda value, where, depth: _ext(_SET, _tag_set(value, where, depth)),
-    frozenset: lambda value, where, depth: _ext(_FROZENSET, _tag_set(value, where, depth)),
+    tuple: lambda value, *at: _ext(_TUPLE, _tag_list(value, *at), at[-1]),
+    set: lambda value, *at: _ext(_SET, _tag_set(value, *at), at[-1]),
+    frozenset: lambda value, *at: _ext(_FROZENSET, _tag_set(value, *at), at[-1]),
     decimal.Decimal: lambda value, *_: _ext(_DECIMAL, str(value)),
     dt.datetime: _tag_datetime,
     dt.date: lambda value, *_: _ext(_DATE, value.isoformat()),
@@ -242,6 +287,7 @@ _TAGGERS: dict[type, Callable[..., Any]] = {
     uuid.UUID: lambda value, *_: _ext(_UUID, value.bytes),
     pathlib.PosixPath: _tag_path,
     pathlib.PurePosixPath: _tag_path,
+    array.array: tag_vector,
 }
 
 
@@ -257,6 +303,13 @@ def uncanonical(data: bytes) -> tuple[Any, bool]:
         return msgspec.msgpack.decode(raw, ext_hook=revive)
 
     def revive(code: int, raw: memoryview) -> Any:
+        if not _MAP <= code <= ARRAY:
+            raise DecodeError(
+                f"it holds a value of extension code {code}, which this version of checkpointdb "
+                "does not know: upgrade checkpointdb"
+            )
+        if code in (FLOAT32S, FLOAT64S):
+            return revive_vector(code, raw)
         value = unpack(raw)
         if code in (_SET, _FROZENSET):
             kind = set if code == _SET else frozenset
@@ -266,9 +319,7 @@ def uncanonical(data: bytes) -> tuple[Any, bool]:
         if code in (_OBJECT, _ENUM):
             objects.append(value[0])
             return value[1]
-        if code in _REVIVERS:
-            return _REVIVERS[code](value)
-        raise DecodeError(f"extension code {code} is not one this version knows")
+        return _REVIVERS[code](value)
 
     return unpack(data), bool(objects)
 
@@ -296,4 +347,5 @@ _REVIVERS: dict[int, Callable[[Any], Any]] = {
     _UUID: lambda value: uuid.UUID(bytes=value),
     _PATH: pathlib.Path,
     _CALL: lambda value: value,
+    ARRAY: lambda value: revive_array(*value),
 }

@@ -1,7 +1,9 @@
 """Results and inputs to what is stored, and back. Knows nothing of steps, SQL or files.
 
 JSON text for values made of plain JSON types (nearly all), so that any SQLite tool reads a store;
-the canonical MessagePack of `canonical.py` for the rest. SQLite's storage class tells which.
+the ordered MessagePack of `canonical.py` for the rest, and for long vectors of floats, where it
+takes half the time and half the room. SQLite's storage class tells which. Keys of dicts keep their
+order in both.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 import msgspec
 
 from ..errors import DecodeError, EncodeError
-from .canonical import canonical, is_plain, uncanonical
+from .canonical import canonical, is_plain, ordered, pack_plain, uncanonical
+from .vectors import packed_vector
 
 MAX_BYTES = 64 << 20
 
@@ -46,11 +49,25 @@ def encode(value: Any) -> str | bytes:
     Raises:
         EncodeError: see `canonical`; also when the encoding is larger than 64 MiB.
     """
-    return to_json(value) or _sized(canonical(value))
+    if not is_plain(value):
+        return _sized(ordered(value))
+    try:
+        return encode_plain(value)
+    except UnicodeEncodeError:
+        return _sized(ordered(value))  # which names the place
 
 
-def plain_text(value: Any) -> str:
-    """Return the JSON text of a value that `is_plain` and was packed before."""
+def encode_plain(value: Any) -> str | bytes:
+    """Encode a value that `is_plain`.
+
+    Raises:
+        EncodeError: larger than 64 MiB. UnicodeEncodeError: a lone surrogate.
+    """
+    kind = type(value)
+    if kind is list or kind is dict:
+        for child in (value,) if kind is list else value.values():
+            if type(child) is list and packed_vector(child):
+                return _sized(pack_plain(value))
     data = _json(value)
     return data.decode() if len(data) <= MAX_BYTES else _text(data)
 
@@ -91,15 +108,12 @@ class Codec:
         Raises:
             EncodeError: nothing decodes to an equal value; `.result` is the value.
         """
-        if not self._typed and is_plain(value):  # nearly always: in one step
-            try:
-                if len(text := _json(value)) <= MAX_BYTES:
-                    return text.decode()
-            except UnicodeEncodeError:
-                pass
         try:
+            if not self._typed and is_plain(value):  # nearly always: in one step
+                with contextlib.suppress(UnicodeEncodeError):
+                    return encode_plain(value)
             wanted = canonical(value)
-            for data in self._candidates(value, wanted):
+            for data in self._candidates(value):
                 if self._gives_back(data, wanted):
                     return data
         except EncodeError as error:
@@ -130,7 +144,7 @@ class Codec:
                 "annotation, or raise the step's version to compute the row again"
             ) from error
 
-    def _candidates(self, value: Any, tagged: bytes) -> Iterable[str | bytes]:
+    def _candidates(self, value: Any) -> Iterable[str | bytes]:
         with contextlib.suppress(Exception):  # what cannot be JSON is not
             if self._model:
                 for alias in (True, False):
@@ -141,7 +155,7 @@ class Codec:
                     )
             elif self._typed:  # without a type, only what is plain comes back from JSON
                 yield _text(_json(value))
-        yield _sized(tagged)
+        yield _sized(ordered(value))
 
     def _gives_back(self, data: str | bytes, wanted: bytes) -> bool:
         try:

@@ -1,30 +1,37 @@
-"""What makes two rows equal. Knows values; knows nothing of the store, of policies or of runs.
+"""What makes two rows equal, and what is kept of a row. Knows values; knows nothing of the store.
 
-key = xxh3_128(step name, step version, canonical row), 16 bytes.
+key = xxh3_128(step name, step version, canonical row): short, fast, and made to collide at will by
+whoever wants to (XXH3 is no cryptographic hash). So each record also has its row's identity, an
+unkeyed BLAKE2b digest of the same canonical row, and a hit is compared with it.
 """
 
 from __future__ import annotations
 
+from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself takes 2 ms to import
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from xxhash import xxh3_128_digest
 
 from ..errors import EncodeError
-from .canonical import canonical, is_plain
-from .codec import decode, encode, plain_text
+from .canonical import Arguments, canonical, canonical_call, canonical_of, is_plain
+from .codec import decode, encode, encode_plain
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
 Version = int | str
+Kept = Literal["row", "key", "none"]
+
+# What the stored input of a record is; codes are part of the file format.
+ROW, ARGUMENTS, KEY = 0, 1, 2
 
 # 0xc1 is the one byte that no MessagePack document contains, so a counted key is never a plain one.
 _NTH = b"\xc1%d"
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-def key_of(name: str, version: Version, row: Any) -> bytes:
-    """Return the 16-byte key of `row` under the step `name` at `version`.
+def key_of(name: str, version: Version, row: Any) -> str:
+    """Return the key of `row` under the step `name` at `version`, 32 hex digits.
 
     It is the same in every process, on every platform and Python version; dict order does not
     matter, types do.
@@ -32,7 +39,15 @@ def key_of(name: str, version: Version, row: Any) -> bytes:
     Raises:
         EncodeError: the row has no stable content; `.where` is the place.
     """
-    return xxh3_128_digest(_prefix(name, version) + canonical(row))
+    return xxh3_128_digest(_prefix(name, version) + canonical(row)).hex()
+
+
+def digest(content: bytes) -> bytes:
+    """Return the 16-byte digest of canonical bytes.
+
+    It has no secret, so that stores can be merged: who knows a row can test whether it is there.
+    """
+    return blake2b(content, digest_size=16).digest()
 
 
 def _prefix(name: str, version: Version) -> bytes:
@@ -40,29 +55,33 @@ def _prefix(name: str, version: Version) -> bytes:
 
 
 class Keyer:
-    """Compute the keys of one step's rows.
+    """Compute the keys and identities of one step's rows, and say what is kept of each.
 
     Args:
         name: the step's name.
         version: the step's version.
         recipe: None for the whole row; field names, or a callable on the row, to narrow identity.
+        keep: what is stored of a row: `"row"`, `"key"` (what the recipe leaves of it), `"none"`.
+            Arguments of a call that the recipe leaves out are never stored.
     """
 
-    def __init__(self, name: str, version: Version, recipe: KeyRecipe = None) -> None:
-        self._recipe = recipe
+    def __init__(
+        self, name: str, version: Version, recipe: KeyRecipe = None, keep: Kept = "row"
+    ) -> None:
+        self._recipe, self._keep = recipe, keep
         self._prefix = _prefix(name, version)
         self._narrow = _narrower(recipe)
 
     def under(self, name: str, version: Version) -> Keyer:
         """Return the keyer of another step or version with the same recipe."""
-        return Keyer(name, version, self._recipe)
+        return Keyer(name, version, self._recipe, self._keep)
 
     def narrowed(self, row: Any) -> Any:
         """Return what of the row makes its identity."""
         return row if self._narrow is None else self._narrow(row)
 
-    def identify(self, row: Any) -> tuple[bytes, bool]:
-        """Return the row's key, and whether the row is plain JSON.
+    def identify(self, row: Any) -> tuple[bytes, bytes, bool]:
+        """Return the row's key, its identity, and whether the row is plain JSON.
 
         Raises:
             EncodeError: the row, or what `key=` makes of it, has no stable content.
@@ -70,45 +89,108 @@ class Keyer:
         content = row if self._narrow is None else self._narrow(row)
         if is_plain(content):
             try:
-                return xxh3_128_digest(self._prefix + _pack(content)), content is row
+                packed = _pack(content)
+                identity = blake2b(packed, digest_size=16).digest()
+                return xxh3_128_digest(self._prefix + packed), identity, content is row
             except (OverflowError, UnicodeEncodeError):
                 pass
-        return xxh3_128_digest(self._prefix + canonical(content)), False
+        return (*self._of(canonical(content)), False)
 
-    def of_stored(self, stored: str | bytes) -> bytes:
-        """Return the key of a row from its stored form."""
-        if self._narrow is None and isinstance(stored, bytes):
-            return xxh3_128_digest(self._prefix + stored)  # it is the canonical encoding
-        return self.identify(decode(stored))[0]
+    def _of(self, content: bytes) -> tuple[bytes, bytes]:
+        return xxh3_128_digest(self._prefix + content), digest(content)
 
-    def stored(self, row: Any, plain: bool) -> str | bytes | None:
-        """Return the stored form of a row, None if it cannot be stored and need not be.
+    def of_stored(self, stored: str | bytes, form: int) -> tuple[bytes, bytes]:
+        """Return the key and identity of a row from its stored form.
+
+        Raises:
+            EncodeError: a part that makes the identity was not stored.
+        """
+        if self._narrow is not None and form != KEY:
+            value = decode(stored)
+            return self.identify(Arguments(value) if form == ARGUMENTS else value)[:2]
+        content = canonical_of(stored) if isinstance(stored, bytes) else canonical(decode(stored))
+        return self._of(canonical_call(content) if form == ARGUMENTS else content)
+
+    def stored(self, row: Any, plain: bool) -> tuple[str | bytes | None, int, bytes | None]:
+        """Return the stored form of a row, None if nothing is kept, which form it is, its digest.
+
+        The digest is of the whole row, where its identity is of a part only; None if the rest
+        cannot be encoded.
 
         Args:
             row: the row, not yet given to the step, which may change it.
             plain: what `identify` said.
         """
-        if plain:
-            return plain_text(row)
+        if plain and self._keep == "row":
+            return encode_plain(row), ROW, None
+        if isinstance(row, Arguments):
+            return (*self._stored_arguments(row), None)
+        whole = None if self._narrow is None else _digest_or_none(row)
+        if self._keep == "none":
+            return None, ROW, whole
+        if self._keep == "key" and self._narrow is not None:
+            return encode(self._narrow(row)), KEY, whole
         try:
-            return encode(row)
+            return encode(row), ROW, whole
         except EncodeError:
             if self._narrow is None:
                 raise
-            return None  # what a narrowed identity leaves out may be anything
+            return None, ROW, None  # what a narrowed identity leaves out may be anything
+
+    def _stored_arguments(self, row: Arguments) -> tuple[str | bytes | None, int]:
+        if self._keep == "none":
+            return None, ARGUMENTS
+        if self._narrow is None:
+            return encode(dict(row)), ARGUMENTS
+        return encode(self._narrow(row)), KEY
 
     def nth(self, key: bytes, n: int) -> bytes:
         """Return the key of the n-th equal row (n counts from 0) under `duplicates="separate"`."""
         return key if n == 0 else xxh3_128_digest(key + _NTH % n)
 
 
+def _digest_or_none(row: Any) -> bytes | None:
+    try:
+        return digest(canonical(row))
+    except EncodeError:
+        return None
+
+
 def describe_recipe(recipe: KeyRecipe) -> str:
-    """Name a key recipe for the `steps` table: `row`, the fields, or the callable."""
+    """Return a key recipe as JSON: null for the row, a list of fields, or the callable's name."""
+    if recipe is None:
+        return "null"
+    if callable(recipe):
+        name = getattr(recipe, "__qualname__", type(recipe).__qualname__)
+        return _to_json({"function": name})
+    return _to_json(sorted(_names(recipe)))
+
+
+def recipe_of(described: str) -> tuple[str, ...] | None:
+    """Return the key recipe that `describe_recipe` described.
+
+    Raises:
+        ValueError: it is a function, which a store does not hold.
+    """
+    recipe = msgspec.json.decode(described)
+    if isinstance(recipe, dict):
+        raise ValueError(  # noqa: TRY004 - it is what the store says, not what was passed
+            f"rows are identified by the function {recipe['function']}, which the store does not "
+            "hold: use the step itself"
+        )
+    return None if recipe is None else tuple(recipe)
+
+
+def recipe_in_words(described: str) -> str:
+    """Name a described recipe for people: `row`, the fields, or the callable."""
+    recipe = msgspec.json.decode(described)
     if recipe is None:
         return "row"
-    if callable(recipe):
-        return f"{getattr(recipe, '__qualname__', type(recipe).__qualname__)}()"
-    return ", ".join(sorted(_names(recipe)))
+    return f"{recipe['function']}()" if isinstance(recipe, dict) else ", ".join(recipe)
+
+
+def _to_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _names(recipe: Any) -> tuple[str, ...]:
@@ -131,7 +213,7 @@ def _narrower(recipe: KeyRecipe) -> Callable[[Any], Any] | None:
         except (KeyError, AttributeError) as error:
             missing = error.name if isinstance(error, AttributeError) else error.args[0]
             raise EncodeError(
-                f"$.{missing}: the row has no such field, and key= names it", f"$.{missing}"
+                f"$.{missing}: key= names this field, but the row does not have it", f"$.{missing}"
             ) from None
 
     return fields

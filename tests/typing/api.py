@@ -109,7 +109,7 @@ broken: ckpt.SavePolicy = object()  # type: ignore[assignment]
 with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
     for record in store.records(step="label", status="failed"):
         assert_type(record, ckpt.Record)
-        assert_type(record.key, bytes)
+        assert_type(record.key, str)
         assert_type(record.version, int | str)
         assert_type(record.error, dict[str, Any] | None)
     assert_type(store.verify(), list[str])
@@ -117,7 +117,7 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
 
-assert_type(ckpt.key_of("label", 1, ROWS[0]), bytes)
+assert_type(ckpt.key_of("label", 1, ROWS[0]), str)
 ckpt.run(len, ROWS, store="rows.ckpt", version=1)
 
 try:
