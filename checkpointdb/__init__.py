@@ -9,7 +9,7 @@ Killed? Run the same script again: it goes on where it stopped.
 """
 
 from .engine.current import current_key
-from .engine.rows import Failed
+from .engine.failures import Failed
 from .errors import (
     BudgetExceeded,
     CheckpointError,

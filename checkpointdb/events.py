@@ -15,7 +15,7 @@ log = logging.getLogger("checkpointdb.run")
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a run has done so far.
+    """What a run has done so far: the one list of counts, which the `runs` table has as columns.
 
     Attributes:
         rows: results given out.
@@ -28,14 +28,14 @@ class Report(msgspec.Struct, frozen=True):
         cost: dollars paid in this run.
     """
 
-    rows: int
-    hits: int
-    computed: int
-    failed: int
-    commits: int
-    seconds: float
-    commit_seconds: float
-    cost: float
+    rows: int = 0
+    hits: int = 0
+    computed: int = 0
+    failed: int = 0
+    commits: int = 0
+    seconds: float = 0.0
+    commit_seconds: float = 0.0
+    cost: float = 0.0
 
 
 class RunStarted(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """When to save. Knows counts; knows nothing of clocks, disks or rows.
 
 A policy is a frozen value with `due(pending) -> bool`, asked after every returned row and, so that
-seconds are kept while nothing returns, by the runner's timer.
+seconds are kept while nothing returns, by the run's timer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Pending(msgspec.Struct):
         seconds: age of the oldest of them.
         cost: dollars paid for them.
         elapsed: seconds of run time since the last commit ended.
-        commit_seconds: what a commit takes here, a moving average of those measured.
+        mean_commit_seconds: what a commit takes here, a moving average of those measured.
     """
 
     rows: int = 0
@@ -31,7 +31,7 @@ class Pending(msgspec.Struct):
     seconds: float = 0.0
     cost: float = 0.0
     elapsed: float = 0.0
-    commit_seconds: float = 0.0
+    mean_commit_seconds: float = 0.0
 
 
 @runtime_checkable
@@ -103,7 +103,7 @@ class Adaptive(_Policy, frozen=True):
     def due(self, pending: Pending) -> bool:
         """Tell whether a commit now stays within the share, or a ceiling is reached."""
         return (
-            pending.commit_seconds <= self.overhead * pending.elapsed
+            pending.mean_commit_seconds <= self.overhead * pending.elapsed
             or pending.rows >= self.rows
             or pending.seconds >= self.seconds
             or pending.bytes >= self.bytes

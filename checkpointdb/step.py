@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 import msgspec
 
 from . import plan as plans
+from .engine.begin import Running, begin
 from .engine.callables import (
     check_function,
     check_name,
@@ -22,12 +23,12 @@ from .engine.callables import (
     return_type,
 )
 from .engine.fingerprint import fingerprint
-from .engine.intake import Spec
+from .engine.job import Job, Spec
 from .engine.options import Options, RunOptions
-from .engine.runner import Runner
 from .file.log import Durability
 from .loops import sync
 from .loops.run_iterator import Run
+from .loops.session import Session
 from .plan import Plan, Why
 from .policy import SavePolicy, adaptive, check_policy
 from .store import Store
@@ -80,7 +81,7 @@ class Step(Generic[P, R]):
         self._duplicates, self._meta = duplicates, meta
         self._lock = threading.Lock()
         self._store: Store | None = store if isinstance(store, Store) else None
-        self._calls: Runner | None = None
+        self._single_calls: Running | None = None
         functools.update_wrapper(self, fn)
         self.__wrapped__ = fn
 
@@ -100,8 +101,8 @@ class Step(Generic[P, R]):
         if self._spec.is_async:
             from .loops import asynchronous
 
-            return asynchronous.acall(self._call_runner(), row)  # type: ignore[return-value]
-        result: R = sync.call(self._call_runner(), row)
+            return asynchronous.acall(self._call_run(), row)  # type: ignore[return-value]
+        result: R = sync.call(self._call_run(), row)
         return result
 
     @overload
@@ -134,28 +135,23 @@ class Step(Generic[P, R]):
         checked = Options(**options)
         kinds = (Iterable, AsyncIterable) if self._spec.is_async else Iterable
         check_rows(rows, kinds)
-        runner = self._runner(checked)
-        loop = self._loop(runner, rows, checked)
-        return Run(runner, drive=lambda: sync.drive(runner, rows, loop))
+        session, loop = Session(self._job(checked), rows), self._loop(checked)
+        return Run(session, drive=lambda: sync.drive(session, loop))
 
-    def _loop(self, runner: Runner, rows: Any, options: Options) -> sync.Loop:
+    def _loop(self, options: Options) -> sync.Loop:
         concurrency = options.concurrency
         if self._spec.is_async:
             from .loops import asynchronous
 
             _refuse_executor(options)
-            return lambda signals: asynchronous.bridged(runner, rows, signals, concurrency)
+            return lambda run, signals: asynchronous.bridged(run, signals, concurrency)
         if options.executor is not None:
-            from .loops.executors import shipping
+            from .loops.executors import in_executor
 
-            submit = shipping(self, runner, options.executor)
-            pooled = sync.Pooled(runner, submit, _workers(options))
-            return lambda signals: pooled.results(rows, signals)
+            return in_executor(self, options.executor, _workers(options))
         if concurrency > 1 or options.shared:
-            return lambda signals: sync.threaded(runner, rows, signals, concurrency)
-        if options.batch_size is not None:
-            return lambda signals: sync.batches(runner, rows, signals)
-        return lambda signals: sync.sequential(runner, rows, signals)
+            return lambda run, signals: sync.threaded(run, signals, concurrency)
+        return sync.sequential if options.batch_size is None else sync.batches
 
     @overload
     def arun(
@@ -186,8 +182,8 @@ class Step(Generic[P, R]):
         check_rows(rows, (Iterable, AsyncIterable))
         from .loops import asynchronous
 
-        runner = self._runner(checked)
-        return Run(runner, adrive=lambda: asynchronous.adrive(runner, rows, checked.concurrency))
+        session = Session(self._job(checked), rows, in_task=True)
+        return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
 
     def replace(
         self,
@@ -267,22 +263,21 @@ class Step(Generic[P, R]):
             separate=self._duplicates == "separate",
         )
 
-    def _runner(self, options: Options) -> Runner:
+    def _job(self, options: Options) -> Job:
         spec = self._spec if options.batch_size is None else self._batch_spec
-        return Runner(self.store, spec, self._save, self._meta, options)
+        return Job(self.store, spec, self._save, self._meta, options)
 
-    def _call_runner(self) -> Runner:
-        runner = self._calls
-        if runner is None or runner.store.closed:
+    def _call_run(self) -> Running:
+        """Return the run of single calls, begun now if none is open."""
+        run = self._single_calls
+        if run is None or run.closed:
             store = self.store
             with self._lock:
-                runner = self._calls
-                if runner is None or runner.store.closed:
+                run = self._single_calls
+                if run is None or run.closed:
                     spec = msgspec.structs.replace(self._spec, fn=self._invoke)
-                    runner = Runner(store, spec, self._save, self._meta, Options())
-                    runner.start()
-                    self._calls = runner
-        return runner
+                    run = self._single_calls = begin(Job(store, spec, self._save, self._meta))
+        return run
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 1 and not kwargs:

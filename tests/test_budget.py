@@ -44,7 +44,7 @@ def test_the_cost_of_a_result_is_saved_with_it(store_path, paid, driver):
     driver.results(again)
     assert again.report.cost == pytest.approx(0.02)
     with Store(store_path) as store:
-        assert [run.cost for run in store.runs()] == pytest.approx([0.10, 0.02])
+        assert [run.report.cost for run in store.runs()] == pytest.approx([0.10, 0.02])
 
 
 @every_driver

@@ -84,7 +84,7 @@ def test_options_win_over_the_decorator(here):
     assert done.exit_code == 0, done.output
     (run,) = runs(here, "other.ckpt")
     assert (run.policy, run.durability) == ("every(rows=2, seconds=5.0)", "process")
-    assert run.commits == 5
+    assert run.report.commits == 5
     assert not (here / "decorated.ckpt").exists()
     invoke("run", "steps.py:decorated", "rows.jsonl")
     assert (
@@ -214,7 +214,7 @@ def test_a_reader_that_has_seen_enough_ends_the_run_quietly(here):
         assert process.wait(timeout=20) == 141
     (run,) = runs(here)
     assert run.ended == "closed"
-    assert run.computed == len(saved(here)) > 0
+    assert run.report.computed == len(saved(here)) > 0
 
 
 def test_the_report_as_json(here):

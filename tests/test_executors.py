@@ -193,7 +193,7 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
     assert list(run) == [result_of(n) for n in range(20)]
     assert run.report.cost == pytest.approx(0.2)
     with Store(store_path) as store:
-        assert store.runs()[-1].cost == pytest.approx(0.2)
+        assert store.runs()[-1].report.cost == pytest.approx(0.2)
 
 
 @pytest.mark.filterwarnings("ignore::Warning:distributed")

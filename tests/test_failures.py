@@ -316,7 +316,7 @@ def test_a_run_with_failures_never_pretends_to_be_complete(store_path, paid):
     list(run)
     assert run.report.failed == 2
     with Store(store_path) as store:
-        assert store.runs()[-1].failed == 2
+        assert store.runs()[-1].report.failed == 2
         assert store.steps()[0].failures == 2
     assert events[-1].report.failed == 2
 

@@ -103,7 +103,7 @@ def test_a_store_of_every_format_reads(path):
         assert failed.error["type"] == "ValueError"
         assert (retried.result, retried.attempts) == ("good", 3)
         first = reader.runs("label")[0]
-        assert (first.ended, first.rows, first.computed) == ("finished", 43, 43)
+        assert (first.ended, first.report.rows, first.report.computed) == ("finished", 43, 43)
         assert (first.policy, first.meta) == ("every(rows=7)", {"model": "m"})
     with open(path, "rb") as file:
         assert file.read() == before

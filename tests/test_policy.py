@@ -45,28 +45,28 @@ class EveryHour(AtMidnight):
         (on_exit() | every(rows=2), Pending(rows=1), Pending(rows=2)),
         (
             adaptive(0.01, seconds=5),
-            Pending(rows=1, elapsed=0.99, commit_seconds=0.01),
-            Pending(rows=1, elapsed=1.0, commit_seconds=0.01),
+            Pending(rows=1, elapsed=0.99, mean_commit_seconds=0.01),
+            Pending(rows=1, elapsed=1.0, mean_commit_seconds=0.01),
         ),
         (
             adaptive(0.5, seconds=5),
-            Pending(rows=1, elapsed=1.9, commit_seconds=1.0),
-            Pending(rows=1, elapsed=2.0, commit_seconds=1.0),
+            Pending(rows=1, elapsed=1.9, mean_commit_seconds=1.0),
+            Pending(rows=1, elapsed=2.0, mean_commit_seconds=1.0),
         ),
         (
             adaptive(seconds=2),
-            Pending(rows=1, seconds=1.9, elapsed=1.9, commit_seconds=1.0),
-            Pending(rows=1, seconds=2.0, elapsed=2.0, commit_seconds=1.0),
+            Pending(rows=1, seconds=1.9, elapsed=1.9, mean_commit_seconds=1.0),
+            Pending(rows=1, seconds=2.0, elapsed=2.0, mean_commit_seconds=1.0),
         ),
         (
             adaptive(),
-            Pending(rows=4095, commit_seconds=1.0),
-            Pending(rows=4096, commit_seconds=1.0),
+            Pending(rows=4095, mean_commit_seconds=1.0),
+            Pending(rows=4096, mean_commit_seconds=1.0),
         ),
         (
             adaptive(),
-            Pending(rows=1, bytes=(8 << 20) - 1, commit_seconds=1.0),
-            Pending(rows=1, bytes=8 << 20, commit_seconds=1.0),
+            Pending(rows=1, bytes=(8 << 20) - 1, mean_commit_seconds=1.0),
+            Pending(rows=1, bytes=8 << 20, mean_commit_seconds=1.0),
         ),
     ],
 )

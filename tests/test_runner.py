@@ -129,9 +129,9 @@ def test_how_a_run_ended_is_in_the_store(driver, store_path):
     with Store(store_path) as store:
         runs = store.runs()
     assert [r.ended for r in runs] == ["finished", "closed", "failed: Boom"]
-    assert [r.hits for r in runs] == [0, 3, 5]
-    assert runs[0].rows == runs[0].computed == 3
-    assert runs[2].failed == 1
+    assert [r.report.hits for r in runs] == [0, 3, 5]
+    assert runs[0].report.rows == runs[0].report.computed == 3
+    assert runs[2].report.failed == 1
 
 
 # --- laziness and memory
@@ -188,8 +188,11 @@ def test_a_list_that_grows_in_the_loop_is_read_to_its_new_end(store_path, pause)
         assert pages == list(range(100)) and visited == 100
 
 
+@one_at_a_time
 @pytest.mark.parametrize("pause", [0, 0.012], ids=["fast", "slow"])
-def test_a_loop_that_changes_the_rows_to_come_is_answered_for_what_they_are_then(store_path, pause):
+def test_a_loop_that_changes_the_rows_to_come_is_answered_for_what_they_are_then(
+    driver, store_path, pause
+):
     """A chain: each result goes into the next row, in place or as a new one; resumed or not."""
 
     def answer(row):
@@ -200,20 +203,23 @@ def test_a_loop_that_changes_the_rows_to_come_is_answered_for_what_they_are_then
     def chain(count):
         rows = [{"n": n % 4} for n in range(count)]
         results = []
-        for result in step.run(rows):
+
+        def each(result):
             results.append(result)
             at = len(results)
             if at < count and at % 2:
                 rows[at]["before"] = result % 7
             elif at < count:
                 rows[at] = {**rows[at], "before": result % 7}
+
+        driver.consume(driver.start(step, rows), each=each)
         wanted, before = [], 0
         for n in range(count):
             wanted.append(n % 4 * 10 + before)
             before = wanted[-1] % 7
         assert results == wanted
 
-    seen, step = [], ckpt.step(store_path, version=1, name="s")(answer)
+    seen, step = [], driver.step(answer, store_path, name="s")
     chain(30)
     chain(60)
     chain(60)
@@ -221,6 +227,55 @@ def test_a_loop_that_changes_the_rows_to_come_is_answered_for_what_they_are_then
     with Store(store_path) as store:
         records = list(store.records())
         assert [ckpt.key_of("s", 1, r.input) for r in records] == [r.key for r in records]
+
+
+def test_equal_rows_that_are_counted_apart_may_change_in_the_loop_too(store_path):
+    """Under duplicates="separate" a row that changed is counted among its new equals, once."""
+    calls = []
+
+    def answer(row):
+        calls.append(dict(row))
+        return len(calls)
+
+    step = ckpt.step(store_path, version=1, name="s", duplicates="separate")(answer)
+    rows, results = [{"n": n // 9} for n in range(12)], []
+    for result in step.run(rows):
+        results.append(result)
+        if len(results) == 5:
+            rows[5]["n"] = rows[9]["n"] = 7
+    assert results == list(step.run(calls[:])) == list(range(1, 13))
+    assert [row["n"] for row in calls] == [0, 0, 0, 0, 0, 7, 0, 0, 0, 7, 1, 1]
+    with Store(store_path) as store:
+        assert [record.input for record in store.records()] == calls
+
+
+def test_a_hit_is_identified_once_and_a_row_that_is_paid_for_once_more(store_path):
+    """What a loop over a list may change costs a resume nothing."""
+    identified = []
+
+    def by_id(row):
+        identified.append(row["id"])
+        return row["id"]
+
+    step = ckpt.step(store_path, version=1, name="s", key=by_id)(lambda row: row["id"])
+    rows = [{"id": i} for i in range(300)]
+    assert list(step.run(rows)) == list(range(300))
+    assert len(identified) < 600
+    del identified[:]
+    assert list(step.run(rows)) == list(range(300))
+    assert identified == list(range(300))
+
+
+def test_a_hit_that_the_loop_changes_gets_the_result_it_had_when_it_was_read(store_path):
+    """The other side of that: only a row that is about to be paid for is looked at again."""
+    step = ckpt.step(store_path, version=1, name="s")(lambda row: row["id"])
+    assert list(step.run([{"id": i} for i in range(40)])) == list(range(40))
+    rows, results = [{"id": i} for i in range(40)], []
+    for result in step.run(rows):
+        results.append(result)
+        if result == 31:
+            rows[33]["id"] = 99
+    assert results == list(range(40))
 
 
 def test_a_list_that_shrinks_in_the_loop_ends_it_as_a_plain_loop(store_path):
@@ -242,7 +297,7 @@ def test_rows_of_a_list_are_looked_up_ahead_of_slow_calls_but_not_long(store_pat
 
     def work(row):
         time.sleep(0.01)
-        ahead.append(len(run._runner.lookup.in_flight))
+        ahead.append(len(run._session._running.in_flight))
         return row
 
     run = ckpt.step(store_path, version=1, name="s")(work).run(list(range(200)))
@@ -303,7 +358,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(driver, store_path):
         def look(_, run=run):
             if next(seen) % 1000 == 0:
                 blocks.append(sys.getallocatedblocks())
-                assert len(run._runner.lookup.in_flight) <= 1000 + 1024
+                assert len(run._session._running.in_flight) <= 1000 + 1024
 
         driver.consume(run, each=look)
         assert run.report.rows == n

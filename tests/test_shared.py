@@ -186,7 +186,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
     """The rows of a worker that is stopped for longer than its lease go to another; when it wakes
     up, its result comes late: it is reported, the first one stays, and later runs give that out."""
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.2)
-    monkeypatch.setattr(sharing.Sharing, "_beat", lambda self: None)  # as if it were stopped
+    monkeypatch.setattr(sharing.Sharing, "_renew", lambda self: None)  # as if it were stopped
     in_call, go_on, events = threading.Event(), threading.Event(), []
 
     def label(row):

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pydantic
 import pytest
-from drivers import ASYNC, SEQUENTIAL, one_at_a_time
+from drivers import ASYNC, SEQUENTIAL, each_driver, one_at_a_time
 
 import checkpointdb as ckpt
 from checkpointdb import EncodeError, Store, StoreError, every
@@ -429,6 +429,20 @@ def test_a_change_of_code_warns_once_and_says_what_is_reused(store_path):
     assert len(caught) == 1
     assert "version than 1" in str(caught[0].message)
     assert list(stepped(store_path, BEFORE.replace("1", "2")).run([1, 5000])) == [2, 5002]
+
+
+@each_driver
+def test_the_warning_points_to_the_line_that_asks_for_results(driver, store_path):
+    """Not to a line of ours or of the standard library: there is nothing to change there."""
+    list(stepped(store_path, BEFORE).run([1]))
+
+    def label(row):
+        return row
+
+    step = driver.step(label, store_path, name="label")
+    with pytest.warns(UserWarning, match="code changed") as caught:
+        driver.run(step, [1])
+    assert os.path.basename(caught[0].filename) in ("drivers.py", "test_step.py")
 
 
 @pytest.mark.parametrize(

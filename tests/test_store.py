@@ -131,7 +131,7 @@ def test_a_large_commit_and_a_runs_counts_are_one_transaction(open_store):
     del sent[:]
     log.store.log.append(log.step, log.run, [entry(3000)], {"rows": 3001, "hits": 0})
     assert [sql.split()[0] for sql in sent] == ["begin", "insert", "update", "commit"]
-    assert log.store.runs()[0].rows == 3001
+    assert log.store.runs()[0].report.rows == 3001
 
 
 def test_an_entry_is_read_back_byte_for_byte(open_store):
@@ -270,9 +270,10 @@ def test_the_runs_of_a_store_tell_what_they_did(open_store):
     run = log.store.log.begin_run(log.step, "every(rows=5)", "4 rows", '{"model":"m"}')
     log.store.log.end_run(run, {"rows": 3, "hits": 1, "computed": 2, "cost": 0.5}, "finished")
     first, second = log.store.runs("label")
-    assert (first.ended, first.meta, first.rows) == (None, None, 0)
+    assert (first.ended, first.meta, first.report.rows) == (None, None, 0)
     assert (second.id, second.step, second.version, second.ended) == (run, "label", 1, "finished")
-    assert (second.rows, second.hits, second.computed, second.cost) == (3, 1, 2, 0.5)
+    report = second.report
+    assert (report.rows, report.hits, report.computed, report.cost) == (3, 1, 2, 0.5)
     assert (second.policy, second.loss_window, second.meta) == (
         "every(rows=5)",
         "4 rows",

@@ -205,7 +205,7 @@ def outcome(folder: str, calls_before: int) -> Outcome:
         "the results are not one for each row, in order": _inputs_of(results) == inputs,
         "the first run was not killed": state(first) == "killed",
         "the second run did not finish": second.ended == "finished",
-        "the second run found nothing saved": second.hits == calls_before - lost,
+        "the second run found nothing saved": second.report.hits == calls_before - lost,
     }
     return Outcome(
         folder, rows, calls_before, len(calls) - calls_before, lost, SAVE_ROWS,

@@ -16,14 +16,14 @@ import click
 from ..errors import CheckpointError
 from ..events import RunEnded
 from .display import duration, money, note, number, rate, safe, safe_json, shown
-from .running import Job
+from .running import FileRun
 
 STEP_FAILED, ROWS_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
 SHOWN_FAILURES = 5
 
 
 @contextlib.contextmanager
-def ending(job: Job) -> Iterator[None]:
+def ending(work: FileRun) -> Iterator[None]:
     """Say how a run ended that did not finish, and how to go on.
 
     Errors of checkpointdb pass through. The step's own error is shown with its traceback.
@@ -46,7 +46,7 @@ def ending(job: Job) -> Iterator[None]:
         _show_stop(error, how)
         raise
     except Exception as error:
-        if job.run is None or isinstance(error, click.ClickException | click.exceptions.Exit):
+        if work.run is None or isinstance(error, click.ClickException | click.exceptions.Exit):
             raise
         trace = traceback.format_exception(error.with_traceback(_theirs(error)))
         note("".join(trace).rstrip())
@@ -98,31 +98,31 @@ def _show_stop(error: BaseException, how: str) -> None:
     note("\n".join([how, *getattr(error, "__notes__", ())]))
 
 
-def show_report(job: Job, as_json: bool) -> None:
+def show_report(work: FileRun, as_json: bool) -> None:
     """Say what a run did that came to its end: on standard error, or as JSON on standard output.
 
     Raises:
         click.exceptions.Exit: with 3 if rows failed.
     """
-    assert job.run is not None
-    store = job.step.store.path
+    assert work.run is not None
+    store = work.step.store.path
     if as_json:
-        told = {"store": store, "output": job.output, "report": job.run.report}
-        click.echo(safe_json(told | {"failed_rows": job.failed}))
+        told = {"store": store, "output": work.output, "report": work.run.report}
+        click.echo(safe_json(told | {"failed_rows": work.failed}))
     else:
-        _show_counts(job, store)
-    if job.failed:
-        again = "leave out --no-retry-failed" if not job.options["retry_failed"] else "run again"
+        _show_counts(work, store)
+    if work.failed:
+        again = "leave out --no-retry-failed" if not work.options["retry_failed"] else "run again"
         note(
-            f"{number(job.failed)} of {number(job.run.report.rows)} rows FAILED: {again} to try "
+            f"{number(work.failed)} of {number(work.run.report.rows)} rows FAILED: {again} to try "
             f"them once more; why: ckpt inspect {shown(store)} --failures"
         )
         raise click.exceptions.Exit(ROWS_FAILED)
 
 
-def _show_counts(job: Job, store: str) -> None:
-    assert job.run is not None
-    report = job.run.report
+def _show_counts(work: FileRun, store: str) -> None:
+    assert work.run is not None
+    report = work.run.report
     speed = rate(report.rows, report.seconds)
     share = 100 * report.commit_seconds / report.seconds if report.seconds else 0
     cost = f", {money(report.cost)} paid" if report.cost else ""
@@ -131,5 +131,5 @@ def _show_counts(job: Job, store: str) -> None:
         f"{number(report.hits)} hits, {number(report.computed)} computed{cost}"
     )
     note(f"saved in {shown(store)}: {number(report.commits)} commits, {share:.1f} % of the time")
-    if job.output and job.output != "-":
-        note(f"written to {job.output}")
+    if work.output and work.output != "-":
+        note(f"written to {work.output}")

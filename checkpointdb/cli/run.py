@@ -14,7 +14,7 @@ from ..engine.options import Options, RunOptions
 from .group import column_option, limit_option, merge_option, store_option, version_option
 from .loading import load, look_up
 from .reporting import ending, show_report
-from .running import Job
+from .running import FileRun
 from .saving import parse_save
 from .shape import Shape
 from .sources import Source
@@ -84,10 +84,10 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
         raise click.UsageError("--json and -o - both want standard output")
     if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
-    with _open_job(step, input, output, **options) as job:
-        with ending(job):
-            job.go()
-        show_report(job, as_json)
+    with _open_job(step, input, output, **options) as work:
+        with ending(work):
+            work.go()
+        show_report(work, as_json)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def _open_job(
     merge: bool,
     progress: bool | None,
     **options: Any,
-) -> Iterator[Job]:
+) -> Iterator[FileRun]:
     with Source(input) as source:
         policy = None if save is None else _policy(save, source, limit)
         found = load(step, store=store, version=version, save=policy, durability=durability)
@@ -114,7 +114,7 @@ def _open_job(
         may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
         shape = Shape(column, merge, error_column if may_fail else None)
         bar = sys.stderr.isatty() if progress is None else progress
-        yield Job(found, source, output, shape, asked, limit, bar)
+        yield FileRun(found, source, output, shape, asked, limit, bar)
 
 
 def _asked(

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from ..engine.failures import Failed
 from ..engine.options import RunOptions
-from ..engine.rows import Failed
 from ..events import Report
 from ..loops.progress import Progress
 from ..loops.run_iterator import Run
@@ -23,7 +23,7 @@ from .sources import Source
 
 
 @dataclasses.dataclass
-class Job:
+class FileRun:
     """One `ckpt run`: what to read, compute and write.
 
     `run` is the run once it has begun, for whoever has to say what became of it; `failed` counts

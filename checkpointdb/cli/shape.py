@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from ..engine.rows import Failed
+from ..engine.failures import Failed
 from ..values.canonical import is_plain
 from .formats import TableError
 

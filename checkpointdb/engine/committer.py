@@ -1,16 +1,18 @@
-"""Results between the step's return and the commit. Knows policy, time and store; not rows."""
+"""Results between the step's return and the commit. Knows policy, time and log; not rows."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from time import perf_counter
+
+import msgspec
 
 from ..errors import StoreError
 from ..file.log import Log
 from ..file.records import Entry
 from ..policy import POLL_SECONDS, Pending, SavePolicy, next_look
+from .tally import Tally
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
 COUNTS_EVERY = 1.0
@@ -18,76 +20,73 @@ _ROW_BYTES = 64  # key, checksum, times and SQLite's header, beside input and re
 
 
 class Committer:
-    """Hold a run's results until its save policy says to commit them.
+    """Keep a run's results pending until its save policy says to commit them.
 
-    Promises: what was added is committed before `close` returns, or raised and still held; the
+    Promises: what was added is committed before `close` returns, or raised and still pending; the
     policy's `seconds` is kept by a timer thread; a commit that failed in that thread is raised by
     the next `add`, `commit` or `close`, with nothing lost.
+
+    Args:
+        log: of the store.
+        policy: says when.
+        tally: of the run; a commit brings the run's counts in the store up to date.
+        step: id of the step that entries are written under.
+        run: id of the run.
+        ledger: whether the calls were sent to the ledger first, and are answered by a commit.
+        worker: under `shared=True`, whose claims a commit fulfils.
     """
 
     def __init__(
         self,
         log: Log,
         policy: SavePolicy,
-        counts: Callable[[], dict[str, float]],
-        committed: Callable[[int, list[Entry], float], None],
+        tally: Tally,
+        step: int,
+        run: int,
+        *,
+        ledger: bool = False,
+        worker: str | None = None,
     ) -> None:
-        self.lock = threading.RLock()
-        self.results = self.commits = 0
-        self.commit_seconds = 0.0
-        self._log, self._policy = log, policy
-        self._counts, self._committed = counts, committed
-        self._step = self._run = 0
-        self._ledger = False
-        self._worker: str | None = None
-        self.pending: dict[bytes, Entry] = {}
-        self._due = policy.due
-        self._waiting = Pending()
+        self._lock = threading.RLock()  # a listener that is told of a commit may ask for one
+        self._log, self._policy, self._due, self._tally = log, policy, policy.due, tally
+        self._step, self._run, self._ledger, self._worker = step, run, ledger, worker
+        self.pending: dict[bytes, Entry] = {}  # the newest entry of each key, not committed yet
         self._entries: list[Entry] = []
+        self._sizes = Pending()
         self._oldest = self._last_commit = self._last_counts = perf_counter()
         self._error: BaseException | None = None
-        self._timer: _Timer | None = None
-
-    def open(self, step: int, run: int, ledger: bool = False, worker: str | None = None) -> None:
-        """Say under which step and run entries are to be written, and start the timer."""
-        self._step, self._run, self._ledger, self._worker = step, run, ledger, worker
-        self._last_commit = perf_counter()
-        wait = next_look(self._policy, 0.0)
-        if wait < math.inf:
-            self._timer = _Timer(self, wait)
+        wait = next_look(policy, 0.0)
+        self._timer = _Timer(self, wait) if wait < math.inf else None
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, entry: Entry, size: int, cost: float, now: float) -> None:
-        """Take over one returned result, and commit if the policy says so.
+    def add(self, entry: Entry, now: float) -> None:
+        """Take over one outcome, and commit if the policy says so.
 
         Args:
             entry: what `Log.append` takes.
-            size: bytes of its values.
-            cost: dollars paid for it.
-            now: `perf_counter()` when it returned.
+            now: `perf_counter()` when the call returned.
         """
-        with self.lock:
-            entries, pending = self._entries, self._waiting
-            if not entries:
+        size = len(entry.result or "") + len(entry.input or "") + len(entry.error or "")
+        with self._lock:
+            sizes = self._sizes
+            if not self._entries:
                 self._oldest = now
-            entries.append(entry)
+            self._entries.append(entry)
             self.pending[entry.key] = entry
-            if entry.error is None:
-                self.results += 1
-            pending.rows += 1
-            pending.bytes += size + _ROW_BYTES
-            if cost:
-                pending.cost += cost
-            pending.seconds = now - self._oldest
-            pending.elapsed = now - self._last_commit
-            if self._error is not None or self._due(pending):
+            sizes.rows += 1
+            sizes.bytes += size + _ROW_BYTES
+            if entry.cost:
+                sizes.cost += entry.cost
+            sizes.seconds = now - self._oldest
+            sizes.elapsed = now - self._last_commit
+            if self._error is not None or self._due(sizes):
                 self.commit()
 
     def commit(self) -> None:
-        """Commit all that is held. If it raises, all is still held."""
-        with self.lock:
+        """Commit all that is pending. If it raises, all is still pending."""
+        with self._lock:
             error, self._error = self._error, None
             if self._entries:
                 self._commit()
@@ -97,30 +96,25 @@ class Committer:
     def _commit(self) -> None:
         entries, start, counts = self._entries, perf_counter(), None
         if start - self._last_counts >= COUNTS_EVERY:
-            counts, self._last_counts = self._counts(), start
+            counts, self._last_counts = msgspec.structs.asdict(self._tally.report()), start
         late = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
         self._entries, self.pending = [], {}
-        now = perf_counter()
-        self._note(now, start)
-        self._committed(len(entries), late, now - start)
-
-    def _note(self, now: float, start: float) -> None:
-        self.commits += 1
-        self.commit_seconds += now - start
-        average = self._waiting.commit_seconds or now - start
-        self._waiting = Pending(commit_seconds=0.7 * average + 0.3 * (now - start))
-        self._last_commit = now
+        self._last_commit = now = perf_counter()
+        took = now - start
+        mean = self._sizes.mean_commit_seconds or took
+        self._sizes = Pending(mean_commit_seconds=0.7 * mean + 0.3 * took)
+        self._tally.committed(len(entries), late, took)
 
     def tick(self) -> float:
         """Commit if the policy is due by the clock; return in how many seconds to ask again."""
-        with self.lock:
+        with self._lock:
             try:
-                now, pending = perf_counter(), self._waiting
+                now, sizes = perf_counter(), self._sizes
                 if self._entries:
-                    pending.seconds, pending.elapsed = now - self._oldest, now - self._last_commit
-                    if self._due(pending):
+                    sizes.seconds, sizes.elapsed = now - self._oldest, now - self._last_commit
+                    if self._due(sizes):
                         self.commit()
                 age = now - self._oldest if self._entries else 0.0
                 return max(next_look(self._policy, age), 0.001)
@@ -129,7 +123,7 @@ class Committer:
                 return POLL_SECONDS
 
     def close(self) -> None:
-        """Commit all that is held, stop the timer. If it raises, all is still held."""
+        """Commit all that is pending, stop the timer. If it raises, all is still pending."""
         self.commit()
         if self._timer is not None:
             self._timer.stop()

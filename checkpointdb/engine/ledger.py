@@ -18,8 +18,8 @@ class Ledger:
 
     def send(self, calls: Iterable[Any]) -> None:
         """Return once `calls` are written; raise if they could not be."""
-        mine = list(calls), list[BaseException]()
-        self._waiting.append(mine)
+        sent = list(calls), list[BaseException]()
+        self._waiting.append(sent)
         with self._lock:
             group = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if group:
@@ -28,5 +28,5 @@ class Ledger:
                 except BaseException as error:  # noqa: BLE001 - raised to each who sent some
                     for _, errors in group:
                         errors.append(error)
-        if mine[1]:
-            raise mine[1][0]
+        if sent[1]:
+            raise sent[1][0]

@@ -32,3 +32,8 @@ class Occurrences:
                 (key,),
             ).get
         return n
+
+    def uncount(self, key: bytes) -> None:
+        """Take back one count of `key`."""
+        with self._lock:
+            self._connection.execute("update seen set n = n - 1 where key = ?", (key,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import perf_counter
 
@@ -12,7 +12,7 @@ from ..file.leases import LEASE_SECONDS, new_worker
 from ..file.log import Log
 from .rows import Slot
 
-LOOK_EVERY = 0.02  # seconds
+POLL_EVERY = 0.02  # seconds
 
 
 class Sharing:
@@ -25,52 +25,53 @@ class Sharing:
     def __init__(self, log: Log) -> None:
         self._log = log
         self.worker = new_worker()
-        self._abroad: dict[bytes, Slot] = {}
-        self._looked = 0.0
+        self._claimed_elsewhere: dict[bytes, Slot] = {}
+        self._polled = 0.0
         self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="checkpointdb-lease", daemon=True)
-        self._heart.start()
+        self._renewer = threading.Thread(target=self._renew, name="checkpointdb-lease", daemon=True)
+        self._renewer.start()
 
     @property
     def waiting(self) -> bool:
         """Whether rows are being computed by other workers."""
-        return bool(self._abroad)
+        return bool(self._claimed_elsewhere)
 
     def claim(self, slots: Sequence[Slot]) -> list[Slot]:
         """Return the rows that are ours to compute; the others are followed."""
-        mine = self._log.claim(self.worker, [slot.key for slot in slots])
+        ours = self._log.claim(self.worker, [slot.key for slot in slots])
         for slot in slots:
-            if slot.key not in mine:
-                self._abroad[slot.key] = slot
-        return [slot for slot in slots if slot.key in mine]
+            if slot.key not in ours:
+                self._claimed_elsewhere[slot.key] = slot
+        return [slot for slot in slots if slot.key in ours]
 
-    def look(self, found: Callable[[list[Slot]], list[Slot]]) -> list[Slot]:
-        """See what has become of the rows of others; return those that have fallen to us.
+    def followed(self) -> list[Slot]:
+        """Return the rows claimed by other workers, if it is time to look them up again."""
+        if not self._claimed_elsewhere or perf_counter() - self._polled < POLL_EVERY:
+            return []
+        self._polled = perf_counter()
+        return list(self._claimed_elsewhere.values())
+
+    def take_over(self, slots: Sequence[Slot]) -> list[Slot]:
+        """Claim those rows whose worker is gone, and return them; follow the others, and no more.
 
         Args:
-            found: settles the rows that are saved by now; returns the others.
+            slots: the rows that were followed and are not saved.
         """
-        if not self._abroad or perf_counter() - self._looked < LOOK_EVERY:
-            return []
-        self._looked = perf_counter()
-        unsettled = found(list(self._abroad.values()))
-        self._abroad = {slot.key: slot for slot in unsettled}
-        orphans = [slot for slot in unsettled if self._log.is_unclaimed(slot.key)]
-        if not orphans:
-            return []
-        mine = self.claim(orphans)
-        for slot in mine:
-            del self._abroad[slot.key]
-        return found(mine)  # one may have been saved and released since we looked
+        self._claimed_elsewhere = {slot.key: slot for slot in slots}
+        orphans = [slot for slot in slots if self._log.is_unclaimed(slot.key)]
+        ours = self.claim(orphans) if orphans else []
+        for slot in ours:
+            del self._claimed_elsewhere[slot.key]
+        return ours
 
     def end(self) -> None:
         """Give up what is still claimed, and stop renewing."""
         self._ended.set()
         self._log.release_claims(self.worker)
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
             if self._log.closed:
                 return
-            with suppress(StoreError):  # busy or full: two more beats come before the lease ends
+            with suppress(StoreError):  # busy or full: two more come before the lease ends
                 self._log.renew_claims(self.worker)

@@ -15,6 +15,7 @@ import apsw
 import msgspec
 
 from ..errors import StoreCorruptError, StoreError
+from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
 from . import connection as files
 from .key_index import IDENTITY_BYTES, KEY_BYTES, KeyIndex, indexed_to, last_id, tally
@@ -23,6 +24,7 @@ from .records import Call, Entry, Record, RunInfo, StepInfo, checksum, decoded
 Status = Literal["ok", "failed"]
 PAGE = 256
 
+_COUNTS = ", ".join(f"runs.{name}" for name in Report.__struct_fields__)
 # What an `Entry` is made of, up to `replaces`.
 _ENTRY = f"""
        {KEY_BYTES}, {IDENTITY_BYTES}, position, attempts, records.seconds, records.cost, error,
@@ -89,20 +91,18 @@ class Reader:
         """Return the runs, oldest first."""
         with files.mapped(self.path):
             rows: list[Any] = self._connection.execute(
-                """
-                select meta, runs.id, name, version, fingerprint, runs.store, started_at,
+                f"""
+                select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, null, rows, hits, computed, failed, commits,
-                       runs.seconds, commit_seconds, runs.cost
+                       loss_window, durability, meta, {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        return [
-            msgspec.structs.replace(RunInfo(*fields), meta=decoded(meta)) for meta, *fields in rows
-        ]
+        infos = ([*row[:16], decoded(row[16]), Report(*row[17:])] for row in rows)
+        return [RunInfo(*info) for info in infos]
 
     def records(
         self,
@@ -426,5 +426,7 @@ def _add(before: Any, newer: Any) -> Any:
 
 
 def to_builtins(info: msgspec.Struct) -> dict[str, Any]:
-    """Return a record, step or run as a dict for JSON."""
-    return {name: getattr(info, name) for name in info.__struct_fields__}
+    """Return a record, step or run as a dict for JSON; a run's counts stand among the rest."""
+    fields = {name: getattr(info, name) for name in info.__struct_fields__}
+    report: Report | None = fields.pop("report", None)
+    return fields if report is None else fields | msgspec.structs.asdict(report)

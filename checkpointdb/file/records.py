@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from ..events import Report
 from ..values.codec import decode
 from .processes import Process, alive
 
@@ -183,14 +184,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     loss_window: str
     durability: str
     meta: Any
-    rows: int
-    hits: int
-    computed: int
-    failed: int
-    commits: int
-    seconds: float
-    commit_seconds: float
-    cost: float
+    report: Report
 
     @property
     def process(self) -> Process:

@@ -6,28 +6,63 @@ import copy
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
+from ..engine.begin import Running
+from ..engine.calls import Calls
 from ..engine.current import calling
 from ..engine.rows import Slot
-from ..engine.runner import Runner
+from .signals import Signals
+from .sync import Loop, Pooled
 
 
-def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Slot]], Future[None]]:
-    """Return a function that sends one call to `executor` and keeps what comes back.
+def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
+    """Return the loop that keeps the workers of `executor` busy.
 
     Raises:
         TypeError: the step cannot travel to another process; the message says which object.
     """
-    batch = runner.options.batch_size is not None
     fn = _portable(step, executor)
 
+    def loop(running: Running, signals: Signals) -> Iterator[Any]:
+        submit = _shipping(fn, running.calls, executor)
+        return Pooled(running, submit, workers).results(signals)
+
+    return loop
+
+
+def _portable(step: Any, executor: Executor) -> Any:
+    """Return what pickles: the step by its name in its module, else the function itself."""
+    fn = step.__wrapped__
+    if not isinstance(executor, ProcessPoolExecutor):
+        return fn  # a thread pool, or a cluster's executor with a pickler of its own
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    there = getattr(sys.modules.get(module or ""), name, None)
+    travels = there if getattr(there, "__wrapped__", None) is fn else fn
+    try:
+        pickle.dumps(travels)
+    except Exception as error:
+        raise TypeError(
+            f"executor=: {travels!r} cannot be sent to another process ({error}): define the step "
+            "at the top level of a module"
+        ) from error
+    return travels
+
+
+def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]], Future[None]]:
+    """Return a function that sends one call to `executor` and keeps what comes back.
+
+    Args:
+        fn: the step, as it travels.
+        calls: of the run.
+        executor: the user's.
+    """
+
     def submit(slots: list[Slot]) -> Future[None]:
-        start = runner.begin_call(slots)
-        rows = [slot.row for slot in slots] if batch else slots[0].row
-        sent, kept = executor.submit(_call, fn, rows, slots[0].key), _Kept()
+        start = calls.begin(slots)
+        sent, kept = executor.submit(_call, fn, calls.argument(slots), slots[0].key), _Kept()
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
         kept.sent = sent
         return kept
@@ -38,7 +73,7 @@ def shipping(step: Any, runner: Runner, executor: Executor) -> Callable[[list[Sl
         if not kept.set_running_or_notify_cancel():
             return
         try:
-            _keep(runner, slots, start, sent, batch)
+            _keep(calls, slots, start, sent)
         except BaseException as error:  # noqa: BLE001 - handed over by the future
             kept.set_exception(error)
         else:
@@ -56,18 +91,20 @@ class _Kept(Future[None]):
         return self.sent.cancel() and super().cancel()
 
 
-def _keep(runner: Runner, slots: list[Slot], start: float, sent: Future[Any], batch: bool) -> None:
+def _keep(calls: Calls, slots: list[Slot], start: float, sent: Future[Any]) -> None:
     try:
-        value = sent.result()
-    except BaseException as error:  # noqa: BLE001 - `fail` raises it again, or records it
-        runner.fail(slots, error, start)
-        return
-    if isinstance(value, _Raised):
-        runner.fail(slots, value.exception(), start)
-    elif batch:
-        runner.keep_batch(slots, value, start)
+        returned = _returned(sent.result())
+    except BaseException as error:
+        if not calls.fail(slots, error, start):
+            raise
     else:
-        runner.keep(slots[0], value, start)
+        calls.keep(slots, returned, start)
+
+
+def _returned(value: Any) -> Any:
+    if isinstance(value, _Raised):
+        raise value.exception()
+    return value
 
 
 def _call(fn: Any, rows: Any, key: bytes) -> Any:
@@ -98,21 +135,3 @@ class _Raised(NamedTuple):
         except Exception:  # noqa: BLE001 - its text needs what __init__ sets
             return RuntimeError(f"{self.kind.__qualname__}: {self.message}")
         return error
-
-
-def _portable(step: Any, executor: Executor) -> Any:
-    """Return what pickles: the step by its name in its module, else the function itself."""
-    fn = step.__wrapped__
-    if not isinstance(executor, ProcessPoolExecutor):
-        return fn  # a thread pool, or a cluster's executor with a pickler of its own
-    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
-    there = getattr(sys.modules.get(module or ""), name, None)
-    travels = there if getattr(there, "__wrapped__", None) is fn else fn
-    try:
-        pickle.dumps(travels)
-    except Exception as error:
-        raise TypeError(
-            f"executor=: {travels!r} cannot be sent to another process ({error}): define the step "
-            "at the top level of a module"
-        ) from error
-    return travels

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from ..engine.rows import Slot, Twin
-from ..engine.runner import Runner
+from ..engine.in_flight import InFlight
+from ..engine.options import Options
+from ..engine.rows import Place, Slot
 
-Place = Slot | Twin
-HELD_BACK = 1024  # rows, all of them saved, that wait behind a slow one
+WAIT_LIMIT = 1024  # rows, all of them saved, that wait behind a slow one
 
 
-class Window:
+class Reorder:
     """Rows that wait for their outcome, and the call that is being filled.
 
     Args:
-        runner: the run.
+        in_flight: tells when a row is settled.
+        options: of the run.
         concurrency: how many calls may be in flight.
     """
 
-    def __init__(self, runner: Runner, concurrency: int = 1) -> None:
-        self._runner = runner
-        self._size = runner.options.batch_size or 1
-        self._ordered = runner.options.ordered
-        self._limit = max(HELD_BACK, 4 * self._size * concurrency)
+    def __init__(self, in_flight: InFlight, options: Options, concurrency: int = 1) -> None:
+        self._in_flight, self._ordered = in_flight, options.ordered
+        self._size = options.batch_size or 1
+        self._limit = max(WAIT_LIMIT, 4 * self._size * concurrency)
         self._waiting = 0
         self._rows: deque[Place] = deque()
         self._unit: list[Slot] = []
@@ -43,8 +43,8 @@ class Window:
         if self._ordered or place.settled:
             self._rows.append(place)
         else:
-            self._runner.when_settled(place, _appender(self._rows, place))
-        if place.mine:
+            self._in_flight.when_settled(place, _appender(self._rows, place))
+        if place.must_compute:
             assert isinstance(place, Slot)
             self._unit.append(place)
         return self.rest() if len(self._unit) >= self._size else []

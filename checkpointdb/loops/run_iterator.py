@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from ..engine.runner import Runner
 from ..events import Report
+from .session import Session
 
 R = TypeVar("R", covariant=True)
 
@@ -21,18 +20,22 @@ class Run(Generic[R]):
     the first Ctrl-C, SIGTERM, exit of the process), all that returned is committed first, and calls
     in flight are awaited and saved. A crash costs at most the save policy's loss window plus the
     calls in flight. Memory is bounded by the policy, the concurrency and a read-ahead of 1,024
-    rows, which grows only while rows are done in microseconds, or are a list. With one call at a
-    time the loop may change the rows of a list that are still to come, or add some; what any other
-    source gave must stay as it is until its result is there.
+    rows, which grows only while rows are done in microseconds, or are a list.
+
+    Rows that change: with one call at a time, the loop may add rows to a list, and change or
+    remove rows of it that are still to come. A row is checked just before it is paid for, and is
+    looked up again if it changed. A hit is not checked: a row that had a saved result when it was
+    read, up to 256 rows ahead, gets that result. What any other source gave must stay as it is
+    until its result is there.
     """
 
     def __init__(
         self,
-        runner: Runner,
+        session: Session,
         drive: Callable[[], Iterator[Any]] | None = None,
         adrive: Callable[[], AsyncIterator[Any]] | None = None,
     ) -> None:
-        self._runner, self._drive, self._adrive = runner, drive, adrive
+        self._session, self._drive, self._adrive = session, drive, adrive
         self._iterator: Any = None
 
     def __iter__(self) -> Iterator[R]:
@@ -40,7 +43,7 @@ class Run(Generic[R]):
             if self._drive is None:
                 raise TypeError("this run is asynchronous: iterate with `async for`")
             self._iterator = self._drive()
-            self._runner.loop = weakref.ref(self._iterator)
+            self._session.driven_by(self._iterator)
         iterator: Iterator[R] = self._iterator
         return iterator
 
@@ -84,16 +87,16 @@ class Run(Generic[R]):
     @property
     def report(self) -> Report:
         """Counts so far; final once the run has ended."""
-        return self._runner.report()
+        return self._session.report()
 
     def close(self) -> None:
         """End the run: calls in flight are awaited, whatever returned is committed. Repeatable."""
         if hasattr(self._iterator, "close"):
             self._iterator.close()
-        self._runner.close()
+        self._session.close()
 
     async def aclose(self) -> None:
         """End an asynchronous run, as `close` does."""
         if hasattr(self._iterator, "aclose"):
             await self._iterator.aclose()
-        self._runner.close()
+        self._session.close()

@@ -37,7 +37,7 @@ class Signals:
         self._wake: Callable[[], object] = int
         self._previous: dict[int, Any] = {}
         self._ended = False
-        self.held: int | None = None
+        self.deferred: int | None = None
         self.urgent = False  # a second signal came: calls in flight are not awaited
 
     def install(self) -> None:
@@ -51,11 +51,11 @@ class Signals:
                 signal.signal(number, self._handle)
 
     def wake_by(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-        """Set `event` when a signal is held, for a loop that waits."""
+        """Set `event` when a signal is deferred, for a loop that waits."""
         self._wake = lambda: loop.call_soon_threadsafe(event.set)
 
     def restore(self) -> None:
-        """Give the signals back to the handlers they were taken from; deliver one still held."""
+        """Give the signals back to the handlers they were taken from; deliver a deferred one."""
         self._busy = always  # hold back one that comes in here, until all are given back
         # SIGINT last: once it is given back, one that waits raises right here
         for number in sorted(self._previous, reverse=True):
@@ -74,26 +74,26 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ended:
-            self.held = number
+            self.deferred = number
             self.deliver(frame)
-        elif self.held is not None:
+        elif self.deferred is not None:
             self.urgent = True
             self.deliver(frame)
         elif self._busy():
-            self.held = number
+            self.deferred = number
             self._wake()
             log.warning(
                 "%s: finishing the call in flight, then stopping; once more stops at once",
                 signal.Signals(number).name,
             )
         else:
-            self.held = number
+            self.deferred = number
             self._save()
             self.deliver(frame)
 
     def deliver(self, frame: FrameType | None = None) -> None:
-        """Do what the held signal would have done. Returns if the user's own handler does."""
-        number, self.held = self.held, None
+        """Do what the deferred signal would have done. Returns if the user's own handler does."""
+        number, self.deferred = self.deferred, None
         if number is None:
             return
         previous = self._living(number)

@@ -1,110 +1,73 @@
-"""The loops over a `Runner`: in order, in batches, in a pool. Know when to call what."""
+"""The loops over a run: in order, in batches, in a pool. Know when to call what."""
 
 from __future__ import annotations
 
 import functools
 import threading
 import time
-from collections.abc import (
-    AsyncIterable,
-    Callable,
-    Iterable,
-    Iterator,
-)
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..engine.rows import Slot, Twin
-from ..engine.runner import Runner
-from ..engine.sharing import LOOK_EVERY
-from .progress import Progress
-from .reorder import Place, Window
+from ..engine.begin import Running
+from ..engine.rows import EqualRow, Place, Slot
+from ..engine.sharing import POLL_EVERY
+from .reorder import Reorder
+from .session import Session
 from .signals import Signals
 from .thread_pool import DaemonPool
 
-Rows = Iterable[Any] | AsyncIterable[Any]
-Loop = Callable[[Signals], Iterator[Any]]
+Loop = Callable[[Running, Signals], Iterator[Any]]
 
 
-def drive(runner: Runner, rows: Rows, loop: Loop) -> Iterator[Any]:
-    """Begin the run, loop, and end it, however the loop ends."""
-    signals = Signals(lambda: runner.busy, runner.commit)
-    runner.start()
-    signals.install()
-    try:
-        with progress(runner, rows):
-            yield from loop(signals)
-        runner.lookup.raise_source_error()
-    except GeneratorExit:
-        runner.finish("closed")
-        raise
-    except BaseException as error:
-        runner.finish(how(error))
-        runner.explain(error, rows)
-        raise
-    else:
-        runner.finish("finished")
-    finally:
-        signals.restore()
+def drive(session: Session, loop: Loop) -> Iterator[Any]:
+    """Give out the results of a run."""
+    with session.running() as (running, signals):
+        yield from loop(running, signals)
 
 
-def progress(runner: Runner, rows: Any) -> AbstractContextManager[Any]:
-    """Show the run's progress, if it was asked for."""
-    if not runner.options.progress:
-        return nullcontext()
-    total = len(rows) if hasattr(rows, "__len__") else None
-    return Progress(runner.spec.name, runner.report, total)
-
-
-def how(error: BaseException) -> str:
-    """Say in a few words how a run ended by `error`."""
-    name = type(error).__name__
-    if isinstance(error, KeyboardInterrupt | SystemExit) or name == "CancelledError":
-        return "interrupted"
-    return f"failed: {name}"
-
-
-def sequential(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+def sequential(running: Running, signals: Signals) -> Iterator[Any]:
     """Call the step for one row after the other."""
-    take, compute = runner.take, runner.compute
-    for place in runner.lookup.slots(rows):
-        if place.mine:
-            compute(place)  # type: ignore[arg-type]
+    intake, calls, results = running.intake, running.calls, running.results
+    compute, take = calls.compute, results.take
+    for place in intake.slots():
+        if place.must_compute:
+            compute([place])  # type: ignore[list-item]
         yield take(place)
-        if signals.held is not None:
-            stop(runner, signals)
+        if signals.deferred is not None:
+            stop(running, signals)
 
 
-def batches(runner: Runner, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+def batches(running: Running, signals: Signals) -> Iterator[Any]:
     """Call a batch step for some rows at a time, hits left out."""
-    window = Window(runner)
-    for place in runner.lookup.slots(rows):
-        unit = window.push(place) or (window.rest() if window.full else [])
+    intake, calls, results = running.intake, running.calls, running.results
+    order = Reorder(running.in_flight, running.options)
+    for place in intake.slots():
+        unit = order.push(place) or (order.rest() if order.full else [])
         if unit:
-            runner.compute_batch(unit)
-        yield from map(runner.take, window.ready())
-        if signals.held is not None:
-            stop(runner, signals)
-    if unit := window.rest():
-        runner.compute_batch(unit)
-    yield from map(runner.take, window.ready())
+            calls.compute(unit)
+        yield from map(results.take, order.ready())
+        if signals.deferred is not None:
+            stop(running, signals)
+    if unit := order.rest():
+        calls.compute(unit)
+    yield from map(results.take, order.ready())
 
 
-def stop(runner: Runner, signals: Signals) -> None:
-    """Save, then let the signal that was held back do its work."""
-    runner.commit()
+def stop(running: Running, signals: Signals) -> None:
+    """Save, then let the deferred signal do its work."""
+    running.commit()
     signals.deliver()
 
 
-def threaded(
-    runner: Runner, rows: Iterable[Any], signals: Signals, concurrency: int
-) -> Iterator[Any]:
+def threaded(running: Running, signals: Signals, concurrency: int) -> Iterator[Any]:
     """Keep `concurrency` calls in flight in threads."""
+    calls = running.calls
     with DaemonPool(concurrency) as pool:
-        submit = functools.partial(pool.submit, runner.compute_unit)
-        yield from Pooled(runner, submit, concurrency).results(rows, signals)
+        submit = functools.partial(pool.submit, calls.compute)
+        yield from Pooled(running, submit, concurrency).results(signals)
 
 
 class Pooled:
@@ -116,94 +79,97 @@ class Pooled:
     """
 
     def __init__(
-        self, runner: Runner, submit: Callable[[list[Slot]], Future[None]], concurrency: int
+        self, running: Running, submit: Callable[[list[Slot]], Future[None]], concurrency: int
     ) -> None:
-        self._runner, self._submit, self._concurrency = runner, submit, concurrency
-        self._window = Window(runner, concurrency)
-        self._in_flight: dict[Future[None], list[Slot]] = {}
+        self._running, self._submit, self._concurrency = running, submit, concurrency
+        self._intake, self._results = running.intake, running.results
+        self._order = Reorder(running.in_flight, running.options, concurrency)
+        self._sent: dict[Future[None], list[Slot]] = {}
         self._finished: SimpleQueue[Future[None]] = SimpleQueue()
 
-    def results(self, rows: Iterable[Any], signals: Signals) -> Iterator[Any]:
+    def results(self, signals: Signals) -> Iterator[Any]:
         """Yield results, in input order if they are to be in order."""
-        window, places, more = self._window, self._runner.lookup.slots(rows), True
+        order, places, more = self._order, self._intake.slots(), True
         try:
-            while more or len(window):
-                for slot in self._runner.lookup.look_abroad():
+            while more or len(order):
+                for slot in self._intake.poll_claimed():
                     self._start([slot])
                 if more and self._has_room:
                     place = next(places, None)
                     more = place is not None
-                    self._start(window.rest() if place is None else window.push(place))
+                    self._start(order.rest() if place is None else order.push(place))
                 else:
                     self._wait()
                 while not self._finished.empty():
                     self._reap()
-                if signals.held is not None:
+                if signals.deferred is not None:
                     self._pause(signals)
-                yield from map(self._runner.take, window.ready())
+                yield from map(self._results.take, order.ready())
         finally:
             if not signals.urgent:
                 self._drain()
 
     @property
     def _has_room(self) -> bool:
-        held_up = self._window.full and not self._runner.lookup.ahead
-        return len(self._in_flight) < 2 * self._concurrency and not held_up
+        is_full = self._order.full and not self._intake.ahead
+        return len(self._sent) < 2 * self._concurrency and not is_full
 
     def _start(self, unit: list[Slot]) -> None:
         if unit:
             future = self._submit(unit)
-            self._in_flight[future] = unit
+            self._sent[future] = unit
             future.add_done_callback(self._finished.put)
 
     def _wait(self) -> None:
         """Wait for something to happen that lets the loop go on."""
-        if self._in_flight:
+        if self._sent:
             with suppress(Empty):
-                self._reap(LOOK_EVERY if self._runner.lookup.following else None)
-        elif unit := self._window.rest():
+                self._reap(POLL_EVERY if self._intake.is_following else None)
+        elif unit := self._order.rest():
             self._start(unit)
-        elif self._runner.lookup.following:
-            self._runner.commit()  # another worker may be waiting for what is pending here
-            time.sleep(LOOK_EVERY)
+        elif self._intake.is_following:
+            self._running.commit()  # another worker may be waiting for what is pending here
+            time.sleep(POLL_EVERY)
 
     def _reap(self, timeout: float | None = None) -> None:
         future = self._finished.get(timeout=timeout)
-        if self._in_flight.pop(future, None):
+        if self._sent.pop(future, None):
             future.result()
 
     def _pause(self, signals: Signals) -> None:
         unbegun = self._drain()
-        stop(self._runner, signals)
+        stop(self._running, signals)
         for unit in unbegun:  # the user's own handler has let the run go on
             self._start(unit)
 
     def _drain(self) -> list[list[Slot]]:
         """Await calls in flight, for they are paid for; cancel and return those not begun."""
-        flying = self._in_flight
+        flying = self._sent
         unbegun = [flying.pop(future) for future in list(flying) if future.cancel()]
         for future in flying:
             future.exception()
         return unbegun
 
 
-def call(runner: Runner, row: Any) -> Any:
+def call(running: Running, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
+    intake, in_flight = running.intake, running.in_flight
+    calls, results = running.calls, running.results
     while True:
-        place = runner.lookup.rows([row])[0]
-        if place.mine:
+        place = intake.place_of(row)
+        if place.must_compute:
             assert isinstance(place, Slot)
-            runner.compute(place)
+            calls.compute([place])
         elif not place.settled:
             settled = threading.Event()
-            runner.when_settled(place, settled.set)
+            in_flight.when_settled(place, settled.set)
             settled.wait()
         if not orphaned(place):
-            return runner.take(place)
+            return results.take(place)
 
 
 def orphaned(place: Place) -> bool:
     """Tell whether an equal call that this one waited for was interrupted, not answered."""
-    if not isinstance(place, Twin):
+    if not isinstance(place, EqualRow):
         return False
     return place.first.error is not None and not isinstance(place.first.error, Exception)

@@ -1,0 +1,247 @@
+"""Call the step, and keep what it returns or how it failed. Knows no loop and no SQL."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import Any
+
+from ..errors import EncodeError
+from ..file.records import Entry, SentCall
+from .budget import Budget
+from .committer import Committer
+from .current import calling
+from .failures import Failed, failure, to_error_text
+from .in_flight import InFlight
+from .job import Spec
+from .ledger import Ledger
+from .options import Options
+from .rows import Slot
+from .tally import Tally
+
+
+class Calls:
+    """Call the step for rows that are to be computed; safe from any thread or task.
+
+    Promise: a result is pending before anybody has it. A row leaves `in_flight` whatever happens.
+
+    Args:
+        spec: the step.
+        options: of the run.
+        committer: takes what returned.
+        in_flight: has the rows.
+        tally: of the run.
+        budget: if the run has one.
+        ledger: if calls are to be noted before they are made.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        options: Options,
+        committer: Committer,
+        in_flight: InFlight,
+        tally: Tally,
+        budget: Budget | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._spec, self._options = spec, options
+        self._committer, self._in_flight, self._tally = committer, in_flight, tally
+        self._budget, self._ledger = budget, ledger
+        # bound once: they are asked for each row
+        self._fn, self._encode = spec.fn, spec.codec.encode
+        self._is_batch = options.batch_size is not None
+        self._needs_begin = budget is not None or ledger is not None
+        self._needs_check = options.cost is not None or options.valid is not None
+
+    # --- call
+
+    def compute(self, slots: list[Slot]) -> None:
+        """Call the step for one row, or a batch of rows, and keep what it returns."""
+        start = self.begin(slots) if self._needs_begin else perf_counter()
+        token = calling.set(slots[0].key)
+        try:
+            returned = self._fn(self.argument(slots))
+        except BaseException as error:
+            if not self.fail(slots, error, start):
+                raise
+        else:
+            self.keep(slots, returned, start)
+        finally:
+            calling.reset(token)
+
+    async def acompute(self, slots: list[Slot]) -> None:
+        """Call an async step, for one row or a batch of rows, and keep what it returns."""
+        start = self.begin(slots) if self._needs_begin else perf_counter()
+        token = calling.set(slots[0].key)
+        try:
+            returned = await self._fn(self.argument(slots))
+        except BaseException as error:
+            if not self.fail(slots, error, start):
+                raise
+        else:
+            self.keep(slots, returned, start)
+        finally:
+            calling.reset(token)
+
+    def argument(self, slots: list[Slot]) -> Any:
+        """Return what the step gets: a row, or the rows of a batch."""
+        return [slot.row for slot in slots] if self._is_batch else slots[0].row
+
+    def begin(self, slots: list[Slot]) -> float:
+        """Return the time, for a call that may be made: within the budget, noted in the ledger."""
+        try:
+            if self._budget is not None:
+                self._budget.check()
+            if self._ledger is not None:
+                self._ledger.send(
+                    SentCall(slot.key, slot.position, slot.input, slot.input_form) for slot in slots
+                )
+        except BaseException as error:
+            self._in_flight.give_up(slots, error)
+            raise
+        return perf_counter()
+
+    # --- keep
+
+    def keep(self, slots: list[Slot], returned: Any, start: float) -> None:
+        """Make what the step returned pending; commit if the policy says so.
+
+        Raises:
+            EncodeError: a result cannot be stored; it is attached.
+            ValueError: a batch is not a list, or not as long as its rows; what was returned is
+                attached.
+            StoreError: the commit failed; the result stays pending.
+        """
+        now = perf_counter()
+        if self._is_batch:
+            self._keep_batch(slots, returned, now - start)
+        else:
+            self._keep(slots[0], returned, now - start, now)
+
+    def _keep(self, slot: Slot, value: Any, seconds: float, now: float) -> None:
+        if slot.mutated is not None:
+            self._in_flight.give_up([slot], slot.mutated)
+            return
+        try:
+            data = self._encode(value)
+        except EncodeError as error:
+            if not self.fail([slot], error, now - seconds, value):
+                raise
+            return
+        slot.value, slot.data = value, data
+        cost = problem = text = None
+        if self._needs_check:
+            cost, problem = self._check_result(slot, value)
+        if slot.failed is None:
+            self._tally.computed()
+        else:
+            text = to_error_text(slot.failed)
+        entry = Entry(
+            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
+            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+        )  # fmt: skip
+        self._settle(slot, entry, now)
+        if problem is not None:
+            raise problem
+
+    def _settle(self, slot: Slot, entry: Entry, now: float) -> None:
+        """Hand the entry over to the committer; only then may anybody have the outcome."""
+        try:
+            self._committer.add(entry, now)
+        finally:
+            self._in_flight.leave([slot])
+
+    def _keep_batch(self, slots: list[Slot], values: Any, seconds: float) -> None:
+        """Keep each result of a batch that can be kept, before any raises."""
+        problem: Exception | None = self._misfit(slots, values)
+        if problem is not None:
+            self._in_flight.give_up(slots, problem)
+            raise problem
+        for slot, value in zip(slots, values, strict=True):
+            try:
+                self._keep(slot, value, seconds / len(slots), perf_counter())
+            except Exception as error:  # noqa: BLE001 - the others are paid for too: keep them first
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _misfit(self, slots: list[Slot], values: Any) -> Exception | None:
+        if not isinstance(values, list | tuple):
+            returned = f"a {type(values).__name__}"
+        elif len(values) != len(slots):
+            returned = f"{len(values)} results"
+        else:
+            return None
+        error = ValueError(
+            f"step {self._spec.name!r} was given a list of {len(slots)} rows and returned "
+            f"{returned}: with batch_size= it must return a list of {len(slots)} results; "
+            "what it returned is attached to this error as .result"
+        )
+        error.result = values  # type: ignore[attr-defined]
+        return error
+
+    def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, Exception | None]:
+        """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
+        cost = None
+        try:
+            if self._options.cost is not None:
+                cost = _dollars(self._options.cost(value))
+                self._tally.paid(cost)
+        except Exception as error:  # noqa: BLE001 - the result is paid for: keep it first
+            return cost, error
+        try:
+            if self._options.valid is None or self._options.valid(value):
+                return cost, None
+        except Exception as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
+            slot.failed, slot.error = failure(slot.row, slot.attempts + 1, error), error
+            self._tally.failed([slot], error, recorded=False)
+            return cost, error
+        refused = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
+        recorded = self._options.on_error == "record"
+        slot.failed = Failed(slot.row, "invalid", str(refused), "", slot.attempts + 1)
+        if not recorded:
+            slot.error = refused
+        self._tally.failed([slot], refused, recorded)
+        return cost, None if recorded else refused
+
+    # --- fail
+
+    def fail(
+        self, slots: list[Slot], error: BaseException, start: float, result: Any = None
+    ) -> bool:
+        """Settle rows whose call failed; tell whether as records, so that the run goes on.
+
+        Args:
+            slots: the rows.
+            error: what was raised.
+            start: from `begin`.
+            result: what the step returned, if it was that which cannot be stored.
+        """
+        recorded = (
+            self._options.on_error == "record"
+            and isinstance(error, Exception)
+            and not isinstance(error, self._options.stop_on)
+        )
+        self._tally.failed(slots, error, recorded)
+        if not recorded:
+            self._in_flight.give_up(slots, error)
+            return False
+        now = perf_counter()
+        seconds = (now - start) / len(slots)
+        for slot in slots:
+            attempts = slot.attempts + 1
+            slot.failed = failure(slot.row, attempts, error)
+            text = to_error_text(slot.failed, result)
+            entry = Entry(
+                slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,
+                slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+            )  # fmt: skip
+            self._settle(slot, entry, now)
+        return True
+
+
+def _dollars(cost: Any) -> float:
+    if isinstance(cost, int | float) and 0 <= cost < math.inf:
+        return float(cost)
+    raise ValueError(f"cost= returned {cost!r}: it must be dollars, 0 or more; the result is saved")

@@ -1,0 +1,64 @@
+"""A row that failed, as the user gets it and as a record holds it. Knows no run and no store."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import msgspec
+
+_REPR_LIMIT = 1 << 20
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """Takes the place of a result when the step failed under `on_error="record"`.
+
+    Attributes:
+        row: the input.
+        error_type: the exception's class name, or `"invalid"` for a result that `valid=` refused.
+        message: the exception's text.
+        traceback: where it was raised.
+        attempts: how often the row was tried, over all runs.
+    """
+
+    row: Any
+    error_type: str
+    message: str
+    traceback: str
+    attempts: int
+
+
+def failure(row: Any, attempts: int, error: BaseException) -> Failed:
+    """Describe what `error` did to a row, at its so-many-th attempt."""
+    return Failed(
+        row=row,
+        error_type=type(error).__qualname__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        attempts=attempts,
+    )
+
+
+def to_error_text(failed: Failed, result: Any = None) -> str:
+    """Return a failure as the JSON of the `error` column.
+
+    Args:
+        failed: the failure.
+        result: what the step returned, if that could not be stored: kept as its `repr`.
+    """
+    fields = {
+        "type": failed.error_type,
+        "message": failed.message,
+        "traceback": failed.traceback,
+    }
+    if result is not None:
+        fields["repr"] = repr(result)[:_REPR_LIMIT]
+    # an exception's text may hold what no file can, such as the lone surrogate it complains about
+    clean = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
+    return msgspec.json.encode(clean).decode()
+
+
+def from_error_text(row: Any, attempts: int, text: str) -> Failed:
+    """Return the failure that an `error` column holds."""
+    fields = msgspec.json.decode(text)
+    return Failed(row, fields["type"], fields["message"], fields["traceback"], attempts)

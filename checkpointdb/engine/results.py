@@ -1,0 +1,38 @@
+"""What a settled row gives out: its result, its failure or its error. Knows no store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import DecodeError
+from ..values.codec import Codec
+from .rows import EqualRow, Place
+from .tally import Tally
+
+
+class Results:
+    """Give out results; each row, equal ones too, gets a value of its own."""
+
+    def __init__(self, codec: Codec, path: str, tally: Tally) -> None:
+        self._decode, self._path, self._gave = codec.decode, path, tally.gave
+
+    def take(self, place: Place) -> Any:
+        """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
+        slot = place.first if isinstance(place, EqualRow) else place
+        if slot.error is not None:
+            raise slot.error
+        if slot.failed is not None:
+            self._gave(not place.must_compute and not slot.skipped, slot.skipped and place is slot)
+            return slot.failed
+        if place.must_compute:
+            self._gave(False)
+            value, slot.value = slot.value, None
+            return value
+        self._gave(True)
+        assert slot.data is not None
+        try:
+            return self._decode(slot.data)
+        except DecodeError as error:
+            error.key = slot.key.hex()
+            error.add_note(f"key {error.key} in {self._path}")
+            raise

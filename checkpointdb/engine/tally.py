@@ -1,0 +1,81 @@
+"""What a run has done so far, counted and told. The counts are the fields of `Report`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+from ..events import CameLate, Committed, Report, RowFailed, emit
+from ..file.records import Entry
+from .rows import Slot
+
+
+class Tally:
+    """Count what happens in a run, and tell whoever listens.
+
+    The lock is held for the counting alone; listeners are called after it.
+
+    Args:
+        step: name of the step.
+        listener: called with each event.
+    """
+
+    def __init__(self, step: str, listener: Callable[[Any], object] | None = None) -> None:
+        self._step, self._listener = step, listener
+        self._lock = threading.Lock()
+        self._counts: dict[str, Any] = dict.fromkeys(Report.__struct_fields__, 0)
+        self._began, self._ended = perf_counter(), 0.0
+
+    def gave(self, hit: bool, failed_before: bool = False) -> None:
+        """Count a row given out."""
+        with self._lock:
+            counts = self._counts
+            counts["rows"] += 1
+            if hit:
+                counts["hits"] += 1
+            if failed_before:
+                counts["failed"] += 1
+
+    def computed(self) -> None:
+        """Count a result that the step returned."""
+        with self._lock:
+            self._counts["computed"] += 1
+
+    def paid(self, dollars: float) -> None:
+        """Count the cost of a result."""
+        with self._lock:
+            self._counts["cost"] += dollars
+
+    def failed(self, slots: Sequence[Slot], error: BaseException, recorded: bool) -> None:
+        """Count rows that failed, and tell whether the run goes on."""
+        with self._lock:
+            self._counts["failed"] += len(slots)
+        kind, text = type(error).__qualname__, str(error)
+        for slot in slots:
+            self._tell(
+                RowFailed(self._step, slot.position, kind, text, slot.attempts + 1, recorded)
+            )
+
+    def committed(self, rows: int, late: Sequence[Entry], seconds: float) -> None:
+        """Count a commit, and tell of results that another worker had committed before."""
+        with self._lock:
+            self._counts["commits"] += 1
+            self._counts["commit_seconds"] += seconds
+        for entry in late:
+            self._tell(CameLate(self._step, entry.position, entry.key.hex()))
+        self._tell(Committed(self._step, rows, seconds))
+
+    def end(self) -> None:
+        """Stop the clock."""
+        self._ended = perf_counter()
+
+    def report(self) -> Report:
+        """Return the counts so far."""
+        seconds = (self._ended or perf_counter()) - self._began
+        with self._lock:
+            return Report(**self._counts | {"seconds": seconds})
+
+    def _tell(self, event: Any) -> None:
+        emit(event, self._listener)

@@ -1,0 +1,106 @@
+"""A run from its beginning to its end, whatever loop it has: signals, progress, how it ended."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+from ..engine.begin import Running, begin, end, saved
+from ..engine.job import Job
+from ..errors import StoreError
+from ..events import Report
+from .progress import Progress
+from .signals import Signals, always
+
+
+class Session:
+    """Begin a run when a loop over it begins, and end it however the loop ends.
+
+    Args:
+        job: what is asked.
+        rows: the source of rows.
+        in_task: the loop is a task of the user's event loop. SIGINT is left to asyncio then, which
+            cancels the task that iterates; SIGTERM does the same as elsewhere.
+    """
+
+    def __init__(self, job: Job, rows: Any, in_task: bool = False) -> None:
+        self._job, self._rows, self._in_task = job, rows, in_task
+        self._running: Running | None = None
+        self._loop: Callable[[], Any] = _no_loop
+
+    def driven_by(self, iterator: Any) -> None:
+        """Say which generator has the loop; it is not kept alive, so that it ends if forgotten."""
+        self._loop = weakref.ref(iterator)
+
+    def report(self) -> Report:
+        """Return the counts so far."""
+        return Report() if self._running is None else self._running.report()
+
+    def close(self) -> None:
+        """End the run, if it has begun and nobody has ended it."""
+        if self._running is not None:
+            end(self._running, "closed")
+
+    @contextmanager
+    def running(self) -> Iterator[tuple[Running, Signals]]:
+        """Begin the run for the block, and end it as the block ends."""
+        self._running = running = begin(self._job, self._rows)
+        source = running.source
+        if self._in_task:
+            signals = Signals(always, running.commit, interrupt=False)
+        else:
+            signals = Signals(
+                lambda: not source.reading and bool(getattr(self._loop(), "gi_running", False)),
+                running.commit,
+            )
+        signals.install()
+        try:
+            with self._progress():
+                yield running, signals
+            source.raise_error()
+        except GeneratorExit:
+            end(running, "closed")
+            raise
+        except BaseException as error:
+            end(running, _how(error))
+            self._explain(error)
+            raise
+        else:
+            end(running, "finished")
+        finally:
+            signals.restore()
+
+    def _progress(self) -> AbstractContextManager[Any]:
+        """Show the run's progress, if it was asked for."""
+        if not self._job.options.progress:
+            return nullcontext()
+        return Progress(self._job.spec.name, self.report, self._total())
+
+    def _total(self) -> int | None:
+        return len(self._rows) if hasattr(self._rows, "__len__") else None
+
+    def _explain(self, error: BaseException) -> None:
+        """Add to the user's own exception how much is saved, where, and how to go on."""
+        with suppress(StoreError):
+            report, total, left = self.report(), self._total(), ""
+            if total is not None:
+                done = report.hits + report.computed
+                left = f", {max(total - done, 0):,} of {total:,} rows are left"
+            error.add_note(
+                f"checkpointdb: {saved(self._job):,} results of step {self._job.spec.name!r} are "
+                f"saved in {self._job.store.path}{left}; run the same again to go on from there"
+            )
+
+
+def _how(error: BaseException) -> str:
+    """Say in a few words how a run ended by `error`."""
+    name = type(error).__name__
+    if isinstance(error, KeyboardInterrupt | SystemExit) or name == "CancelledError":
+        return "interrupted"
+    return f"failed: {name}"
+
+
+def _no_loop() -> None:
+    return None
