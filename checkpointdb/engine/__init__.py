@@ -10,9 +10,10 @@ from the start; `end` ends it. A part knows the parts that it was given, and non
              │      Calls: the step ─ Committer ─ Log (file/log.py)
              └──────── Tally: counts everything ────┘
 
-**Who holds which lock when.** Threads meet here: those of a pool compute, one reads rows and gives
-out results, a timer commits, a lease is renewed, listeners are called, any thread may flush the
-store or call the step for a single row.
+**Who holds which lock when.** One thread iterates: it alone reads the source, looks rows up in
+batches, asks for claims, and gives out results. Beside it the threads of a pool, or an executor's,
+compute and keep; a timer commits; a lease is renewed; any thread may flush the store, ask for the
+report, or call the step for a single row.
 
 - `Committer._lock` (re-entrant) is held while a result becomes pending and through a whole commit:
   who adds meanwhile waits. The user's policy is asked and listeners are told of a commit under it.
@@ -21,9 +22,11 @@ store or call the step for a single row.
 - `Log.lock` is held around each use of the file. It is taken under any of those above.
 - `InFlight._lock`, `Tally._lock` and that of `Occurrences` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
+- No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.
 
-So the order is: `Committer`, `Budget` or `Ledger`; then `Log.lock` or one of the short ones. None
-is held while the step or the source of rows runs. A result is pending before its row leaves
-`InFlight`, and a commit is found in the log before it is pending no more: an equal row that comes
-at any moment finds one of them.
+So the order is: `Committer`, `Budget` or `Ledger`; then `Log.lock`, the innermost, or one of the
+short ones. None is held while the step or the source of rows runs.
+
+A result is pending before its row leaves `InFlight`, and found in the log before it is pending no
+more: an equal row that comes at any moment finds it in one of them.
 """
