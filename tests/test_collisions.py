@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import struct
 
+import apsw
 import msgspec
 import pytest
 
@@ -79,6 +81,18 @@ def test_a_saved_row_is_not_answered_for_another(store_path, committed):
             step(OTHER)
         assert calls == [ONE, 1]
         assert step(ONE) == 1
+
+
+@pytest.mark.damages_store
+def test_an_identity_that_has_rotted_is_not_taken_for_a_collision(store_path):
+    """The record is named, as any other that is not what was written."""
+    step = ckpt.step(store_path, version=1, name="f")(last)
+    step(ONE)
+    step.store.close()
+    with contextlib.closing(apsw.Connection(store_path)) as db:
+        db.execute("update records set identity = randomblob(16)")
+    with pytest.raises(ckpt.StoreCorruptError, match="record 1 "):
+        step(ONE)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

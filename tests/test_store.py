@@ -460,7 +460,9 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
     with contextlib.closing(apsw.Connection(store_path)) as db:
         db.execute(f"update records set {column} = {value} where id = {id}")
     with Store(store_path) as store:
-        if column == "input":  # a hit is its result: it does not read the input
+        is_text = "ff" in value  # no UTF-8: SQLite's rows cannot be read at all
+        if column == "input" or (column == "identity" and not is_text):
+            # a hit is its result: it does not read these
             assert store.log.find([key(id - 1)])[0].result == entry(id - 1).result
         elif column != "key":  # a changed key is another key: the row is computed anew
             with pytest.raises(

@@ -223,8 +223,7 @@ class Intake:
             if found is None:
                 misses.append(slot)
             elif found.identity != slot.identity:
-                met = f"record {found.id}" if found.id else "a row that is not yet committed"
-                self._refuse(slot, _collision(slot, met, found.id))
+                self._refuse(slot, self._collided(slot, found))
             elif found.error is None:
                 slot.data = found.result
                 saved.append(slot)
@@ -237,6 +236,12 @@ class Intake:
                 saved.append(slot)
         self._in_flight.leave(saved)
         return misses
+
+    def _collided(self, slot: Slot, found: Found) -> KeyCollisionError:
+        if not found.id:
+            return _collision(slot, "a row that is not yet committed")
+        self._log.check(found.id)  # or its bits have rotted
+        return _collision(slot, f"record {found.id}", found.id)
 
     def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
         if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):

@@ -110,8 +110,8 @@ def update_run(
 @contextlib.contextmanager
 def transaction(writer: apsw.Connection) -> Iterator[None]:
     """Commit what the block does, or nothing of it."""
-    writer.execute("begin immediate")
-    try:
+    try:  # Ctrl-C may come right after the begin
+        writer.execute("begin immediate")
         yield
         writer.execute("commit")
     except BaseException:

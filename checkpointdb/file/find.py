@@ -89,6 +89,6 @@ class Finder:
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
         id, attempts, _, result, error, checksum, run, identity = row
-        if not is_intact(wanted, identity, result, error, checksum):
+        if not is_intact(wanted, result, error, checksum):
             raise corrupt(self._path, id, wanted)
         return Found(id, identity, attempts, error, result, run)

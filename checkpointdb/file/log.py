@@ -175,6 +175,15 @@ class Log:
             self._check_open()
             return self._finder.find(keys)
 
+    def check(self, id: int) -> None:
+        """Raise unless a record is what was written, its identity and input too.
+
+        Raises:
+            StoreCorruptError: it is not; the message names it.
+        """
+        with Reader(self.path, self._vfs) as reader:
+            reader.check(id)
+
     def append(
         self,
         step: int,

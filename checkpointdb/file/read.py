@@ -183,6 +183,11 @@ class Reader:
                 raise apsw.CorruptError("the key index points at other records")
         return [self._record(row) for row in rows]
 
+    def check(self, id: int) -> None:
+        """Raise unless a record is what was written."""
+        for row in self._fetch([id]):
+            self._record(row)
+
     def succeeded(self, keys: Sequence[bytes]) -> list[bool | None]:
         """Tell of each key whether its newest record is a success, None where there is none."""
         with files.mapped(self.path):

@@ -208,19 +208,16 @@ _OUTCOME, _INPUT = 0x7FFFFFFF_00000000, 0xFFFFFFFF
 def checksum(entry: Entry) -> int:
     """Return the 63-bit checksum of a record, over the bytes and storage classes of its values.
 
-    The low 32 bits are those of the input, so that a hit need not read it: 0.4 µs less a row.
+    The low 32 bits are those of identity and input, so that a hit need not read these: its identity
+    is compared with the row's, and 0.4 µs are spared.
     """
-    outcome = _outcome(entry.key + entry.identity, entry.result, entry.error)
-    return outcome | _digest(entry.row_digest or b"", entry.input) & _INPUT
+    of_input = _digest(entry.identity + (entry.row_digest or b""), entry.input)
+    return _outcome(entry.key, entry.result, entry.error) | of_input & _INPUT
 
 
-def is_intact(
-    key: bytes, identity: bytes, result: Stored | None, error: str | None, checksum: int
-) -> bool:
+def is_intact(key: bytes, result: Stored | None, error: str | None, checksum: int) -> bool:
     """Tell whether a record's key and outcome are what its checksum was made of."""
-    if type(checksum) is not int or type(identity) is not bytes:
-        return False
-    return checksum & _OUTCOME == _outcome(key + identity, result, error)
+    return type(checksum) is int and checksum & _OUTCOME == _outcome(key, result, error)
 
 
 def _outcome(prefix: bytes, result: Stored | None, error: str | None) -> int:

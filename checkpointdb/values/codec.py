@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import DecodeError, EncodeError
 from .canonical import canonical, is_plain, ordered, pack_plain, uncanonical
-from .vectors import packed_vector
+from .vectors import VECTOR, packed_vector
 
 MAX_BYTES = 64 << 20
 
@@ -66,7 +66,7 @@ def encode_plain(value: Any) -> str | bytes:
     kind = type(value)
     if kind is list or kind is dict:
         for child in (value,) if kind is list else value.values():
-            if type(child) is list and packed_vector(child):
+            if type(child) is list and len(child) >= VECTOR and packed_vector(child):
                 return _sized(pack_plain(value))
     data = _json(value)
     return data.decode() if len(data) <= MAX_BYTES else _text(data)
