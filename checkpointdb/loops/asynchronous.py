@@ -222,15 +222,15 @@ def bridged(runner: Runner, rows: Rows, signals: Signals, concurrency: int) -> I
     A thread, so that it works inside Jupyter's running loop as well.
     """
     with LoopThread() as loop:
-        chunks = loop.wait(_begin(runner, rows, signals, concurrency))
+        chunks = loop.wait(_begin, runner, rows, signals, concurrency)
         try:
-            while (places := loop.wait(_next(chunks))) is not None:
+            while (places := loop.wait(_next, chunks)) is not None:
                 if not places:
                     stop(runner, signals)
                 for place in places:
                     yield runner.take(place)
         finally:
-            loop.wait(chunks.aclose())
+            loop.wait(chunks.aclose)
 
 
 async def _begin(
