@@ -267,7 +267,7 @@ def open_file():
 
 NO_CONTENT = {
     "a lambda": (lambda: {"fn": lambda: 0}, "$.fn", "lambda|function"),
-    "an open file": (open_file, r"$.meta[3].file", "pass what it is made from"),
+    "an open file": (open_file, r"$.meta[3].file", "give what it is made from"),
     "a plain object": (lambda: [object()], "$[0]", "dataclass"),
     "a class": (lambda: {"type": Data}, "$.type", "type"),
     "an exception": (lambda: (ValueError(),), "$[0]", "ValueError"),
