@@ -82,6 +82,7 @@ def run(step, *more):
 # --- failures
 
 
+@pytest.mark.slow
 def test_a_failed_row_has_an_error_where_its_result_would_be(here):
     """In every format; and the exit code and the last line say that the output is not complete."""
     for ending in ("jsonl", "csv", "parquet"):

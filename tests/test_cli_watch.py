@@ -97,6 +97,7 @@ class Terminal:
         return code, same
 
 
+@pytest.mark.slow
 def test_a_live_view_of_a_run_to_its_end(here, going):
     terminal = Terminal("--every", "0.1", cwd=here)
     wait_for(lambda: terminal.shows("slow 1", "running", "at most 0.1 s", "sent, not saved"))
@@ -111,6 +112,7 @@ def test_a_live_view_of_a_run_to_its_end(here, going):
     assert terminal.end() == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "number", "code"),
     [(b"q", None, 0), (None, signal.SIGINT, 0), (None, signal.SIGTERM, 143)],
@@ -129,6 +131,7 @@ def test_it_ends_on_request_and_the_run_goes_on(here, going, key, number, code):
     assert going.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
     """Each look is a line; the last one says how it ended, once; what it counts grows."""
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", cwd=here)
@@ -142,6 +145,7 @@ def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
     assert "a crash costs at most 0.1 s" in lines[0] and "\x1b" not in said
 
 
+@pytest.mark.slow
 def test_lines_of_json_for_programs(here, going):
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", "--json", cwd=here)
     said = [json.loads(process.stdout.readline()) for _ in range(8)]

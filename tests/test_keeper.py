@@ -17,6 +17,8 @@ import checkpointdb as ckpt
 from checkpointdb import Store, StoreError, StoreFullError, every
 from checkpointdb.file.log import Log
 
+pytestmark = pytest.mark.loops
+
 # How late a timer's commit may be on a busy machine: thread switch, fsync.
 LATE = 0.5
 

@@ -21,6 +21,8 @@ from lives import HERE, Lives
 import checkpointdb as ckpt
 from checkpointdb import Store
 
+pytestmark = pytest.mark.loops
+
 INSTANTS = 9
 STOPS = {"SIGINT": -signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
 
@@ -61,6 +63,7 @@ def stop_at_random(directory, seed, driver, kind, instants):
             assert len(lives.called) == len(lives.stored)
 
 
+@pytest.mark.slow
 @each_driver
 @pytest.mark.parametrize("kind", STOPS)
 def test_a_signal_at_a_random_instant_loses_nothing(tmp_path, driver, kind):
@@ -116,6 +119,7 @@ def interrupt_at(event, run):
     return came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [ckpt.on_exit(), ckpt.every(rows=2)], ids=repr)
 def test_ctrl_c_at_every_line_loses_nothing(store_path, save, program):
     """Wherever in our code Ctrl-C comes, what was answered is saved and the handlers are back."""

@@ -141,6 +141,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(values), chunk=st.integers(1, 40), indent=st.none() | st.integers(0, 2))
 def test_a_json_array_is_read_the_same_in_chunks_of_any_size(tmp_path_factory, rows, chunk, indent):

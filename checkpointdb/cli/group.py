@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import CheckpointError
 from .display import note, safe_lines
 from .sinks import OutputClosedError
@@ -78,7 +78,7 @@ merge_option = click.option(
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(importlib.metadata.version("checkpointdb"), prog_name="ckpt")
+@click.version_option(__version__, prog_name="ckpt")
 def cli() -> None:
     """Run a step over many rows; killed, run it again: it goes on where it stopped.
 
