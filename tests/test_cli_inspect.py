@@ -225,9 +225,9 @@ def test_a_beginning_that_is_not_enough_lists_the_candidates(here):
 @pytest.mark.parametrize(
     ("key", "wanted"),
     [
-        ("xyz", "'xyz' is no key"),
-        ("0" * 33, "is no key"),
-        ("", "is no key"),
+        ("xyz", "'xyz' is not a key"),
+        ("0" * 33, "is not a key"),
+        ("", "is not a key"),
         ("f" * 32, "no record has a key that begins with fff"),
     ],
 )
