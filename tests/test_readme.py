@@ -78,3 +78,16 @@ def test_the_version_stands_once():
     """What is installed has the version of `checkpointdb/__init__.py`."""
     assert importlib.metadata.version("checkpointdb") == checkpointdb.__version__
     assert "\nversion =" not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_design_lists_no_method_that_does_not_exist():
+    """What docs/design.md says a step and a store can do is there."""
+    design = (ROOT / "docs" / "design.md").read_text()
+    methods = re.search(r"^    Store\(path.*?\): (.*?); context manager", design, re.M | re.S)[1]
+    of_store = set(re.findall(r"\w+(?=\()", methods))
+    assert {"steps", "forget", "close"} <= of_store
+    assert [name for name in of_store if not hasattr(checkpointdb.Store, name)] == []
+    step = checkpointdb.step("unused.ckpt", version=1, name="label")(lambda row: row)
+    of_step = set(re.findall(r"\blabel\.(\w+)", design))
+    opens_a_file = {"store"}
+    assert [name for name in of_step - opens_a_file if not hasattr(step, name)] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,7 +52,13 @@ def version_of(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?(0|[1-9]\d*)", text) else text
 
 
-class _Version(click.ParamType[int | str]):
+if TYPE_CHECKING:
+    _VersionType = click.ParamType[int | str]
+else:
+    _VersionType = click.ParamType  # before click 8.4 it cannot be subscripted
+
+
+class _Version(_VersionType):
     name = "version"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> int | str:
