@@ -88,8 +88,16 @@ class Terminal:
     def press(self, key):
         os.write(self._ours, key)
 
+    def _read_to_the_end(self):
+        """Read on as a terminal does: to set its modes waits until its output is read."""
+        until = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < until:
+            self.shows()
+            time.sleep(0.005)
+
     def end(self):
         """Wait for the end; return the exit code, and whether the terminal is as it was."""
+        self._read_to_the_end()
         code = self.process.wait(timeout=20)
         same = termios.tcgetattr(self.theirs) == self.before
         os.close(self._ours)
