@@ -26,7 +26,7 @@ def adopt(
         How many were copied (or would be, under `dry_run`), and how many `new` had already.
 
     Raises:
-        StoreError: no such step and version, or its keys cannot be made anew; nothing was changed.
+        StoreError: no such step and version, or its keys cannot be made again; nothing was changed.
     """
     if old == new:
         raise ValueError(f"from and to are both version {old!r}")

@@ -28,11 +28,11 @@ MISSING: Any = _Missing()
 
 
 class CheckpointError(Exception):
-    """The root of every error that checkpointdb raises on its own account."""
+    """The root of every error of checkpointdb's own."""
 
 
 class StoreError(CheckpointError):
-    """A store that cannot be opened, read or written; `path` is its file."""
+    """A store cannot be opened, read or written; `path` is its file."""
 
     def __init__(self, message: str, path: str | None = None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class StoreCorruptError(StoreError):
 
 
 class StoreVersionError(StoreError):
-    """The store, or the SQLite that would open it, is of a version that cannot be used safely."""
+    """The store, or the SQLite that would open it, has a version that is not safe to use."""
 
 
 class StoreFullError(StoreError):
@@ -56,10 +56,10 @@ class StoreFullError(StoreError):
 
 
 class EncodeError(CheckpointError):
-    """A row or a result that cannot be stored.
+    """A row or a result cannot be stored.
 
-    `where` is the place inside the value (`$.meta[3].file`). For a result, which was paid for,
-    `result` is the value itself: catch the error and save it another way.
+    `where` is the place inside the value (`$.meta[3].file`). `result` is the step's result, which
+    was paid for: catch the error and save it another way. For a row it is `MISSING`.
     """
 
     def __init__(self, message: str, where: str = "$", result: Any = MISSING) -> None:
@@ -69,7 +69,7 @@ class EncodeError(CheckpointError):
 
 
 class DecodeError(CheckpointError):
-    """A stored value that does not decode to the type asked for; `key` is its record's, in hex."""
+    """A stored value does not decode to the type asked for; `key` is its record's, in hex."""
 
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
@@ -92,7 +92,7 @@ class KeyCollisionError(CheckpointError):
 
 
 class BudgetExceeded(CheckpointError):
-    """A step's budget over all its runs is spent; what was paid for is saved.
+    """A step has spent its budget over all its runs; what was paid for is saved.
 
     `spent` and `budget` are dollars.
     """

@@ -1,4 +1,4 @@
-"""What happens in a run, as frozen values, to a log and to whoever asked. Knows nothing else.
+"""What happens in a run: frozen values for a log and for a listener. Knows nothing else.
 
 Loggers are `checkpointdb.run` and its children; each record carries the event as `record.event`.
 """
@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True):
-    """A run has begun; a crash from here on costs at most `loss_window` and the calls in flight."""
+    """A run has begun; from now on a crash costs at most `loss_window` and the calls in flight."""
 
     step: str
     version: int | str
@@ -50,7 +50,7 @@ class RunStarted(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """So many rows are durable; the commit took so long."""
+    """A commit made `rows` rows durable; it took `seconds`."""
 
     step: str
     rows: int
@@ -58,7 +58,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class CameLate(msgspec.Struct, frozen=True):
-    """Under `shared=True`, another worker's result of this row was saved first and stays."""
+    """Under `shared=True`, another worker saved its result of this row first; that one stays."""
 
     step: str
     position: int
@@ -99,7 +99,7 @@ def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
 
 
 def _level(event: Event) -> int:
-    """Warn of what the user would not see otherwise: an exception that is raised speaks itself."""
+    """Warn only of what the user would not see otherwise; an exception that is raised is seen."""
     match event:
         case Committed():
             return logging.DEBUG
@@ -122,8 +122,8 @@ def _line(event: Event) -> str:
             return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
         case CameLate():
             return (
-                f"{event.step}: row {event.position} was computed here too, but another worker's "
-                f"result was saved first and stays (key {event.key})"
+                f"{event.step}: row {event.position} was computed here too, but another worker "
+                f"saved its result first, and that one stays (key {event.key})"
             )
         case RowFailed():
             return (

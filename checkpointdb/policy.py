@@ -1,7 +1,7 @@
 """When to save. Knows counts; knows nothing of clocks, disks or rows.
 
-A policy is a frozen value with `due(pending) -> bool`, asked after every returned row and, so that
-seconds are kept while nothing returns, by the run's timer.
+A policy is a frozen value with `due(pending) -> bool`. The run asks it after every returned row. A
+timer asks it too, so that seconds are kept while no row returns.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Pending(msgspec.Struct):
 
 @runtime_checkable
 class SavePolicy(Protocol):
-    """The shape of a save policy: any object with `due` will do, inheriting is optional.
+    """The shape of a save policy: any object with `due` is one; it need not inherit.
 
-    A policy with an attribute `seconds` (None: never) has the timer set for just then; one without
-    it is asked twice a second.
+    The timer asks a policy with an attribute `seconds` just then (None: never), and any other
+    policy twice a second.
     """
 
     def due(self, pending: Pending) -> bool:
@@ -95,7 +95,7 @@ class Adaptive(_Policy, frozen=True):
 
     def __post_init__(self) -> None:
         if not 0 < self.overhead < 1:
-            raise ValueError(f"adaptive(overhead={self.overhead!r}): give a share between 0 and 1")
+            raise ValueError(f"adaptive(overhead={self.overhead!r}): it must be between 0 and 1")
         for name in ("seconds", "rows", "bytes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"adaptive({name}={getattr(self, name)!r}): must be above 0")
@@ -149,7 +149,7 @@ def every(
     """Commit at the first limit reached.
 
     A crash costs at most `rows - 1` returned rows (none at `rows=1`), or what returned in the last
-    `seconds` plus one commit; `seconds` is kept by a timer.
+    `seconds` plus one commit. A timer keeps `seconds`.
 
     Args:
         rows: results returned since the last commit.
@@ -166,9 +166,9 @@ def every(
 def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
     """Commit as often as keeps commit time at about `overhead` of the run time. The default.
 
-    A call of a second is committed at once; calls of 10 µs are committed some thousands at a time,
-    as rarely as brings anything. A crash costs at most 4,095 returned rows or 8 MiB or what
-    returned in the last `seconds` plus one commit, whichever is least.
+    A call of a second is committed at once; calls of 10 µs are committed some thousands at a time.
+    A crash costs at most 4,095 returned rows, or 8 MiB, or what returned in the last `seconds` plus
+    one commit, whichever is least.
 
     Args:
         overhead: share of the run time, above 0 and below 1.
@@ -183,8 +183,8 @@ def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
 def by_size(n: int) -> Every:
     """Commit by the rule of thumb for a data set of `n` rows: every 50, 200 or 1,000.
 
-    Source: the documented practice of Distilabel pipelines: 100 to 1k rows every 50 to 100, 1k to
-    10k every 200 to 500, more every 1k to 5k. The safe end of each range.
+    It takes the safe end of each range that the practice of Distilabel pipelines documents: every
+    50 to 100 rows for 100 to 1k, every 200 to 500 for 1k to 10k, every 1k to 5k for more.
 
     Raises:
         ValueError: `n` is negative.
@@ -195,7 +195,7 @@ def by_size(n: int) -> Every:
 
 
 def on_exit() -> OnExit:
-    """Commit when the run ends, however cleanly it ends. A kill -9 loses the whole run."""
+    """Commit once, when the run ends by itself or is stopped. A kill -9 loses the whole run."""
     return OnExit()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import inspect
 import json
 import os
 import pty
@@ -93,7 +94,9 @@ def start(*args, cwd, **options):
 
 def invoke(*args, input=None):
     """Run `ckpt` in this process and the present folder."""
-    return CliRunner().invoke(cli, args, input=input)
+    before_8_2 = "mix_stderr" in inspect.signature(CliRunner).parameters
+    apart = {"mix_stderr": False} if before_8_2 else {}
+    return CliRunner(**apart).invoke(cli, args, input=input)
 
 
 def on_terminal(*args, cwd):

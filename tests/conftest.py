@@ -25,6 +25,11 @@ def pytest_configure(config):
     )
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Use a worker more than there are cores: the tests wait more than they compute."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(tmp_path):
     """Close what a test left to the exit of the process, and fail if that leaves anything open."""

@@ -62,6 +62,7 @@ def test_every_target_of_the_table_says_met_or_missed():
         assert line[-1] == "met" or line[-1].startswith(("missed", "not measured"))
 
 
+@pytest.mark.slow
 def test_a_kill_loses_what_the_policy_says(tmp_path):
     """every(rows=10): nine rows that had returned are computed again, as measured by killing."""
     parameters = {"durability": "process", "size": 300, "seconds": 0.0, "rows": 40}

@@ -29,6 +29,7 @@ def spent(path):
         return store.steps()[0].cost, total
 
 
+@pytest.mark.slow
 @every_driver
 def test_the_cost_of_a_result_is_saved_with_it(store_path, paid, driver):
     """cost= is asked once for each computed result, saved in its record, and counted in the run;
@@ -156,6 +157,7 @@ def test_a_cost_function_that_raises_ends_the_run(store_path):
         assert [record.result for record in store.records()] == [1]
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_policy_can_count_money(store_path, paid, driver):
     """every(cost=) commits when that much is pending, and names it as the loss window."""

@@ -267,7 +267,7 @@ def open_file():
 
 NO_CONTENT = {
     "a lambda": (lambda: {"fn": lambda: 0}, "$.fn", "lambda|function"),
-    "an open file": (open_file, r"$.meta[3].file", "pass what it is made from"),
+    "an open file": (open_file, r"$.meta[3].file", "give what it is made from"),
     "a plain object": (lambda: [object()], "$[0]", "dataclass"),
     "a class": (lambda: {"type": Data}, "$.type", "type"),
     "an exception": (lambda: (ValueError(),), "$[0]", "ValueError"),
@@ -439,6 +439,7 @@ def test_any_nesting_of_builtin_types_comes_back_equal(value):
     assert image(back) == image(value)
 
 
+@pytest.mark.slow
 @given(ANY, ANY)
 def test_two_values_have_equal_bytes_if_and_only_if_they_are_equal(a, b):
     """Equal in types too: `1`, `1.0` and `True` are three values."""
@@ -454,6 +455,7 @@ def test_plain_values_take_the_fast_path_and_its_bytes_are_those_of_the_slow_one
     assert canonical(value) == _pack(_tag(value, "$", MAX_DEPTH, _pack))
 
 
+@pytest.mark.slow
 @given(ANY)
 def test_only_plain_values_are_plain(value):
     """`is_plain` is true just for trees of exact JSON types with finite numbers."""

@@ -82,13 +82,14 @@ def run(step, *more):
 # --- failures
 
 
+@pytest.mark.slow
 def test_a_failed_row_has_an_error_where_its_result_would_be(here):
     """In every format; and the exit code and the last line say that the output is not complete."""
     for ending in ("jsonl", "csv", "parquet"):
         done = run("shaky", "-o", f"out.{ending}", "--on-error", "record")
         assert done.exit_code == 3
         assert done.stderr.splitlines()[-1] == (
-            "3 of 10 rows FAILED: run again to try them once more; why: "
+            "3 of 10 rows FAILED: run it again to retry them; to see why: "
             "ckpt inspect rows.ckpt --failures"
         )
     rows = read_rows(here / "out.jsonl")
@@ -135,7 +136,7 @@ def test_the_first_failures_are_shown_and_none_steers_the_terminal(here):
     done = ckpt("run", "steps.py:shaky", "rows.jsonl", *PLAIN, "--on-error", "record", cwd=here)
     assert done.returncode == 3
     assert done.stderr.count("failed, attempt 1: ValueError: no \\x1b[2J") == 5
-    assert done.stderr.count("more of these are not shown") == 1 and "\x1b" not in done.stderr
+    assert done.stderr.count("further warnings are not shown") == 1 and "\x1b" not in done.stderr
     shown = on_terminal("run", "steps.py:shaky", "rows.jsonl", *PLAIN, "--on-error", "record",
                         cwd=here)  # fmt: skip
     assert "\x1b[2J" not in shown and "20 of 60 rows FAILED" in shown

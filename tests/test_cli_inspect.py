@@ -225,9 +225,9 @@ def test_a_beginning_that_is_not_enough_lists_the_candidates(here):
 @pytest.mark.parametrize(
     ("key", "wanted"),
     [
-        ("xyz", "'xyz' is no key"),
-        ("0" * 33, "is no key"),
-        ("", "is no key"),
+        ("xyz", "'xyz' is not a key"),
+        ("0" * 33, "is not a key"),
+        ("", "is not a key"),
         ("f" * 32, "no record has a key that begins with fff"),
     ],
 )
@@ -290,6 +290,7 @@ NOBODY = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody without permissions")
 @pytest.mark.parametrize("kind", ["closed", "killed", "copied"])
 def test_a_store_in_a_read_only_directory(here, kind):
@@ -477,6 +478,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(here
     assert sorted(os.listdir(here)) == ["out.jsonl", "rows.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing(here):
     fill(n=3000)
     shutil.copy("rows.ckpt", "copy.ckpt")

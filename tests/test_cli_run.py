@@ -375,6 +375,7 @@ def test_a_signal_saves_all_that_returned_and_says_how_to_go_on(here, number, co
     assert runs(here)[0].ended == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_half_output_and_costs_no_more_than_the_window(here):
     write_rows(here / "rows.jsonl", [{"n": n} for n in range(300)])
     process = start("run", "steps.py:slow", "rows.jsonl", "-o", "out.jsonl", "--save", "rows=20",
@@ -390,6 +391,7 @@ def test_a_kill_leaves_no_half_output_and_costs_no_more_than_the_window(here):
     assert read_rows(here / "out.jsonl") == [{"n": n, "result": 2 * n} for n in range(300)]
 
 
+@pytest.mark.slow
 def test_a_bar_in_a_terminal_and_none_in_a_pipe(here):
     write_rows(here / "rows.jsonl", [{"n": n} for n in range(100)])
     arguments = ("run", "steps.py:slow", "rows.jsonl", *PLAIN)
@@ -427,6 +429,7 @@ def movies():
     return [{**rows[n % len(rows)], "copy": n // len(rows)} for n in range(MOVIES)]
 
 
+@pytest.mark.slow
 def test_movies_killed_twice_are_the_same_as_uninterrupted(tmp_path):
     """Same outputs and exports in every format; at most 99 rows and a call in flight a kill."""
     for name in ("killed", "whole"):

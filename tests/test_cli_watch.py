@@ -88,8 +88,16 @@ class Terminal:
     def press(self, key):
         os.write(self._ours, key)
 
+    def _read_to_the_end(self):
+        """Read on as a terminal does: to set its modes waits until its output is read."""
+        until = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < until:
+            self.shows()
+            time.sleep(0.005)
+
     def end(self):
         """Wait for the end; return the exit code, and whether the terminal is as it was."""
+        self._read_to_the_end()
         code = self.process.wait(timeout=20)
         same = termios.tcgetattr(self.theirs) == self.before
         os.close(self._ours)
@@ -97,6 +105,7 @@ class Terminal:
         return code, same
 
 
+@pytest.mark.slow
 def test_a_live_view_of_a_run_to_its_end(here, going):
     terminal = Terminal("--every", "0.1", cwd=here)
     wait_for(lambda: terminal.shows("slow 1", "running", "at most 0.1 s", "sent, not saved"))
@@ -111,6 +120,7 @@ def test_a_live_view_of_a_run_to_its_end(here, going):
     assert terminal.end() == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "number", "code"),
     [(b"q", None, 0), (None, signal.SIGINT, 0), (None, signal.SIGTERM, 143)],
@@ -129,6 +139,7 @@ def test_it_ends_on_request_and_the_run_goes_on(here, going, key, number, code):
     assert going.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
     """Each look is a line; the last one says how it ended, once; what it counts grows."""
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", cwd=here)
@@ -142,6 +153,7 @@ def test_a_line_now_and_then_in_a_pipe_until_the_end(here, going):
     assert "a crash costs at most 0.1 s" in lines[0] and "\x1b" not in said
 
 
+@pytest.mark.slow
 def test_lines_of_json_for_programs(here, going):
     process = start("watch", "rows.ckpt", "--every", "0.2", "--until-end", "--json", cwd=here)
     said = [json.loads(process.stdout.readline()) for _ in range(8)]

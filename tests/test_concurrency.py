@@ -29,6 +29,8 @@ from paid import (
 import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
 
+pytestmark = pytest.mark.loops
+
 READ_AHEAD = 1024  # what the docstring of Run promises
 
 several = pytest.mark.parametrize("driver", [THREADS, TASKS, BRIDGED_TASKS, PROCESSES], ids=str)
@@ -54,6 +56,7 @@ class Source:
 # --- order and the window
 
 
+@pytest.mark.slow
 @every_driver
 def test_results_come_in_input_order(store_path, paid, driver):
     """Whatever call ends first, results are given out in the order of the rows."""
@@ -86,6 +89,7 @@ def test_unordered_results_of_tasks_come_as_they_complete(store_path, driver):
     assert results[-1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("driver", [THREADS, TASKS, BRIDGED_TASKS], ids=str)
 def test_a_slow_first_row_holds_back_a_bounded_window(store_path, driver, ordered):
@@ -251,6 +255,7 @@ def peaks(directory, sizes):
     return found
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """100,000 async rows that return at once peak within 50 MB of 10,000."""
     small, large = peaks(tmp_path, [10_000, 100_000])
@@ -264,6 +269,7 @@ def test_memory_does_not_grow_with_a_million_rows(tmp_path):
     assert large - small < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [True, False])
 def test_objects_do_not_pile_up(tmp_path, ordered):
     """Python's own peak at 12,000 rows is that at 4,000, but for the keys of the tail (16 bytes
@@ -409,6 +415,7 @@ def stop_at_random(directory, kind, name, seed, instants):
         assert sorted(stored) == sorted(answered), "an answered call was lost, or paid twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOPS)
 @pytest.mark.parametrize("kind", ["threads", "tasks", "bridged tasks"])
 def test_a_signal_with_calls_in_flight_loses_none_of_them(tmp_path, kind, name):

@@ -523,6 +523,7 @@ KILLED_IN_CREATION = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_creating_leaves_a_whole_store_or_none(tmp_path):
     """At every call that creation makes."""
     total, whole = map(int, run_script(KILLED_IN_CREATION, tmp_path).split())

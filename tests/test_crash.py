@@ -11,6 +11,8 @@ from crash_child import result_of
 from drivers import DRIVERS
 from lives import Lives
 
+pytestmark = pytest.mark.loops
+
 KILLS = 25
 ADAPTIVE_ROWS = 4096
 
@@ -26,6 +28,10 @@ CASES = [
     ("every(rows=50)", 50, "process", "threads"),
     ("adaptive()", ADAPTIVE_ROWS, "power", "sequential"),
     ("adaptive()", ADAPTIVE_ROWS, "process", "bridged tasks"),
+]
+# The fast lane takes one in five.
+LANES = [
+    pytest.param(*case, marks=pytest.mark.slow) if n % 5 else case for n, case in enumerate(CASES)
 ]
 
 
@@ -69,7 +75,7 @@ def kill_at_random(directory, seed, save, n, durability, driver, kills):
     return cost
 
 
-@pytest.mark.parametrize(("save", "n", "durability", "driver"), CASES)
+@pytest.mark.parametrize(("save", "n", "durability", "driver"), LANES)
 def test_a_kill_costs_no_more_than_the_loss_window(tmp_path, save, n, durability, driver):
     """After kill -9 at most N-1 returned rows and the call in flight are computed again."""
     cost = kill_at_random(tmp_path, 20_24, save, n, durability, driver, KILLS)

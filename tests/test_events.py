@@ -42,6 +42,7 @@ def of_kind(events, kind):
 # --- events
 
 
+@pytest.mark.slow
 @every_driver
 def test_a_run_tells_what_happens(store_path, paid, driver):
     """on_event= gets the start with its loss window, each commit, each failure, and the end with

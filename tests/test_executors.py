@@ -14,6 +14,8 @@ from paid import Paid, context, label, pool, result_of
 import checkpointdb as ckpt
 from checkpointdb import Failed, Store, every
 
+pytestmark = pytest.mark.loops
+
 
 @pytest.fixture
 def paid(tmp_path):
@@ -196,6 +198,7 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
         assert store.runs()[-1].report.cost == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning:distributed")
 @pytest.mark.filterwarnings("ignore::Warning:tornado")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

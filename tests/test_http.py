@@ -23,6 +23,8 @@ from drivers import ASYNC, BRIDGED, TASKS
 import checkpointdb as ckpt
 from checkpointdb import Store, every
 
+pytestmark = pytest.mark.loops
+
 HERE = os.path.dirname(__file__)
 
 
@@ -149,6 +151,7 @@ def test_a_time_out_loses_only_its_own_call(server, store_path):
     assert Counter(server.paid) == Counter([*range(10), 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", [ASYNC, BRIDGED, TASKS], ids=str)
 def test_an_async_client(server, store_path, driver):
     """An async step with an async client: each row paid once, a fault repeats one row."""
@@ -200,6 +203,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "save"), [("SIGKILL", 1), ("SIGKILL", 10), ("SIGTERM", 1000), ("SIGINT", 1000)]
 )

@@ -17,6 +17,8 @@ import checkpointdb as ckpt
 from checkpointdb import Store, StoreError, StoreFullError, every
 from checkpointdb.file.log import Log
 
+pytestmark = pytest.mark.loops
+
 # How late a timer's commit may be on a busy machine: thread switch, fsync.
 LATE = 0.5
 
@@ -25,6 +27,7 @@ LATE = 0.5
 def disk(path):
     """A look at the store from outside: a connection of its own that only reads."""
     with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        connection.set_busy_timeout(1000)  # the store is locked for a moment while it is opened
         yield lambda: connection.execute("select count(*) from records").get
 
 

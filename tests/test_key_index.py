@@ -177,6 +177,7 @@ def test_what_another_process_appends_is_found(open_store, store_path, short_tai
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(

@@ -12,6 +12,8 @@ from paid import lines
 
 from checkpointdb import Store
 
+pytestmark = pytest.mark.loops
+
 SETUP = """
 import asyncio, os
 import checkpointdb as ckpt
@@ -46,6 +48,7 @@ list(picky.run(range(20), concurrency=4, progress=True))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

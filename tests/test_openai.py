@@ -14,6 +14,8 @@ import checkpointdb as ckpt
 from checkpointdb import Store, every
 from checkpointdb.file.read import Reader
 
+pytestmark = pytest.mark.loops
+
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 at_each_concurrency = pytest.mark.parametrize("concurrency", [1, 8, 64])
 
@@ -70,6 +72,7 @@ def kill_after(answers, server, *arguments, **options):
 # --- killed
 
 
+@pytest.mark.slow
 @both
 @at_each_concurrency
 def test_an_answer_is_paid_once_over_kills(server, store_path, kind, concurrency):
@@ -93,6 +96,7 @@ def test_an_answer_is_paid_once_over_kills(server, store_path, kind, concurrency
     assert server.most_in_flight <= concurrency
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_the_ledger_lists_the_calls_that_a_kill_left_open(server, store_path, kind, concurrency):
@@ -125,6 +129,7 @@ def test_the_ledger_lists_the_calls_that_a_kill_left_open(server, store_path, ki
 # --- quotas
 
 
+@pytest.mark.slow
 @both
 @at_each_concurrency
 def test_a_spent_quota_ends_the_run_and_keeps_what_was_paid(server, store_path, kind, concurrency):

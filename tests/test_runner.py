@@ -30,6 +30,8 @@ import checkpointdb as ckpt
 from checkpointdb import EncodeError, Store, every
 from checkpointdb.engine import intake
 
+pytestmark = pytest.mark.loops
+
 
 class Step:
     """A plain function that writes down what it was called with: the oracle of what was paid."""
@@ -290,6 +292,7 @@ def test_a_list_that_shrinks_in_the_loop_ends_it_as_a_plain_loop(store_path):
         assert results == list(range(45))
 
 
+@pytest.mark.slow
 def test_rows_of_a_list_are_looked_up_ahead_of_slow_calls_but_not_long(store_path, monkeypatch):
     """By no more than about a second, so that what another process saves meanwhile is a hit."""
     monkeypatch.setattr(intake, "LOOK_AHEAD_SECONDS", 0.2)

@@ -24,6 +24,8 @@ from checkpointdb.events import CameLate
 from checkpointdb.file import leases, processes
 from checkpointdb.file.log import Log
 
+pytestmark = pytest.mark.loops
+
 CLAIM_AHEAD = 64  # a worker claims so many rows ahead, and those in its window
 
 

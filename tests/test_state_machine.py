@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from conftest import close_all, verify
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -167,4 +168,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)

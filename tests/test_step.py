@@ -686,3 +686,19 @@ def test_a_store_that_breaks_during_a_run_keeps_what_is_pending(store_path, tmp_
     os.rename(tmp_path / "aside", store_path)
     label.flush()
     assert [r["of"] for r in saved(store_path)] == calls
+
+
+@pytest.mark.parametrize("where", ["row", "result"])
+def test_what_cannot_be_stored_gets_advice_that_fits(store_path, where):
+    """A row can be narrowed by key=; a result cannot, and is attached."""
+
+    @ckpt.step(store_path, version=1)
+    def label(row):
+        return {"x": object()}
+
+    with pytest.raises(ckpt.EncodeError) as raised:
+        label({"x": object()} if where == "row" else 1)
+    assert raised.value.where == "$.x"
+    assert "use plain JSON types or a dataclass" in str(raised.value)
+    assert ("key=" in str(raised.value)) == (where == "row")
+    assert (".result" in str(raised.value)) == (where == "result")

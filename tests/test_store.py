@@ -485,6 +485,7 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         assert store.get(key(7).hex()).position == 7
 
 
+@pytest.mark.slow
 @pytest.mark.damages_store
 def test_no_flipped_bit_ever_gives_wrong_bytes(store_path, monkeypatch):
     """A look-up gives what was saved, nothing, or an error of ours: 200 flips, anywhere."""

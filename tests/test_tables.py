@@ -131,7 +131,7 @@ def test_a_bad_json_array_is_an_error_that_names_the_line(path, content, line, b
 
 
 def test_json_lines_named_json_are_told_their_name(path):
-    assert "name it .jsonl" in read_until_error(path("rows.json", '{"a": 1}\n{"a": 2}\n'))[1]
+    assert "name the file .jsonl" in read_until_error(path("rows.json", '{"a": 1}\n{"a": 2}\n'))[1]
 
 
 values = st.recursive(
@@ -141,6 +141,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(values), chunk=st.integers(1, 40), indent=st.none() | st.integers(0, 2))
 def test_a_json_array_is_read_the_same_in_chunks_of_any_size(tmp_path_factory, rows, chunk, indent):

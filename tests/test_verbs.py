@@ -174,6 +174,7 @@ def test_forget_takes_the_history_too(store_path, paid):
     assert counts(step.store) == {("label", 1): (1, 0, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, TAIL + 10_000])
 def test_forget_in_a_store_of_any_size(store_path, n):
     """Rows in the index and rows in the tail: both go, and what stays is found."""

@@ -14,16 +14,18 @@ from .store_view import one_step, read, steps_named
 @click.command("adopt", short_help="Keep results under another version.")
 @click.argument("store")
 @click.option("--step", required=True, metavar="NAME", help="The step.")
-@click.option("--from", "old", required=True, metavar="VERSION", help="Of this version.")
-@click.option("--to", "new", required=True, metavar="VERSION", help="For this version.")
+@click.option(
+    "--from", "old", required=True, metavar="VERSION", help="The version with the results."
+)
+@click.option("--to", "new", required=True, metavar="VERSION", help="The version that gets them.")
 @dry_run_option
 @yes_option
 def adopt_command(store: str, step: str, old: str, new: str, dry_run: bool, yes: bool) -> None:
-    """Keep the results that a step saved under one version for another one too.
+    """Copy the results that a step saved under one version to another version.
 
-    For after a change of code that does not change results, such as a new version of a prompt's
-    white space. Counts first, then asks; where there is no terminal to ask on, it needs --yes. The
-    old results stay; rows that failed are not taken over. One transaction: all or nothing.
+    Use it after a change of code that does not change results. Counts first, then asks; where there
+    is no terminal to ask on, it needs --yes. The old results stay; rows that failed are not copied.
+    One transaction: all or nothing.
 
     \b
     Example:
@@ -48,7 +50,7 @@ def adopt_command(store: str, step: str, old: str, new: str, dry_run: bool, yes:
 
 
 def _versions(store: str, step: str, old: str, new: str) -> tuple[int | str, int | str]:
-    """Return the versions meant: as in the store if they are there, else 2 is the number.
+    """Return the versions that were meant: as they are in the store, otherwise 2 is the number.
 
     A new version is text if the old one is text that looks like a number.
     """

@@ -202,5 +202,5 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
 
 
 def note(text: str) -> None:
-    """Say something beside the output, on standard error."""
+    """Say something on standard error, apart from the output."""
     click.echo(safe_lines(text), err=True)

@@ -1,4 +1,4 @@
-"""`ckpt export`: a store's inputs and results into a file. Knows the store as a reader only."""
+"""`ckpt export`: write a store's inputs and results to a file. Only reads the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .store_view import one_step, read
 
 @click.command("export", short_help="Write a store's results to a file.")
 @click.argument("store")
-@click.option("-o", "--output", required=True, metavar="OUTPUT", help="The file, or - .")
+@click.option(
+    "-o", "--output", required=True, metavar="OUTPUT", help="The file, or - for JSON lines."
+)
 @click.option("--step", metavar="NAME", help="Which step, if there are several.")
 @click.option("--version", type=VERSION, help="Which version, if there are several.")
 @column_option
@@ -28,7 +30,7 @@ def export_command(
     """Write the saved inputs and results of STORE to OUTPUT, in input order.
 
     OUTPUT is a .jsonl, .json, .csv or .parquet file, or - for JSON lines on standard output. It
-    shows one moment of the store, also while a run is writing. Failed rows are left out.
+    shows one moment of the store, even while a run is writing. Failed rows are left out.
 
     \b
     Examples:
@@ -45,7 +47,7 @@ def export_command(
 
 
 class Exported(msgspec.Struct):
-    """What an export did: rows written, and failures and inputs it could not show."""
+    """What an export did: rows written, and failures left out."""
 
     step: str
     version: int | str

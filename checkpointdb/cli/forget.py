@@ -1,4 +1,4 @@
-"""`ckpt forget`: delete saved rows, the only command that does. Asks first."""
+"""`ckpt forget`: delete saved rows. The only command that does; asks first."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def forget_command(
 ) -> None:
     """Delete saved rows of STORE with all their history; the next run computes them again.
 
-    Counts first, then asks; where there is no terminal to ask on, it needs --yes. All that is given
-    must hold. SQL is a condition on a record's columns: key, step, version, position, input,
-    result, error, error_type, message, attempts, seconds, cost, saved_at, run. One transaction: all
-    or nothing. Refused while a run is open on the store.
+    Counts first, then asks; where there is no terminal to ask on, it needs --yes. A row is deleted
+    if all the options given hold for it. SQL is a condition on a record's columns: key, step,
+    version, position, input, result, error, error_type, message, attempts, seconds, cost, saved_at,
+    run. One transaction: all or nothing. Refused while a run is open on the store.
 
     \b
     Examples:
@@ -60,7 +60,7 @@ def forget_command(
 
 
 def _known(store: str, step: str, version: int | str | None) -> int | str | None:
-    """Return the version as it is in the store; complain of a step or version that is not."""
+    """Return the version as it is in the store; raise if the store has no such step or version."""
     if version is None:
         read(store, lambda reader: steps_named(reader, step))
         return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import __version__
 from ..errors import CheckpointError
 from .display import note, safe_lines
 from .sinks import OutputClosedError
@@ -52,7 +52,13 @@ def version_of(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?(0|[1-9]\d*)", text) else text
 
 
-class _Version(click.ParamType[int | str]):
+if TYPE_CHECKING:
+    _VersionType = click.ParamType[int | str]
+else:
+    _VersionType = click.ParamType  # before click 8.4 it cannot be subscripted
+
+
+class _Version(_VersionType):
     name = "version"
 
     def convert(self, value: Any, _param: Any, _context: Any) -> int | str:
@@ -78,7 +84,7 @@ merge_option = click.option(
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(importlib.metadata.version("checkpointdb"), prog_name="ckpt")
+@click.version_option(__version__, prog_name="ckpt")
 def cli() -> None:
     """Run a step over many rows; killed, run it again: it goes on where it stopped.
 

@@ -1,4 +1,4 @@
-"""`ckpt inspect`: what `looking` finds, laid out. Knows no SQL."""
+"""`ckpt inspect`: lay out what `store_view.py` finds. Knows no SQL."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LAST_RUNS, LAST_CALLS = 5, 10
 @click.argument("key", required=False)
 @click.option("--step", metavar="NAME", help="Only this step.")
 @click.option("--runs", is_flag=True, help="All runs, not only the last five.")
-@click.option("--failures", "failed", is_flag=True, help="Why rows failed, with examples.")
+@click.option("--failures", "failed", is_flag=True, help="Say why rows failed, with examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")
 def inspect_command(
     store: str, key: str | None, step: str | None, runs: bool, failed: bool, as_json: bool
 ) -> None:
-    """Show what is in STORE: its steps, its runs and how they ended; with KEY, one record whole.
+    """Show what is in STORE: its steps, its runs and how they ended; with KEY, one whole record.
 
     KEY is a record's key in hex or its unique beginning. Only reads: safe while a run is writing.
 
@@ -136,7 +136,7 @@ def _show_runs(screen: Screen, runs: list[dict[str, Any]]) -> None:
 
 
 def _counted(run: dict[str, Any], name: str) -> str:
-    """Return a count; a run without a last word wrote its counts a second ago, or before a kill."""
+    """Return a count; a run that has not said how it ended has counted at least so many."""
     count: int = run[name]
     return f"≥ {count:,}" if run["ended"] is None and count else number(count)
 
@@ -155,7 +155,7 @@ def _how(run: dict[str, Any]) -> str:
 
 
 def _show_policies(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
-    """Say how each step was last saved: the newest run's policy is what counts."""
+    """Say how the newest run of each step saved its results."""
     by_step = {(run["step"], run["version"]): run for run in runs if run["policy"] != "adopt"}
     identities = [(step["name"], step["version"]) for step in steps]
     last = [by_step[identity] for identity in identities if identity in by_step]
@@ -187,7 +187,7 @@ def _show_money(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str
     if lines:
         screen.line()
         _table(screen, columns, left=("money",))
-        screen.line("saved is an estimate: each hit, what a call costs on average", "dim")
+        screen.line("saved is an estimate: each hit counts as the average cost of a call", "dim")
 
 
 def _show_calls(screen: Screen, calls: list[dict[str, Any]]) -> None:
@@ -232,7 +232,7 @@ def show_failures(screen: Screen, seen: dict[str, Any]) -> None:
             screen.line(f"  {_attempt(attempt)}")
         screen.line(f"  {_tried(group['attempts'])}")
         screen.line()
-    screen.line(f"one of them whole: ckpt inspect {safe(shown(seen['store']))} KEY", "dim")
+    screen.line(f"to see a whole record: ckpt inspect {safe(shown(seen['store']))} KEY", "dim")
 
 
 def _attempt(attempt: dict[str, Any]) -> str:
@@ -250,7 +250,7 @@ def _tried(attempts: dict[int, int]) -> str:
 
 
 def show_record(screen: Screen, record: dict[str, Any]) -> None:
-    """Show one record whole."""
+    """Show one whole record."""
     for name, text in (
         ("key", record["key"]),
         ("step", f"{record['step']} {record['version']}"),

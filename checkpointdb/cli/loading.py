@@ -20,7 +20,7 @@ from ..store import Store
 
 
 class LoadError(CheckpointError):
-    """STEP names nothing that could be run; the message says what there is instead."""
+    """STEP names nothing that can be run; the message says what there is instead."""
 
 
 def load(
@@ -34,7 +34,7 @@ def load(
     """Return the step that `module:function` or `path/file.py:function` names.
 
     A plain function becomes a step of its own name; it needs `store` and `version`. For a decorated
-    one, what is given here wins over the decorator, save for its version: that belongs to its code.
+    one, the arguments override the decorator. The version cannot: it belongs to the code.
 
     Raises:
         LoadError: no such file, module or function; the module cannot be imported; options missing.
@@ -66,20 +66,20 @@ def _overridden(
     if version is not None:
         raise LoadError(
             f"{where} is decorated with version={step.version!r}: leave out --version, and change "
-            "the version in the code if its results should be computed anew"
+            "the version in the code to compute its results again"
         )
     if (store or durability) and isinstance(step._where, Store):
         raise LoadError(f"{where} has an open Store: leave out --store and --durability")
     return step.replace(store=store, save=save, durability=durability)
 
 
-def look_up(text: str, beside: str) -> Any:
-    """Return what a name in the module of the step at `beside` is, or a builtin; or `module:name`.
+def look_up(text: str, step: str) -> Any:
+    """Return what `text` names: `module:name`, a name in the module of `step`, or a builtin.
 
     Raises:
         LoadError: there is none of that name.
     """
-    home = beside.rpartition(":")[0]
+    home = step.rpartition(":")[0]
     place, _, name = text.rpartition(":")
     if place and place != home:
         found = getattr(_import(place), name, None)

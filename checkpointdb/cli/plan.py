@@ -1,4 +1,4 @@
-"""`ckpt plan`: what a run would do, before paying. Calls nothing, writes nothing."""
+"""`ckpt plan`: say what a run would do, before paying. Calls nothing, writes nothing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def plan_command(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Say what ckpt run STEP INPUT would do: hits, calls, and what they would cost and take.
+    """Say what ckpt run STEP INPUT would do: hits, calls, their cost and their time.
 
-    The step is not called and nothing is written; the store need not exist. Cost and time are the
-    averages of what is saved, so a store without results knows none.
+    It does not call the step and writes nothing; the store need not exist. Cost and time come from
+    the averages of the saved calls, so they are unknown in a store without results.
 
     \b
     Examples:

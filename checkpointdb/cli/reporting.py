@@ -1,4 +1,4 @@
-"""What became of a `ckpt run`, for a person: report, traceback, how to go on; and its exit code."""
+"""How a `ckpt run` ended, for a person: report, traceback, how to continue, and the exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN_FAILURES = 5
 
 @contextlib.contextmanager
 def ending(work: FileRun) -> Iterator[None]:
-    """Say how a run ended that did not finish, and how to go on.
+    """Say how a run ended that did not finish, and how to continue it.
 
     Errors of checkpointdb pass through. The step's own error is shown with its traceback.
 
@@ -68,19 +68,19 @@ def _log_shown() -> Iterator[None]:
 
 
 class _Log(logging.Handler):
-    """Show the first failures as they come; how many there were is the last thing said."""
+    """Show the first failures as they come. The last line of the report has their number."""
 
     seen = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one line, if it is not one too many."""
+        """Show one line, up to `SHOWN_FAILURES` of them."""
         if isinstance(getattr(record, "event", None), RunEnded):
             return
         self.seen += 1
         if self.seen <= SHOWN_FAILURES:
             note(safe(record.getMessage())[:500])
         elif self.seen == SHOWN_FAILURES + 1:
-            note("more of these are not shown")
+            note("further warnings are not shown")
 
 
 def _theirs(error: BaseException) -> TracebackType | None:
@@ -99,7 +99,7 @@ def _show_stop(error: BaseException, how: str) -> None:
 
 
 def show_report(work: FileRun, as_json: bool) -> None:
-    """Say what a run did that came to its end: on standard error, or as JSON on standard output.
+    """Say what a finished run did: on standard error, or as JSON on standard output.
 
     Raises:
         click.exceptions.Exit: with 3 if rows failed.
@@ -112,10 +112,12 @@ def show_report(work: FileRun, as_json: bool) -> None:
     else:
         _show_counts(work, store)
     if work.failed:
-        again = "leave out --no-retry-failed" if not work.options["retry_failed"] else "run again"
+        again = (
+            "leave out --no-retry-failed" if not work.options["retry_failed"] else "run it again"
+        )
         note(
-            f"{number(work.failed)} of {number(work.run.report.rows)} rows FAILED: {again} to try "
-            f"them once more; why: ckpt inspect {shown(store)} --failures"
+            f"{number(work.failed)} of {number(work.run.report.rows)} rows FAILED: {again} to retry "
+            f"them; to see why: ckpt inspect {shown(store)} --failures"
         )
         raise click.exceptions.Exit(ROWS_FAILED)
 

@@ -1,4 +1,4 @@
-"""`ckpt run`: its options, and what they mean. What it does is in `running.py`."""
+"""`ckpt run`: its options and what they mean. `running.py` does the work."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ from .sources import Source
     type=click.Choice(["raise", "record"]),
     default="raise",
     show_default=True,
-    help="What a row that fails does: end the run, or be recorded while it goes on.",
+    help="A row that fails ends the run, or is recorded while the run continues.",
 )
 @click.option("--no-retry-failed", is_flag=True, help="Leave rows that failed earlier as failed.")
 @click.option(
-    "--stop-on", multiple=True, metavar="NAME", help="Exception that ends even --on-error record."
+    "--stop-on",
+    multiple=True,
+    metavar="NAME",
+    help="Exception that always ends the run.",
 )
 @click.option("--cost", metavar="NAME", help="Function from a result to its dollars.")
 @click.option("--max-cost", type=float, metavar="DOLLARS", help="The step's budget, over all runs.")
@@ -56,23 +59,23 @@ from .sources import Source
 @click.option("--progress/--no-progress", default=None, help="A progress bar; on if in a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def run_command(step: str, input: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Run STEP over the rows of INPUT; only what is not saved yet is computed.
+    """Run STEP over the rows of INPUT; compute only the rows that are not saved yet.
 
     STEP is module:function or path/file.py:function: a step decorated with @ckpt.step, or a plain
-    function, which needs --store and --version. Options given here win over the decorator's.
+    function, which needs --store and --version. Options given here override the decorator's.
 
     INPUT and OUTPUT are .jsonl, .json, .csv or .parquet files, or - for JSON lines on standard
-    input or output. OUTPUT is replaced when it is whole, not before. Each of its rows is the row of
-    INPUT and its result in one more column, which can never overwrite one of the row's; --merge
-    turns a result's fields into columns, and refuses a clash. Without -o, results stay in the
-    store: ckpt export writes them.
+    input or output. OUTPUT is replaced only when the new file is complete. Each of its rows is the
+    row of INPUT with the result in one more column, which can never overwrite another. --merge
+    turns a result's fields into columns, and refuses a clash. Without -o the results are in the
+    store only: ckpt export writes them.
 
     POLICY is rows=100 or rows=100,seconds=5 (also bytes= and cost=), adaptive, adaptive=0.05,
-    by_size or on_exit. Ctrl-C saves what has returned; so does a bad row or an error in the step.
+    by_size or on_exit. Ctrl-C, a bad row and an error in the step save all that has returned.
 
-    With --on-error record a row that fails is saved with its error, written with an error column
-    instead of a result, and the run goes on; if any failed, ckpt exits with 3 and says how many,
-    and the next run tries them again. NAME is one of STEP's module, a builtin, or module:name.
+    With --on-error record a row that fails is saved with its error and written with an error column
+    instead of a result, and the run continues. If rows failed, ckpt says how many and exits with 3;
+    the next run tries them again. NAME is a name in STEP's module, a builtin, or module:name.
 
     \b
     Examples:
@@ -81,7 +84,7 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
       ckpt run label.py:label reviews.jsonl --concurrency 64 --on-error record --stop-on QuotaError
     """  # noqa: D301 - click wants a real \b before lines it must not join
     if as_json and output == "-":
-        raise click.UsageError("--json and -o - both want standard output")
+        raise click.UsageError("--json and -o - both write to standard output: leave one out")
     if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
     with _open_job(step, input, output, **options) as work:
@@ -120,7 +123,7 @@ def _open_job(
 def _asked(
     step: str, *, no_retry_failed: bool, stop_on: tuple[str, ...], cost: str | None, **rest: Any
 ) -> RunOptions:
-    """Return what the run is asked for, checked before anything is opened or paid."""
+    """Return the options of the run, checked before anything is opened or paid."""
     if rest["max_cost"] is not None and cost is None:
         raise click.UsageError("--max-cost needs --cost, a function from a result to its dollars")
     asked: Any = rest | {

@@ -1,4 +1,4 @@
-"""What `ckpt run` does: a step over a file, into a file. Knows sources, sinks and runs."""
+"""What `ckpt run` does: run a step over a file, into a file. Knows sources, sinks and runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FileRun:
         return run.report
 
     def _rows(self, waiting: deque[Any]) -> Iterator[Any]:
-        """Give out the source's rows; keep each as it was, for the step may change what it gets."""
+        """Yield the source's rows; keep each as it was, for the step may change what it gets."""
         for row in itertools.islice(self.source, self.limit):
             if self.output:
                 self.shape.check(row, f"{self.source.name}: row {self.read}")
@@ -88,7 +88,7 @@ class FileRun:
         )
 
     def _fraction(self, report: Report) -> float | None:
-        """Return how much is done: of the limit; or of the file, as far as it has been read."""
+        """Return which part is done: of the limit, or of the file, as far as it has been read."""
         done = report.rows
         fractions = [done / self.limit] if self.limit else []
         part = self.source.fraction()

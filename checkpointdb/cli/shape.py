@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """Return any value as JSON, for people and programs: what JSON lacks becomes its text."""
+    """Return any value as JSON, for people and programs. What JSON lacks becomes text."""
     try:
         return msgspec.json.encode(value, enc_hook=_fields)
     except (TypeError, UnicodeEncodeError):  # keys that are no strings; lone surrogates
@@ -55,7 +55,7 @@ class Shape:
         self.column, self.merge, self.error = column, merge, error
 
     def check(self, row: Any, where: str) -> None:
-        """Refuse a row that has a column of our names, before the step is paid for it.
+        """Refuse a row that has a column with one of our names, before the step is paid for it.
 
         Raises:
             TableError: it has.

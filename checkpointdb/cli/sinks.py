@@ -32,14 +32,14 @@ _HEAD = struct.Struct(">?I")
 
 
 class OutputClosedError(TableError):
-    """Whoever reads our standard output has seen enough: `ckpt ... | head`."""
+    """The reader of our standard output has closed it: `ckpt ... | head`."""
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[Callable[[Row], object]]:
     """Give a function that writes one row to `path`: `.jsonl`, `.json`, `.csv`, `.parquet` or `-`.
 
-    Promises: the rows go to a temporary file beside `path`, which takes its name when the block
+    Promises: the rows go to a temporary file next to `path`, which takes its name when the block
     ends well and is deleted otherwise, with `path` as it was; memory is bounded. Columns of CSV and
     Parquet are those of all rows, in the order in which they first came.
 

@@ -160,7 +160,7 @@ class _JsonArray:
 
     def values(self) -> Iterator[Any]:
         if self._look() != "[":
-            raise self._error("not a JSON array; if each line is a row of its own, name it .jsonl")
+            raise self._error("not a JSON array; if each line is a row, name the file .jsonl")
         self._at += 1
         mark = "" if self._look() != "]" else "]"
         while mark != "]":

@@ -28,9 +28,9 @@ class LookError(CheckpointError):
 
 
 class Look(Reader):
-    """A reader that also tells what failures cost, and how a row failed time after time.
+    """A reader that can also tell what failures cost, and each attempt at a row.
 
-    Both read all records once: some seconds for ten million.
+    Each of the two reads all records once, which takes some seconds for ten million.
     """
 
     def wasted(self) -> dict[int, float]:
@@ -106,7 +106,7 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
 
 
 def _call(call: Call, state: str) -> dict[str, Any]:
-    """Say of a call whether its answer may still be saved: `open`, `lost`, or `unknown`."""
+    """Say whether the answer of a call may still be saved: `open`, `lost`, or `unknown`."""
     states = {"running": "open", "unknown": "unknown"}
     return to_builtins(call) | {"state": states.get(state, "lost")}
 
@@ -231,7 +231,7 @@ def one_record(reader: Reader, start: str) -> dict[str, Any]:
     """
     start = start.lower()
     if not start or len(start) > 32 or set(start) - set("0123456789abcdef"):
-        raise LookError(f"{start!r} is no key: up to 32 hexadecimal digits, or their beginning")
+        raise LookError(f"{start!r} is not a key: give the first few of its 32 hexadecimal digits")
     found = reader.find(start, CANDIDATES + 1)
     if not found:
         raise LookError(f"{reader.path}: no record has a key that begins with {start}")
@@ -239,7 +239,7 @@ def one_record(reader: Reader, start: str) -> dict[str, Any]:
         lines = [f"  {r.key}  {r.step} row {r.position}" for r in found[:CANDIDATES]]
         more = "\n  …" if len(found) > CANDIDATES else ""
         raise LookError(
-            f"{reader.path}: more than one key begins with {start}; give more of it:\n"
+            f"{reader.path}: more than one key begins with {start}; give more digits:\n"
             + "\n".join(lines)
             + more
         )

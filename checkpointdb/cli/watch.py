@@ -88,7 +88,8 @@ def watch_command(store: str, every: float | None, until_end: bool, as_json: boo
     """  # noqa: D301 - click wants a real \b before lines it must not join
     watch = Watch(store)
     live = sys.stdout.isatty() and not as_json
-    with contextlib.suppress(KeyboardInterrupt), _showing(live, as_json) as show, _keys() as wait:
+    # the keys first: rich before 15 puts something that is no terminal in the place of sys.stdout
+    with contextlib.suppress(KeyboardInterrupt), _keys() as wait, _showing(live, as_json) as show:
         while True:
             seen = watch.look()
             show(seen)

@@ -57,7 +57,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Close the file; say so if what was read may be torn because somebody wrote meanwhile."""
+        """Close the file."""
         self._connection.close()
 
     def check_unchanged(self) -> None:

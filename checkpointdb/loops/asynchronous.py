@@ -205,15 +205,15 @@ def bridged(running: Running, signals: Signals, concurrency: int) -> Iterator[An
     """
     results = running.results
     with LoopThread() as loop:
-        chunks = loop.wait(_begin(running, signals, concurrency))
+        chunks = loop.wait(_begin, running, signals, concurrency)
         try:
-            while (places := loop.wait(_next(chunks))) is not None:
+            while (places := loop.wait(_next, chunks)) is not None:
                 if not places:
                     stop(running, signals)
                 for place in places:
                     yield results.take(place)
         finally:
-            loop.wait(chunks.aclose())
+            loop.wait(chunks.aclose)
 
 
 async def _begin(

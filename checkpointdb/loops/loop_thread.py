@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 
@@ -29,12 +29,11 @@ class LoopThread:
         if not self._abandoned:
             self._thread.join()
 
-    def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Return what `coroutine` returns, or raise what it raises."""
+    def wait(self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        """Return what `await fn(*args)` returns, or raise what it raises."""
         if self._abandoned:
-            coroutine.close()
             return None
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = asyncio.run_coroutine_threadsafe(fn(*args), self._loop)
         try:
             return future.result()
         except BaseException:

@@ -180,8 +180,8 @@ def _advice(value: Any) -> str:
     if isinstance(value, str | int | float | bytes):
         return f": convert it to a plain {type(value).__mro__[1].__name__}"
     if callable(value) or hasattr(value, "read"):
-        return ": pass what it is made from (a name, a path) instead"
-    return ": use plain JSON types, a dataclass, or narrow the row's identity with key="
+        return ": give what it is made from (a name, a path) instead"
+    return ": use plain JSON types or a dataclass"
 
 
 def _deeper(where: str, depth: int) -> int:

@@ -117,8 +117,12 @@ class Codec:
                 if self._gives_back(data, wanted):
                     return data
         except EncodeError as error:
-            error.result = value
-            raise
+            raise EncodeError(
+                f"the result, a {_name(value)}, cannot be stored: {error}; "
+                "the result is attached to this error as .result",
+                error.where,
+                value,
+            ) from None
         raise EncodeError(
             f"the result, a {_name(value)}, would come back as something else: annotate the step's "
             f"return type with its class (it is {_type_name(self.annotation)}), or return plain "

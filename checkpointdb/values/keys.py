@@ -94,7 +94,15 @@ class Keyer:
                 return xxh3_128_digest(self._prefix + packed), identity, content is row
             except (OverflowError, UnicodeEncodeError):
                 pass
-        return (*self._of(canonical(content)), False)
+        return (*self._of(self._canonical(content)), False)
+
+    def _canonical(self, content: Any) -> bytes:
+        try:
+            return canonical(content)
+        except EncodeError as error:
+            if self._narrow is None:
+                error.args = (f"{error}; or leave it out of the row's identity with key=",)
+            raise
 
     def _of(self, content: bytes) -> tuple[bytes, bytes]:
         return xxh3_128_digest(self._prefix + content), digest(content)
