@@ -116,8 +116,8 @@ def show_report(work: FileRun, as_json: bool) -> None:
             "leave out --no-retry-failed" if not work.options["retry_failed"] else "run it again"
         )
         note(
-            f"{number(work.failed)} of {number(work.run.report.rows)} rows FAILED: {again} to retry "
-            f"them; to see why: ckpt inspect {shown(store)} --failures"
+            f"{number(work.failed)} of {number(work.run.report.rows)} rows FAILED: {again} to "
+            f"retry them; to see why: ckpt inspect {shown(store)} --failures"
         )
         raise click.exceptions.Exit(ROWS_FAILED)
 
