@@ -68,7 +68,10 @@ class Committer:
             entry: what `Log.append` takes.
             now: `perf_counter()` when the call returned.
         """
-        size = len(entry.result or "") + len(entry.input or "") + len(entry.error or "")
+        try:
+            size = len(entry.result) + len(entry.input)  # type: ignore[arg-type]
+        except TypeError:  # a failure, or no input is kept: rare
+            size = sum(len(part or "") for part in (entry.result, entry.input, entry.error))
         with self._lock:
             sizes = self._sizes
             if not self._entries:

@@ -167,7 +167,7 @@ class Intake:
         try:
             key, identity, plain = self._key(row)
         except EncodeError as error:
-            slot = Slot(row, next(self._positions), b"", b"", False)
+            slot = Slot(row, next(self._positions), b"", b"", 0)
             self._refuse(slot, error)
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)

@@ -30,7 +30,7 @@ class Slot:
     failed: Failed | None = None  # or what takes the place of its result
     waiters: tuple[Callable[[], object], ...] = ()
 
-    def __init__(self, row: Any, position: int, key: bytes, identity: bytes, plain: bool) -> None:
+    def __init__(self, row: Any, position: int, key: bytes, identity: bytes, plain: int) -> None:
         self.row, self.position, self.identity, self.plain = row, position, identity, plain
         self.key = self.content = key  # they differ for the n-th equal row, counted on its own
 

@@ -19,8 +19,7 @@ from typing import Any
 import msgspec
 
 from ..errors import DecodeError, EncodeError
-from .canonical import canonical, is_plain, ordered, pack_plain, uncanonical
-from .vectors import VECTOR, packed_vector
+from .canonical import WITH_VECTOR, canonical, is_plain, ordered, pack_plain, uncanonical
 
 MAX_BYTES = 64 << 20
 
@@ -49,25 +48,21 @@ def encode(value: Any) -> str | bytes:
     Raises:
         EncodeError: see `canonical`; also when the encoding is larger than 64 MiB.
     """
-    if not is_plain(value):
-        return _sized(ordered(value))
-    try:
-        return encode_plain(value)
-    except UnicodeEncodeError:
-        return _sized(ordered(value))  # which names the place
+    plain = is_plain(value)
+    if plain:
+        with contextlib.suppress(UnicodeEncodeError):  # the other form names the place
+            return encode_plain(value, plain)
+    return _sized(ordered(value))
 
 
-def encode_plain(value: Any) -> str | bytes:
-    """Encode a value that `is_plain`.
+def encode_plain(value: Any, plain: int) -> str | bytes:
+    """Encode a value of which `is_plain` said `plain`.
 
     Raises:
         EncodeError: larger than 64 MiB. UnicodeEncodeError: a lone surrogate.
     """
-    kind = type(value)
-    if kind is list or kind is dict:
-        for child in (value,) if kind is list else value.values():
-            if type(child) is list and len(child) >= VECTOR and packed_vector(child):
-                return _sized(pack_plain(value))
+    if plain == WITH_VECTOR:
+        return _sized(pack_plain(value))
     data = _json(value)
     return data.decode() if len(data) <= MAX_BYTES else _text(data)
 
@@ -109,9 +104,11 @@ class Codec:
             EncodeError: nothing decodes to an equal value; `.result` is the value.
         """
         try:
-            if not self._typed and is_plain(value):  # nearly always: in one step
-                with contextlib.suppress(UnicodeEncodeError):
-                    return encode_plain(value)
+            if not self._typed and (plain := is_plain(value)):  # nearly always: in one step
+                try:
+                    return encode_plain(value, plain)
+                except UnicodeEncodeError:
+                    pass  # the other form names the place
             wanted = canonical(value)
             for data in self._candidates(value):
                 if self._gives_back(data, wanted):

@@ -80,21 +80,22 @@ class Keyer:
         """Return what of the row makes its identity."""
         return row if self._narrow is None else self._narrow(row)
 
-    def identify(self, row: Any) -> tuple[bytes, bytes, bool]:
-        """Return the row's key, its identity, and whether the row is plain JSON.
+    def identify(self, row: Any) -> tuple[bytes, bytes, int]:
+        """Return the row's key, its identity, and what `is_plain` says of it.
 
         Raises:
             EncodeError: the row, or what `key=` makes of it, has no stable content.
         """
         content = row if self._narrow is None else self._narrow(row)
-        if is_plain(content):
+        if plain := is_plain(content):
             try:
                 packed = _pack(content)
                 identity = blake2b(packed, digest_size=16).digest()
-                return xxh3_128_digest(self._prefix + packed), identity, content is row
+                key = xxh3_128_digest(self._prefix + packed)
+                return key, identity, plain if content is row else 0
             except (OverflowError, UnicodeEncodeError):
                 pass
-        return (*self._of(self._canonical(content)), False)
+        return (*self._of(self._canonical(content)), 0)
 
     def _canonical(self, content: Any) -> bytes:
         try:
@@ -119,7 +120,7 @@ class Keyer:
         content = canonical_of(stored) if isinstance(stored, bytes) else canonical(decode(stored))
         return self._of(canonical_call(content) if form == ARGUMENTS else content)
 
-    def stored(self, row: Any, plain: bool) -> tuple[str | bytes | None, int, bytes | None]:
+    def stored(self, row: Any, plain: int) -> tuple[str | bytes | None, int, bytes | None]:
         """Return the stored form of a row, None if nothing is kept, which form it is, its digest.
 
         The digest is of the whole row, where its identity is of a part only; None if the rest
@@ -130,7 +131,7 @@ class Keyer:
             plain: what `identify` said.
         """
         if plain and self._keep == "row":
-            return encode_plain(row), ROW, None
+            return encode_plain(row, plain), ROW, None
         if isinstance(row, Arguments):
             return (*self._stored_arguments(row), None)
         whole = None if self._narrow is None else _digest_or_none(row)
@@ -153,7 +154,7 @@ class Keyer:
         return encode(self._narrow(row)), KEY
 
     def is_unchanged(
-        self, row: Any, identity: bytes, plain: bool, stored: str | bytes | None
+        self, row: Any, identity: bytes, plain: int, stored: str | bytes | None
     ) -> bool:
         """Tell whether a row is what it was when `identify` and `stored` said this of it.
 
@@ -161,7 +162,7 @@ class Keyer:
         """
         try:
             if plain and self._keep == "row":
-                return is_plain(row) and encode_plain(row) == stored
+                return is_plain(row) == plain and encode_plain(row, plain) == stored
             return self.identify(row)[1] == identity
         except (EncodeError, OverflowError, UnicodeEncodeError):
             return False
