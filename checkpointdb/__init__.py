@@ -10,6 +10,7 @@ Killed? Run the same script again: it goes on where it stopped.
 
 from .engine.current import current_key
 from .engine.failures import Failed
+from .engine.options import AllOptions, RunOptions, StepOptions
 from .errors import (
     BudgetExceeded,
     CheckpointError,
@@ -22,7 +23,8 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from .file.records import Record
+from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .file.records import Call, Record, RunInfo, StepInfo
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
@@ -33,18 +35,31 @@ from .values.keys import key_of
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllOptions",
     "BudgetExceeded",
+    "Call",
+    "CameLate",
     "CheckpointError",
+    "Committed",
     "DecodeError",
     "EncodeError",
+    "Event",
     "Failed",
     "KeyCollisionError",
     "Pending",
     "Plan",
     "Record",
+    "Report",
+    "RowFailed",
     "Run",
+    "RunEnded",
+    "RunInfo",
+    "RunOptions",
+    "RunStarted",
     "SavePolicy",
     "Step",
+    "StepInfo",
+    "StepOptions",
     "Store",
     "StoreCorruptError",
     "StoreError",
@@ -62,3 +77,7 @@ __all__ = [
     "run",
     "step",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

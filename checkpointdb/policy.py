@@ -69,7 +69,7 @@ class Every(_Policy, frozen=True):
             raise ValueError("every() needs a limit: rows=, seconds=, bytes= or cost=")
         for name, limit in limits.items():
             if limit is not None and not (isinstance(limit, int | float) and limit > 0):
-                raise ValueError(f"every({name}={limit!r}): the limit must be a number above 0")
+                raise ValueError(f"every({name}=) must be a number above 0, got {limit!r}")
 
     def due(self, pending: Pending) -> bool:
         """Tell whether any limit is reached."""
@@ -95,10 +95,14 @@ class Adaptive(_Policy, frozen=True):
 
     def __post_init__(self) -> None:
         if not 0 < self.overhead < 1:
-            raise ValueError(f"adaptive(overhead={self.overhead!r}): it must be between 0 and 1")
+            raise ValueError(
+                f"adaptive(overhead=) must be a share between 0 and 1, got {self.overhead!r}"
+            )
         for name in ("seconds", "rows", "bytes"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"adaptive({name}={getattr(self, name)!r}): must be above 0")
+                raise ValueError(
+                    f"adaptive({name}=) must be a number above 0, got {getattr(self, name)!r}"
+                )
 
     def due(self, pending: Pending) -> bool:
         """Tell whether a commit now stays within the share, or a ceiling is reached."""
@@ -190,7 +194,7 @@ def by_size(n: int) -> Every:
         ValueError: `n` is negative.
     """
     if n < 0:
-        raise ValueError(f"by_size({n}): the number of rows cannot be negative")
+        raise ValueError(f"by_size() needs a number of rows of at least 0, got {n}")
     return Every(rows=50 if n <= 1_000 else 200 if n <= 10_000 else 1_000)
 
 

@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import threading
+import types
 import typing
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 import msgspec
 
 from . import plan as plans
 from .engine.begin import Running, begin
 from .engine.callables import (
+    Parameters,
+    bare,
     check_function,
     check_name,
     check_rows,
     check_version,
     is_async,
+    is_method,
+    method_error,
     return_type,
 )
 from .engine.fingerprint import fingerprint
 from .engine.job import Job, Spec
-from .engine.options import Options, RunOptions
+from .engine.options import (
+    AllOptions,
+    Options,
+    RunOptions,
+    StepOptions,
+    run_options,
+    split,
+    step_settings,
+)
 from .file.log import Durability
 from .loops import sync
 from .loops.run_iterator import Run
 from .loops.session import Session
+from .loops.travel import arrive, parts_of
 from .plan import Plan, Why
-from .policy import SavePolicy, adaptive, check_policy
+from .policy import SavePolicy
 from .store import Store
 from .values.canonical import Arguments
 from .values.codec import Codec
-from .values.keys import Keyer, KeyRecipe, Version, describe_recipe
+from .values.keys import Keyer, Version, describe_recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 StoreOrPath = Store | str | os.PathLike[str]
-Duplicates = Literal["share", "separate"]
 
 _REQUIRED: Any = object()
 
@@ -59,39 +71,67 @@ class Step(Generic[P, R]):
         store: StoreOrPath,
         *,
         version: Version,
-        name: str | None = None,
-        key: KeyRecipe = None,
-        save: SavePolicy | None = None,
-        durability: Durability = "power",
-        duplicates: Duplicates = "share",
-        meta: Any = None,
+        **options: Unpack[StepOptions],
     ) -> None:
+        settings = step_settings("step", options)
         check_function(fn)
-        self.name = check_name(fn, name)
+        self._look_like(fn)  # first, so that what is ours replaces what is the function's
+        self.name = check_name(fn, settings.name)
+        self.__name__: str = getattr(self, "__name__", self.name)
         self.version = check_version(version)
-        if durability not in ("power", "process"):
-            raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
-        if duplicates not in ("share", "separate"):
-            raise ValueError(f"duplicates={duplicates!r}: give 'share' or 'separate'")
-        self._key = key
-        self._keyer = Keyer(self.name, version, key)
-        self._key_recipe = describe_recipe(key)
-        self._save = check_policy(adaptive() if save is None else save)
-        self._where, self._durability = store, durability
-        self._duplicates, self._meta = duplicates, meta
+        self._settings = settings
+        self._keyer = Keyer(self.name, version, settings.key)
+        self._key_recipe = describe_recipe(settings.key)
+        self._save, self._meta = settings.policy, settings.meta
+        self._where = store
         self._lock = threading.Lock()
         self._store: Store | None = store if isinstance(store, Store) else None
         self._single_calls: Running | None = None
-        functools.update_wrapper(self, fn)
+        self._method = is_method(fn)
         self.__wrapped__ = fn
+        self._parts = parts_of(self, fn, version, self._options())
+
+    def _look_like(self, fn: Any) -> None:
+        """Take on the name, signature and attributes of `fn`, except those that a step has."""
+        functools.update_wrapper(self, fn, updated=())
+        for name, value in getattr(fn, "__dict__", {}).items():
+            if not hasattr(Step, name):
+                setattr(self, name, value)
+
+    # `inspect` looks for these three to see an `async def`, and asyncio and frameworks ask it. They
+    # are not in __dict__, nor is a mark: functools.wraps would give it to a plain wrapper too.
+    __defaults__ = __kwdefaults__ = None
+
+    @property
+    def __code__(self) -> types.CodeType:
+        if not is_async(self.__wrapped__):
+            raise AttributeError("__code__")
+        code: types.CodeType = bare(self.__wrapped__).__code__
+        return code
 
     def __repr__(self) -> str:
         return f"<step {self.name!r} version {self.version!r} in {self._where!r}>"
 
-    def __reduce__(self) -> str:
-        return getattr(self, "__qualname__", self.name)
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> Any:
+        if protocol.__index__() < 4:  # they have no way to name an attribute of a step
+            return getattr(self, "__qualname__", self.name)
+        return arrive, (type(self), self._parts, self.path)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def _rebind(self, fn: Callable[P, R]) -> None:
+        """Call `fn`, the same function with the globals of now, from here on."""
+        self.__wrapped__ = fn
+        for name in ("_spec", "_batch_spec", "_parameters"):
+            self.__dict__.pop(name, None)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        if instance is not None and self._method:
+            raise self._no_method()
+        return self
+
+    def _no_method(self) -> TypeError:
+        return method_error(self.__wrapped__, f"{self._where!r}, version={self.version!r}")
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the saved result of this row, or call the function and keep what it returns.
 
         The result is pending until the save policy, its timer, `flush()` or the exit of the process
@@ -132,7 +172,7 @@ class Step(Generic[P, R]):
             EncodeError: while iterating: a row, before the step is called; or a result, attached.
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
-        checked = Options(**options)
+        checked = run_options("run", options)
         kinds = (Iterable, AsyncIterable) if self._spec.is_async else Iterable
         check_rows(rows, kinds)
         session, loop = Session(self._job(checked), rows), self._loop(checked)
@@ -175,7 +215,7 @@ class Step(Generic[P, R]):
         Raises:
             TypeError: the step is not an `async def`; and as `run`.
         """
-        checked = Options(**options)
+        checked = run_options("arun", options)
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
@@ -193,31 +233,35 @@ class Step(Generic[P, R]):
         durability: Durability | None = None,
     ) -> Step[P, R]:
         """Return the same step saved elsewhere or otherwise; nothing is opened."""
-        return Step(
-            self.__wrapped__,
-            self._where if store is None else store,
-            version=self.version,
-            name=self.name,
-            key=self._key,
-            save=self._save if save is None else save,
-            durability=self._durability if durability is None else durability,
-            duplicates=self._duplicates,
-            meta=self._meta,
-        )
+        options = self._options()
+        if save is not None:
+            options["save"] = save
+        if durability is not None:
+            options["durability"] = durability
+        where = self._where if store is None else store
+        return Step(self.__wrapped__, where, version=self.version, **options)
+
+    def _options(self) -> StepOptions:
+        """Return the keywords to make this step anew."""
+        options: Any = msgspec.structs.asdict(self._settings) | {"name": self.name}
+        if isinstance(self._where, Store):
+            options["durability"] = self._where.durability
+        return typing.cast("StepOptions", options)
 
     def plan(self, rows: Iterable[Any]) -> Plan:
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
         check_rows(rows, Iterable)
-        separate = self._duplicates == "separate"
-        return plans.plan(self._path, self.name, self.version, self._keyer, separate, rows)
+        separate = self._settings.duplicates == "separate"
+        return plans.plan(self.path, self.name, self.version, self._keyer, separate, rows)
 
-    def why(self, *args: P.args, **kwargs: P.kwargs) -> Why:
+    def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
         row = self._row(args, kwargs)
-        return plans.why(self._path, self.name, self.version, self._keyer, self._key_recipe, row)
+        return plans.why(self.path, self.name, self.version, self._keyer, self._key_recipe, row)
 
     @property
-    def _path(self) -> str:
+    def path(self) -> str:
+        """The path of the store, with links resolved; the file need not exist yet."""
         where = self._where
         return where.path if isinstance(where, Store) else os.path.realpath(os.fspath(where))
 
@@ -234,12 +278,12 @@ class Step(Generic[P, R]):
             )
             if self._store is None or reopen:
                 assert not isinstance(self._where, Store)
-                self._store = Store(self._where, durability=self._durability)
+                self._store = Store(self._where, durability=self._settings.durability)
             return self._store
 
     @functools.cached_property
-    def _signature(self) -> inspect.Signature:
-        return inspect.signature(self.__wrapped__)
+    def _parameters(self) -> Parameters:
+        return Parameters(self.__wrapped__)
 
     @functools.cached_property
     def _spec(self) -> Spec:
@@ -260,7 +304,7 @@ class Step(Generic[P, R]):
             fingerprint=fingerprint(self.__wrapped__),
             codec=Codec(annotation),
             is_async=is_async(self.__wrapped__),
-            separate=self._duplicates == "separate",
+            separate=self._settings.duplicates == "separate",
         )
 
     def _job(self, options: Options) -> Job:
@@ -280,45 +324,23 @@ class Step(Generic[P, R]):
         return run
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if len(args) == 1 and not kwargs:
-            return args[0]
-        bound = self._signature.bind(*args, **kwargs).arguments
-        if len(bound) == 1 and next(iter(bound)) == next(iter(self._signature.parameters)):
-            return next(iter(bound.values()))
-        return Arguments(bound)
+        if self._method and args and isinstance(args[0], type):  # as classmethod does
+            raise self._no_method()
+        return args[0] if len(args) == 1 and not kwargs else self._parameters.row(args, kwargs)
 
     def _invoke(self, row: Any) -> Any:
-        if type(row) is not Arguments:
-            return self.__wrapped__(row)  # type: ignore[call-arg]
-        bound = inspect.BoundArguments(self._signature, row)
-        return self.__wrapped__(*bound.args, **bound.kwargs)
+        if type(row) is Arguments:
+            return self._parameters.call(row)
+        return self.__wrapped__(row)  # type: ignore[call-arg]
 
 
 @overload
 def step(
-    store: StoreOrPath,
-    *,
-    version: Version,
-    name: str | None = None,
-    key: KeyRecipe = None,
-    save: SavePolicy | None = None,
-    durability: Durability = "power",
-    duplicates: Duplicates = "share",
-    meta: Any = None,
+    store: StoreOrPath, *, version: Version, **options: Unpack[StepOptions]
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 @overload
 def step(store: Callable[..., Any]) -> typing.NoReturn: ...
-def step(
-    store: Any,
-    *,
-    version: Any = _REQUIRED,
-    name: str | None = None,
-    key: KeyRecipe = None,
-    save: SavePolicy | None = None,
-    durability: Durability = "power",
-    duplicates: Duplicates = "share",
-    meta: Any = None,
-) -> Any:
+def step(store: Any, *, version: Any = _REQUIRED, **options: Unpack[StepOptions]) -> Any:
     """Keep a function's results in a store, so that running it again computes only what is missing.
 
     Promises: a result is pending when it is returned and committed when the save policy says; a
@@ -329,19 +351,14 @@ def step(
         store: path of the store file, created at first use; or an open `Store`.
         version: int or str. Results saved under another version are not used. Raise it when the
             step's results should be computed anew.
-        name: the step's name in the store; the function's name unless given.
-        key: field names of the row, or a callable on it, that make its identity; the whole row
-            unless given.
-        save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
-        durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
-        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
-        meta: anything JSON holds, kept with every run: a model's name, a git commit.
+        **options: see `StepOptions`.
 
     Raises:
         TypeError, ValueError: wrong use, at decoration.
     """
     if callable(store):
         raise TypeError('@step needs its store and version: @step("rows.ckpt", version=1)')
+    step_settings("step", options)
     if version is _REQUIRED:
         raise TypeError(
             "step() needs version=, for example version=1: results are reused as long as it stays "
@@ -349,31 +366,36 @@ def step(
         )
 
     def decorate(fn: Callable[P, R]) -> Step[P, R]:
-        return Step(
-            fn,
-            store,
-            version=version,
-            name=name,
-            key=key,
-            save=save,
-            durability=durability,
-            duplicates=duplicates,
-            meta=meta,
-        )
+        return Step(fn, store, version=version, **options)
 
     return decorate
 
 
-_RUN_KEYWORDS = frozenset(RunOptions.__annotations__)
-
-
+@overload
+def run(
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    **options: Unpack[AllOptions],
+) -> Run[T]: ...
+@overload
+def run(
+    fn: Callable[..., R],
+    rows: Iterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    **options: Unpack[AllOptions],
+) -> Run[R]: ...
 def run(
     fn: Callable[..., Any],
     rows: Iterable[Any] | AsyncIterable[Any],
     *,
     store: StoreOrPath,
     version: Version,
-    **options: Any,
+    **options: Unpack[AllOptions],
 ) -> Run[Any]:
     """Pass `fn` over `rows` with its results kept in `store`: `step` and `Step.run` in one call.
 
@@ -382,28 +404,23 @@ def run(
         rows: any iterable.
         store: path of the store file, or an open `Store`.
         version: as for `step`.
-        **options: every keyword of `step` and of `Step.run`.
+        **options: every keyword of `StepOptions` and of `RunOptions`.
     """
-    of_run, of_step = _split(options)
+    of_step, of_run = split("run", options)
     return Step(fn, store, version=version, **of_step).run(rows, **of_run)
 
 
 def arun(
-    fn: Callable[..., Any],
+    fn: Callable[..., Coroutine[Any, Any, T]],
     rows: Iterable[Any] | AsyncIterable[Any],
     *,
     store: StoreOrPath,
     version: Version,
-    **options: Any,
-) -> Run[Any]:
+    **options: Unpack[AllOptions],
+) -> Run[T]:
     """Pass an async `fn` over `rows`, for `async for`; see `run`."""
-    of_run, of_step = _split(options)
+    of_step, of_run = split("arun", options)
     return Step(fn, store, version=version, **of_step).arun(rows, **of_run)
-
-
-def _split(options: dict[str, Any]) -> tuple[Any, Any]:
-    of_run = {name: value for name, value in options.items() if name in _RUN_KEYWORDS}
-    return of_run, {name: value for name, value in options.items() if name not in _RUN_KEYWORDS}
 
 
 def _refuse_executor(options: Options) -> None:

@@ -41,7 +41,7 @@ class Store:
         vfs: str | None = None,
     ) -> None:
         if durability not in ("power", "process"):
-            raise ValueError(f"durability={durability!r}: give 'power' or 'process'")
+            raise ValueError(f"durability must be 'power' or 'process', got {durability!r}")
         files.check_sqlite()
         self.path = os.path.realpath(os.fspath(path))
         self.durability = durability

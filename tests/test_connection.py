@@ -320,7 +320,7 @@ def test_a_store_that_must_exist_is_not_created(store_path, opener):
 
 def test_a_wrong_durability_is_a_value_error(store_path):
     """Before anything is created."""
-    with pytest.raises(ValueError, match="durability='disk': give 'power' or 'process'"):
+    with pytest.raises(ValueError, match="durability must be 'power' or 'process', got 'disk'"):
         Store(store_path, durability="disk")
     assert not os.path.exists(store_path)
 

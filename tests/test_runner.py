@@ -155,8 +155,9 @@ def test_an_endless_source_of_hits_and_misses_is_read_only_a_little_ahead(driver
 def test_nothing_happens_before_the_first_result_is_asked_for(driver, store_path):
     """A run that nobody iterates reads no row and calls nothing."""
     taken, step = [], Step()
-    driver.start(driver.step(step.plain, store_path, name="s"), watched(range(5), taken))
+    run = driver.start(driver.step(step.plain, store_path, name="s"), watched(range(5), taken))
     assert taken == step.calls == []
+    run.close()
 
 
 @each_driver
@@ -567,10 +568,12 @@ def test_a_closed_run_gives_nothing_more(store_path):
     assert next(run) == 0
     run.close()
     run.close()
-    assert list(run) == []
+    assert next(run, "end") == "end"
+    with pytest.raises(RuntimeError, match="has ended"):
+        list(run)
     with SEQUENTIAL.step(fail_at().plain, store_path).run(range(3)) as run:
         assert list(run) == [0, 10, 20]
-    assert list(run) == []
+    assert next(run, "end") == "end"
 
 
 # --- rows and results that cannot be stored

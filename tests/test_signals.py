@@ -120,6 +120,7 @@ def interrupt_at(event, run):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a run of step:RuntimeWarning")  # stopped before it began
 @pytest.mark.parametrize("save", [ckpt.on_exit(), ckpt.every(rows=2)], ids=repr)
 def test_ctrl_c_at_every_line_loses_nothing(store_path, save, program):
     """Wherever in our code Ctrl-C comes, what was answered is saved and the handlers are back."""

@@ -42,11 +42,11 @@ def plan_command(
         found = load(step, store=store, version=version)
         plan = found.plan(itertools.islice(source, limit))
     if as_json:
-        told = {"store": found._path, "step": found.name, "version": found.version, "plan": plan}
+        told = {"store": found.path, "step": found.name, "version": found.version, "plan": plan}
         click.echo(safe_json(told))
         return
     screen = Screen()
-    screen.line(safe(f"{found.name} {found.version} in {shown(found._path)}"), "bold")
+    screen.line(safe(f"{found.name} {found.version} in {shown(found.path)}"), "bold")
     _show(screen, plan)
 
 

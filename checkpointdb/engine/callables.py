@@ -7,6 +7,7 @@ import inspect
 import typing
 from typing import Any
 
+from ..values.canonical import Arguments
 from ..values.keys import Version
 
 
@@ -19,7 +20,62 @@ def bare(fn: Any) -> Any:
 
 def is_async(fn: Any) -> bool:
     """Tell whether `fn` is an `async def`, inside partials and callable objects too."""
-    return inspect.iscoroutinefunction(bare(fn))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(bare(fn))
+
+
+def is_method(fn: Any) -> bool:
+    """Tell whether `fn` was defined in the body of a class and would bind to its objects."""
+    if inspect.ismethod(fn) or not hasattr(type(fn), "__get__"):
+        return False
+    _, _, scope = getattr(fn, "__qualname__", "").rpartition(".")[0].rpartition(".")
+    return scope not in ("", "<locals>")
+
+
+def method_error(fn: Any, decorated: str) -> TypeError:
+    """Return the error for the use of a step that is a method.
+
+    Args:
+        fn: the method.
+        decorated: what its decorator was given.
+    """
+    name = fn.__name__ if fn.__name__.isidentifier() else "label"
+    return TypeError(
+        f"{fn.__qualname__} is a step and a method: nothing says on what of its object the result "
+        "depends, and one object's result must never answer for another's. Write a function of "
+        "what it needs outside the class:\n"
+        f"    @ckpt.step({decorated})\n"
+        f"    def {name}(row, model): ...\n"
+        f"and call it in the method: return {name}(row, self.model). If it needs no object, put "
+        "@staticmethod above @ckpt.step"
+    )
+
+
+class Parameters:
+    """How a function takes its arguments; makes the row of a call with more than the row."""
+
+    def __init__(self, fn: Any) -> None:
+        self._fn, self._signature = fn, inspect.signature(fn)
+        first = next(iter(self._signature.parameters.values()), None)
+        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._row_name = first.name if first is not None and first.kind in by_position else None
+
+    def row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the row of a call: the argument that is the row, if it is alone, or all of them.
+
+        What is left to its default is not among them: a new optional parameter changes no key.
+
+        Raises:
+            TypeError: the function cannot be called with them.
+        """
+        bound = self._signature.bind(*args, **kwargs).arguments
+        if len(bound) == 1 and next(iter(bound)) == self._row_name:
+            return next(iter(bound.values()))
+        return Arguments(bound)
+
+    def call(self, row: Arguments) -> Any:
+        """Call the function with the arguments that `row` made a row of."""
+        bound = inspect.BoundArguments(self._signature, row)
+        return self._fn(*bound.args, **bound.kwargs)
 
 
 def return_type(fn: Any) -> Any:
@@ -49,7 +105,7 @@ def check_name(fn: Any, name: str | None) -> str:
 def check_version(version: Any) -> Version:
     """Return the version if it is one."""
     if isinstance(version, bool) or not isinstance(version, int | str):
-        raise TypeError(f"version={version!r}: give an int or a str")
+        raise TypeError(f"version must be an int or a str, got {version!r}")
     return version
 
 

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import msgspec
 
+from ..file.log import Durability
+from ..policy import SavePolicy, adaptive, check_policy
+from ..values.keys import KeyRecipe, describe_recipe
+
 OnError = Literal["raise", "record"]
+Duplicates = Literal["share", "separate"]
+
+
+class StepOptions(TypedDict, total=False):
+    """The keywords of `step` and `Step`, next to `store` and `version`.
+
+    Attributes:
+        name: the step's name in the store; the function's name unless given.
+        key: field names of the row, or a callable on it, that make its identity; the whole row
+            unless given.
+        save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
+        durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
+        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
+        meta: anything JSON holds, kept with every run: a model's name, a git commit.
+    """
+
+    name: str | None
+    key: KeyRecipe
+    save: SavePolicy | None
+    durability: Durability
+    duplicates: Duplicates
+    meta: Any
 
 
 class RunOptions(TypedDict, total=False):
-    """The keywords of `Step.run` and `Step.arun`.
+    """The keywords of `Step.run` and `Step.arun`, next to the rows.
 
     Attributes:
         concurrency: calls in flight: threads for a plain function, tasks for an `async def`.
@@ -53,8 +80,35 @@ class RunOptions(TypedDict, total=False):
     on_event: Callable[[Any], object] | None
 
 
+class AllOptions(StepOptions, RunOptions, total=False):
+    """The keywords of the functions `run` and `arun`: those of the step and those of its run."""
+
+
+class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`StepOptions`, checked, with what holds unless given."""
+
+    name: str | None = None
+    key: KeyRecipe = None
+    save: SavePolicy | None = None
+    durability: Durability = "power"
+    duplicates: Duplicates = "share"
+    meta: Any = None
+
+    def __post_init__(self) -> None:
+        check_choice("durability", self.durability, ("power", "process"))
+        check_choice("duplicates", self.duplicates, ("share", "separate"))
+        describe_recipe(self.key)  # or raise
+        if self.save is not None:
+            check_policy(self.save)
+
+    @property
+    def policy(self) -> SavePolicy:
+        """When to commit."""
+        return adaptive() if self.save is None else self.save
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`RunOptions`, checked."""
+    """`RunOptions`, checked, with what holds unless given."""
 
     concurrency: int = 1
     batch_size: int | None = None
@@ -72,24 +126,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_event: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:
-        _whole("concurrency", self.concurrency)
+        _check_count("concurrency", self.concurrency)
         if self.batch_size is not None:
-            _whole("batch_size", self.batch_size)
-        if self.on_error not in ("raise", "record"):
-            raise ValueError(f"on_error={self.on_error!r}: give 'raise' or 'record'")
+            _check_count("batch_size", self.batch_size)
+        check_choice("on_error", self.on_error, ("raise", "record"))
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
-            raise TypeError(f"executor={self.executor!r}: give a concurrent.futures.Executor")
+            raise TypeError(
+                f"executor must be a concurrent.futures.Executor, got {self.executor!r}"
+            )
         for name in ("valid", "cost", "on_event"):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                raise TypeError(f"{name}={value!r}: give a function")
+                raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
         self._check_budget()
 
     def _check_stop_on(self) -> None:
         kinds = self.stop_on if isinstance(self.stop_on, tuple | list) else (self.stop_on,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise TypeError(f"stop_on={self.stop_on!r}: give exception classes")
+            raise TypeError(
+                f"stop_on must be an exception class or a tuple of them, got {self.stop_on!r}"
+            )
         msgspec.structs.force_setattr(self, "stop_on", tuple(kinds))
 
     def _check_budget(self) -> None:
@@ -98,9 +155,75 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.cost is None:
             raise ValueError("max_cost= needs cost=, a function from a result to its dollars")
         if not (isinstance(self.max_cost, int | float) and 0 <= self.max_cost < math.inf):
-            raise ValueError(f"max_cost={self.max_cost!r}: give dollars, 0 or more")
+            raise ValueError(
+                f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
+            )
 
 
-def _whole(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any) -> None:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{name}={value!r}: give a whole number above 0")
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the words that `name` may be."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+# --- which keyword belongs where
+
+_OF_STEP = ("store", "version", *StepOptions.__annotations__)
+_OF_RUN = (*RunOptions.__annotations__,)
+
+
+def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
+    """Return the keywords that `function` was given as the settings of a step, checked.
+
+    Raises:
+        TypeError: a keyword that a step does not have; the message says what was meant.
+        TypeError, ValueError: a value that cannot be meant.
+    """
+    _check_known(function, given, _OF_STEP, _OF_RUN, "run(...)")
+    return StepSettings(**given)
+
+
+def run_options(function: str, given: Mapping[str, Any]) -> Options:
+    """Return the keywords that `function` was given as a run's options; see `step_settings`."""
+    _check_known(function, given, _OF_RUN, _OF_STEP, "step(...)")
+    return Options(**given)
+
+
+def split(function: str, given: AllOptions) -> tuple[StepOptions, RunOptions]:
+    """Return the keywords of the step and those of the run, of a function that takes both.
+
+    Raises:
+        TypeError: a keyword that neither has.
+    """
+    _check_known(function, given, (*_OF_STEP, *_OF_RUN), (), "")
+    of_run = {name: value for name, value in given.items() if name in _OF_RUN}
+    of_step = {name: value for name, value in given.items() if name not in _OF_RUN}
+    return cast("StepOptions", of_step), cast("RunOptions", of_run)
+
+
+def _check_known(
+    function: str,
+    given: Mapping[str, Any],
+    known: tuple[str, ...],
+    elsewhere: tuple[str, ...],
+    owner: str,
+) -> None:
+    for name in given:
+        if name in elsewhere:
+            raise TypeError(f"{name}= belongs to {owner}, not to {function}(...)")
+        if name not in known:
+            meant = _meant(name, known, elsewhere, owner)
+            raise TypeError(f"{function}() got an unknown keyword {name!r}{meant}")
+
+
+def _meant(name: str, known: tuple[str, ...], elsewhere: tuple[str, ...], owner: str) -> str:
+    close = difflib.get_close_matches(name.lower(), (*known, *elsewhere), 1)
+    if not close:
+        return f"; it takes {', '.join(known)}"
+    where = f", which belongs to {owner}" if close[0] in elsewhere else ""
+    return f": did you mean {close[0]}{where}?"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -37,9 +41,46 @@ class Run(Generic[R]):
     ) -> None:
         self._session, self._drive, self._adrive = session, drive, adrive
         self._iterator: Any = None
+        self._closed = False
+        # not __del__: a Ctrl-C that arrives in one is lost, and every run would have it
+        self._unused = weakref.finalize(self, _warn_unused, session.step, *_users_line())
+
+    def __repr__(self) -> str:
+        report = self._session.report()
+        if self._iterator is None:
+            state = "closed before it was started" if self._closed else "not started"
+        else:
+            state = "ended" if self._has_ended else "running"
+            state += (
+                f", {report.rows:,} rows: {report.hits:,} hits, {report.computed:,} computed, "
+                f"{report.failed:,} failed"
+            )
+        return f"<run of {self._session.step}: {state}>"
+
+    def __len__(self) -> int:
+        """Return how many results there are in all, if the rows know how many they are."""
+        total = None
+        with contextlib.suppress(Exception):  # list(run) asks for a hint: it must not fail for that
+            total = self._session.total()
+        if total is None:
+            raise TypeError("this run has no length: its rows cannot say how many they are")
+        return total
+
+    def __bool__(self) -> bool:
+        return True  # a run over no rows is a run
 
     def __iter__(self) -> Iterator[R]:
+        self._refuse_another_loop()
+        return self._begun()
+
+    def __next__(self) -> R:
+        if self._closed and self._iterator is None:
+            raise StopIteration
+        return next(self._begun())
+
+    def _begun(self) -> Iterator[R]:
         if self._iterator is None:
+            self._unused.detach()
             if self._drive is None:
                 raise TypeError("this run is asynchronous: iterate with `async for`")
             self._iterator = self._drive()
@@ -47,19 +88,38 @@ class Run(Generic[R]):
         iterator: Iterator[R] = self._iterator
         return iterator
 
-    def __next__(self) -> R:
-        return next(iter(self))
-
     def __aiter__(self) -> AsyncIterator[R]:
+        self._refuse_another_loop()
+        return self._abegun()
+
+    async def __anext__(self) -> R:
+        if self._closed and self._iterator is None:
+            raise StopAsyncIteration
+        return await anext(self._abegun())
+
+    def _abegun(self) -> AsyncIterator[R]:
         if self._iterator is None:
+            self._unused.detach()
             if self._adrive is None:
                 raise TypeError("this run is synchronous: iterate with `for`, or use arun()")
             self._iterator = self._adrive()
         iterator: AsyncIterator[R] = self._iterator
         return iterator
 
-    async def __anext__(self) -> R:
-        return await anext(aiter(self))
+    @property
+    def _has_ended(self) -> bool:
+        """Whether no result will come any more: exhausted, failed or closed."""
+        if self._iterator is None:
+            return self._closed
+        kind = "ag_frame" if hasattr(self._iterator, "ag_frame") else "gi_frame"
+        return getattr(self._iterator, kind) is None
+
+    def _refuse_another_loop(self) -> None:
+        if self._has_ended:
+            raise RuntimeError(
+                f"this run of {self._session.step} has ended and gives no more results: "
+                "call run() again, where saved results are hits, or keep them in a list"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -91,12 +151,34 @@ class Run(Generic[R]):
 
     def close(self) -> None:
         """End the run: calls in flight are awaited, whatever returned is committed. Repeatable."""
+        self._closed = True
+        self._unused.detach()
         if hasattr(self._iterator, "close"):
             self._iterator.close()
         self._session.close()
 
     async def aclose(self) -> None:
         """End an asynchronous run, as `close` does."""
+        self._closed = True
+        self._unused.detach()
         if hasattr(self._iterator, "aclose"):
             await self._iterator.aclose()
         self._session.close()
+
+
+def _warn_unused(step: str, file: str, line: int) -> None:
+    warnings.warn_explicit(
+        f"a run of {step} was never iterated, so nothing was computed: loop over it, or put "
+        "list() around it",
+        RuntimeWarning,
+        file,
+        line,
+    )
+
+
+def _users_line() -> tuple[str, int]:
+    """Return file and line of the innermost caller outside of this package."""
+    frame, package = sys._getframe(1), __name__.partition(".")[0] + "."
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno

@@ -27,6 +27,7 @@ class Session:
 
     def __init__(self, job: Job, rows: Any, in_task: bool = False) -> None:
         self._job, self._rows, self._in_task = job, rows, in_task
+        self.step = f"step {job.spec.name!r} version {job.spec.version!r}"
         self._running: Running | None = None
         self._loop: Callable[[], Any] = _no_loop
 
@@ -76,15 +77,16 @@ class Session:
         """Show the run's progress, if it was asked for."""
         if not self._job.options.progress:
             return nullcontext()
-        return Progress(self._job.spec.name, self.report, self._total())
+        return Progress(self._job.spec.name, self.report, self.total())
 
-    def _total(self) -> int | None:
+    def total(self) -> int | None:
+        """Return how many rows there are, if they know."""
         return len(self._rows) if hasattr(self._rows, "__len__") else None
 
     def _explain(self, error: BaseException) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""
         with suppress(StoreError):
-            report, total, left = self.report(), self._total(), ""
+            report, total, left = self.report(), self.total(), ""
             if total is not None:
                 done = report.hits + report.computed
                 left = f", {max(total - done, 0):,} of {total:,} rows are left"

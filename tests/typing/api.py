@@ -67,7 +67,40 @@ with label.run(ROWS) as run:
     assert_type(run.report.cost, float)
 assert_type(embed.run(ROWS), ckpt.Run[list[float]])
 assert_type(label.store, ckpt.Store)
+assert_type(label.path, str)
+assert_type(len(label.run(ROWS)), int)
+assert_type(label.run(ROWS).report, ckpt.Report)
 batch.run(ROWS, batch_size=10)
+
+
+def work(row: Row) -> Label:
+    """A plain function, for `ckpt.run`."""
+    return Label(row["text"])
+
+
+async def awork(row: Row) -> Label:
+    """The same for async code."""
+    return Label(row["text"])
+
+
+of_run: ckpt.RunOptions = {"concurrency": 4, "on_error": "record"}
+of_step: ckpt.StepOptions = {"name": "work", "save": ckpt.every(rows=1)}
+assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
+assert_type(ckpt.run(awork, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
+assert_type(ckpt.arun(awork, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
+assert_type(
+    ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_step, **of_run), ckpt.Run[Label]
+)
+assert_type(ckpt.run(len, ROWS, store=label.store, version="a", ordered=False), ckpt.Run[int])
+ckpt.step("rows.ckpt", version=1, **of_step)(work).run(ROWS, **of_run)
+ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurency=3)  # type: ignore[call-overload]
+ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurrency="3")  # type: ignore[call-overload]
+ckpt.run(work, ROWS, store="rows.ckpt")  # type: ignore[call-overload]
+ckpt.arun(work, ROWS, store="rows.ckpt", version=1)  # type: ignore[arg-type]
+ckpt.arun(awork, ROWS, store="rows.ckpt", version=1, save=3)  # type: ignore[arg-type]
+label.run(ROWS, concurency=3)  # type: ignore[call-arg]
+label.run(ROWS, save=ckpt.on_exit())  # type: ignore[call-arg]
+ckpt.step("rows.ckpt", version=1, concurrency=3)  # type: ignore[call-overload]
 
 label(5)  # type: ignore[arg-type]
 label(ROWS[0], 1)  # type: ignore[call-arg]
