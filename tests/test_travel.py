@@ -18,6 +18,7 @@ import pytest
 import checkpointdb as ckpt
 from checkpointdb import Store, every
 
+pytestmark = pytest.mark.loops
 context = multiprocessing.get_context("spawn")
 
 
@@ -223,7 +224,8 @@ SCRIPT = """
         assert os.getpid() not in {pid for _, pid in found}
 """
 WAYS = [
-    *("joblib_calls", "loky_calls", "loky_executor", "async_calls", "dask_calls"),
+    *("joblib_calls", "loky_calls", "loky_executor", "async_calls"),
+    pytest.param("dask_calls", marks=pytest.mark.slow),
     *("processes fork", "processes spawn", "executor fork", "executor spawn"),
 ]
 
@@ -244,6 +246,7 @@ def test_a_step_of_a_script_travels(store_path, tmp_path, way):
         assert len(store.runs()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
