@@ -157,6 +157,7 @@ def test_a_tally_counts_and_tells():
     """Each thing that happens is counted once, and told to the listener."""
     events = []
     tally = Tally("s", events.append)
+    assert type(tally.report().cost) is float
     tally.gave(hit=True)
     tally.gave(hit=False)
     tally.gave(hit=False, failed_before=True)

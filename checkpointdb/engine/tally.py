@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
+import msgspec
+
 from ..events import CameLate, Committed, Report, RowFailed, emit
 from ..file.records import Entry
 from .rows import Slot
@@ -25,7 +27,7 @@ class Tally:
     def __init__(self, step: str, listener: Callable[[Any], object] | None = None) -> None:
         self._step, self._listener = step, listener
         self._lock = threading.Lock()
-        self._counts: dict[str, Any] = dict.fromkeys(Report.__struct_fields__, 0)
+        self._counts: dict[str, Any] = msgspec.structs.asdict(Report())
         self._began, self._ended = perf_counter(), 0.0
 
     def gave(self, hit: bool, failed_before: bool = False) -> None:
