@@ -80,7 +80,7 @@ class Step(Generic[P, R]):
         self.__name__: str = getattr(self, "__name__", self.name)
         self.version = check_version(version)
         self._settings = settings
-        self._keyer = Keyer(self.name, version, settings.key)
+        self._keyer = Keyer(self.name, version, settings.key, settings.input)
         self._key_recipe = describe_recipe(settings.key)
         self._save, self._meta = settings.policy, settings.meta
         self._where = store

@@ -111,6 +111,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "save": ckpt.every(rows=3),
         "durability": "process",
         "duplicates": "separate",
+        "input": "key",
         "meta": {"model": "m"},
     }
     first = step_of(label, store_path, **options)

@@ -41,18 +41,20 @@ def export_command(
         raise click.UsageError(f"{output} is STORE: give OUTPUT another name")
     done = export(store, output, Shape(column, merge), step, version)
     left_out = f", {number(done.failures)} failed ones left out" if done.failures else ""
+    unkept = f", {number(done.unkept)} without their input, which was not kept" * bool(done.unkept)
     where = "" if output == "-" else f" to {output}"
     of = f"{safe(done.step)} {done.version}"
-    note(f"{counted(done.rows, 'row')} of {of} written{where}{left_out}")
+    note(f"{counted(done.rows, 'row')} of {of} written{where}{left_out}{unkept}")
 
 
 class Exported(msgspec.Struct):
-    """What an export did: rows written, and failures left out."""
+    """What an export did: rows written, failures left out, and rows whose input is not kept."""
 
     step: str
     version: int | str
     rows: int
     failures: int
+    unkept: int = 0
 
 
 def export(
@@ -75,6 +77,7 @@ def export(
                 shape.check(record.input, where)
                 write(shape.join(record.input, record.result, where))
                 done.rows += 1
+                done.unkept += record.kept == "nothing"
             reader.check_unchanged()
         return done
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ..file.log import Durability
 from ..policy import SavePolicy, adaptive, check_policy
-from ..values.keys import KeyRecipe, describe_recipe
+from ..values.keys import Kept, KeyRecipe, describe_recipe
 
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
@@ -28,6 +28,9 @@ class StepOptions(TypedDict, total=False):
         save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
         durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
         duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
+        input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
+            of it), `"none"`, for personal data: the text is not in the store, but who has a row can
+            still test whether it is there. Arguments that `key=` leaves out are never kept.
         meta: anything JSON holds, kept with every run: a model's name, a git commit.
     """
 
@@ -36,6 +39,7 @@ class StepOptions(TypedDict, total=False):
     save: SavePolicy | None
     durability: Durability
     duplicates: Duplicates
+    input: Kept
     meta: Any
 
 
@@ -92,11 +96,13 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     save: SavePolicy | None = None
     durability: Durability = "power"
     duplicates: Duplicates = "share"
+    input: Kept = "row"
     meta: Any = None
 
     def __post_init__(self) -> None:
         check_choice("durability", self.durability, ("power", "process"))
         check_choice("duplicates", self.duplicates, ("share", "separate"))
+        check_choice("input", self.input, ("row", "key", "none"))
         describe_recipe(self.key)  # or raise
         if self.save is not None:
             check_policy(self.save)
