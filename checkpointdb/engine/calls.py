@@ -141,16 +141,12 @@ class Calls:
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
-        self._settle(slot, entry, now)
-        if problem is not None:
-            raise problem
-
-    def _settle(self, slot: Slot, entry: Entry, now: float) -> None:
-        """Hand the entry over to the committer; only then may anybody have the outcome."""
         try:
             self._committer.add(entry, now)
-        finally:
-            self._in_flight.leave([slot])
+        finally:  # only now may anybody have the result
+            self._in_flight.leave((slot,))
+        if problem is not None:
+            raise problem
 
     def _keep_batch(self, slots: list[Slot], values: Any, seconds: float) -> None:
         """Keep each result of a batch that can be kept, before any raises."""
@@ -237,7 +233,10 @@ class Calls:
                 slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,
                 slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
             )  # fmt: skip
-            self._settle(slot, entry, now)
+            try:
+                self._committer.add(entry, now)
+            finally:
+                self._in_flight.leave((slot,))
         return True
 
 

@@ -116,15 +116,21 @@ class Intake:
         A loop may put a result into the rows to come. Those from there on are read again.
         """
         rows, first = self._source.rows, self._source.at - len(places)
+        is_unchanged = self._is_unchanged
         for n, place in enumerate(places, first):
-            if n > first and place.must_compute and not self._is_as_read(rows, n, place):
+            if (
+                n > first
+                and isinstance(place, Slot)
+                and place.must_compute
+                and (
+                    n >= len(rows)
+                    or not is_unchanged(rows[n], place.identity, place.plain, place.input)
+                )
+            ):
                 self._unread(places[n - first :])
                 return False
             yield place
         return True
-
-    def _is_as_read(self, rows: Any, n: int, slot: Any) -> bool:
-        return n < len(rows) and self._is_unchanged(rows[n], slot.identity, slot.plain, slot.input)
 
     def _unread(self, places: list[Place]) -> None:
         """Forget rows that no loop has seen, to read them again."""
@@ -172,7 +178,7 @@ class Intake:
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)
         if self._seen is not None:
-            slot.occurrence = self._seen.count(key)
+            slot.content, slot.occurrence = key, self._seen.count(key)
             slot.key = self._spec.keyer.nth(key, slot.occurrence)
         return slot
 

@@ -5,34 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from .failures import Failed
 
 
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """A row's identity, and in time its result or error. `InFlight` alone settles it.
 
-    Defaults are class attributes: most slots never set most of them, and a million are made.
+    Attributes:
+        row: as the user gave it.
+        position: in the source, from 0.
+        key: 16 bytes; under `duplicates="separate"` another for each of equal rows.
+        identity: 16 bytes, the digest of what the key is made of.
+        plain: what `is_plain` said of the row.
+        must_compute: by whoever looked it up.
+        settled: its outcome is there.
+        attempts: in earlier runs.
+        input: the stored form of the row.
+        input_form: which form that is.
+        row_digest: of the whole row, where the key has only part of it.
+        content: the key without the count, where equal rows are counted.
+        occurrence: which of equal rows it is, where they are counted.
+        replaces: id of the record that is the newest of its key so far.
+        data: the stored form of the result.
+        value: the result as the step returned it.
+        mutated: its object was changed by the source before its call ended.
+        skipped: failed in an earlier run, and not tried again.
+        error: what the run will raise for it.
+        failed: or what takes the place of its result.
+        waiters: called once it is settled.
     """
 
-    must_compute = False  # by whoever looked it up
-    settled = False  # its outcome is there
-    attempts = 0  # in earlier runs
-    input: str | bytes | None = None  # the stored form of the row
-    input_form = 0  # which form that is
-    row_digest: bytes | None = None  # of the whole row, where the key has only part of it
-    occurrence = 0  # which of equal rows it is, each counted on its own
-    replaces = 0  # id of the record that is the newest of its key so far
-    data: str | bytes | None = None  # the stored form of the result
-    value: Any = None  # the result as the step returned it
-    mutated: Exception | None = None  # its object was changed by the source before its call ended
-    skipped = False  # failed in an earlier run, and not tried again
-    error: BaseException | None = None  # what the run will raise for it
-    failed: Failed | None = None  # or what takes the place of its result
+    row: Any
+    position: int
+    key: bytes
+    identity: bytes
+    plain: int
+    must_compute: bool = False
+    settled: bool = False
+    attempts: int = 0
+    input: str | bytes | None = None
+    input_form: int = 0
+    row_digest: bytes | None = None
+    content: bytes = b""
+    occurrence: int = 0
+    replaces: int = 0
+    data: str | bytes | None = None
+    value: Any = None
+    mutated: Exception | None = None
+    skipped: bool = False
+    error: BaseException | None = None
+    failed: Failed | None = None
     waiters: tuple[Callable[[], object], ...] = ()
-
-    def __init__(self, row: Any, position: int, key: bytes, identity: bytes, plain: int) -> None:
-        self.row, self.position, self.identity, self.plain = row, position, identity, plain
-        self.key = self.content = key  # they differ for the n-th equal row, counted on its own
 
 
 class EqualRow:
