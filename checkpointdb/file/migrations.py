@@ -29,6 +29,7 @@ create table steps (
   records     integer not null default 0,
   seconds     real not null default 0,
   cost        real not null default 0,
+  version_text  text generated always as (cast(version as text)),
   unique (name, version)
 );
 create table step_code (
@@ -83,7 +84,19 @@ create table records (
   result,
   input,
   input_form  integer not null,
-  row_digest  blob
+  row_digest  blob,
+  key_hex          text generated always as (lower(hex(key))),
+  input_text       text generated always as (case typeof(input) when 'blob'
+    then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
+    else input end),
+  result_text      text generated always as (case typeof(result) when 'blob'
+    then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
+    else result end),
+  error_type       text generated always as (iif(json_valid(error), error ->> 'type', null)),
+  error_message    text generated always as (iif(json_valid(error), error ->> 'message', null)),
+  error_traceback  text generated always as (iif(json_valid(error), error ->> 'traceback', null)),
+  seconds_rounded  real generated always as (round(seconds, 3)),
+  saved_text       text generated always as (datetime(saved_at, 'unixepoch'))
 );
 create table sent_calls (
   key         blob primary key,
@@ -111,48 +124,20 @@ create table system_superseded (
   id  integer primary key
 );
 create view results as
-  select records.id,
-         cast(lower(hex(records.key)) as text) as key,
-         steps.name as step,
-         cast(steps.version as text) as version,
-         records.run,
-         records.position,
-         records.occurrence,
-         cast(case typeof(input) when 'blob'
-           then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
-           else input end as text) as input,
-         cast(case typeof(result) when 'blob'
-           then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
-           else result end as text) as result,
-         records.attempts,
-         cast(round(records.seconds, 3) as real) as seconds,
-         records.cost,
-         cast(datetime(records.saved_at, 'unixepoch') as text) as saved_at
-    from records cross join steps on steps.id = records.step
-   where error is null and records.id not in (select id from system_superseded);
+  select records.id, key_hex as key, steps.name as step, version_text as version,
+         records.run, position, occurrence, input_text as input, result_text as result,
+         attempts, seconds_rounded as seconds, records.cost, saved_text as saved_at
+    from records join steps on steps.id = records.step
+                 left join system_superseded on system_superseded.id = records.id
+   where error is null and system_superseded.id is null;
 create view failures as
-  select records.id,
-         cast(lower(hex(records.key)) as text) as key,
-         steps.name as step,
-         cast(steps.version as text) as version,
-         records.run,
-         records.position,
-         records.occurrence,
-         cast(case typeof(input) when 'blob'
-           then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
-           else input end as text) as input,
-         cast(error ->> 'type' as text) as error_type,
-         cast(error ->> 'message' as text) as message,
-         cast(error ->> 'traceback' as text) as traceback,
-         cast(case typeof(result) when 'blob'
-           then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
-           else result end as text) as result,
-         records.attempts,
-         cast(round(records.seconds, 3) as real) as seconds,
-         records.cost,
-         cast(datetime(records.saved_at, 'unixepoch') as text) as saved_at
-    from records cross join steps on steps.id = records.step
-   where error is not null and records.id not in (select id from system_superseded);
+  select records.id, key_hex as key, steps.name as step, version_text as version,
+         records.run, position, occurrence, input_text as input, error_type,
+         error_message as message, error_traceback as traceback, result_text as result,
+         attempts, seconds_rounded as seconds, records.cost, saved_text as saved_at
+    from records join steps on steps.id = records.step
+                 left join system_superseded on system_superseded.id = records.id
+   where error is not null and system_superseded.id is null;
 insert into system_state values
   ('generation', 0), ('indexed_to', 0), ('flushes', 0), ('repeated', 0);
 """
@@ -220,8 +205,12 @@ def wrong_in_schema(connection: apsw.Connection) -> str | None:
     Tables and views of others count for nothing, for they are never read; but an index or a trigger
     on a table of ours is run by every insert, whoever put it there.
     """
-    expected = _schema_made_by(tuple(MIGRATIONS[: connection.pragma("user_version")]))
-    present = schema_of(connection)
+    connection.execute("begin")  # both as of one moment: another process may be migrating
+    try:
+        expected = _schema_made_by(tuple(MIGRATIONS[: connection.pragma("user_version")]))
+        present = schema_of(connection)
+    finally:
+        connection.execute("rollback")
     ours = {name for _, name, _, _ in expected}
     about_ours = {it for it in present if it[1] in ours or it[2] in ours}
     wrong = sorted((expected - about_ours) | (about_ours - expected), key=str)

@@ -28,7 +28,7 @@ _COUNTS = ", ".join(f"runs.{name}" for name in Report.__struct_fields__)
 # What an `Entry` is made of, up to `replaces`.
 _ENTRY = f"""
        {KEY_BYTES}, {IDENTITY_BYTES}, position, attempts, records.seconds, records.cost, error,
-       result, input, input_form, row_digest, occurrence
+       result, input, input_form, cast(row_digest as blob), occurrence
 """
 _FORMS: dict[int, Any] = {ROW: "row", ARGUMENTS: "arguments", KEY: "key"}
 _RECORD = f"checksum, name, version, saved_at, run, records.id, {_ENTRY}"
