@@ -112,7 +112,7 @@ class PaidServer:
             self._reset(request)
         if fault == "hang":
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.8)
+                await asyncio.sleep(3.0)
         self.paid.append(row)
         text = json.dumps(completion(row, model, "" if fault == "empty" else answer(row)))
         if fault == "truncated":

@@ -179,7 +179,7 @@ def test_failures_are_records_and_only_they_are_tried_again(server, store_path, 
     for row, fault in bad.items():
         server.faults[row] = [fault]
     results, report = run(
-        kind, server, store_path, 40, {"timeout": 3.0}, on_error="record", concurrency=concurrency
+        kind, server, store_path, 40, {"timeout": 1.5}, on_error="record", concurrency=concurrency
     )  # fmt: skip
     kinds = {row: results[row].error_type for row in bad}
     assert kinds == {
