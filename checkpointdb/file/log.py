@@ -189,7 +189,7 @@ class Log:
         step: int,
         run: int,
         entries: Sequence[Entry],
-        counts: dict[str, float] | None = None,
+        counts: dict[str, Any] | None = None,
         answered: bool = False,
         worker: str | None = None,
     ) -> list[Entry]:
@@ -392,7 +392,7 @@ class Log:
         self._own_runs.add(run)
         return run
 
-    def end_run(self, run: int, counts: dict[str, float], ended: str) -> None:
+    def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
         with self._writing() as writer:
             update_run(writer, run, counts, ended)
