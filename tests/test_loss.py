@@ -103,11 +103,11 @@ def test_a_kill_between_bursts_loses_next_to_nothing(tmp_path, kind, n, each, sl
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """A disk on which a commit takes 80 ms."""
+    """A disk on which a commit takes 150 ms."""
     insert = log.insert
 
     def slowly(*args):
-        time.sleep(0.08)
+        time.sleep(0.15)
         insert(*args)
 
     monkeypatch.setattr(log, "insert", slowly)
@@ -123,6 +123,10 @@ def test_a_commit_does_not_hold_up_the_event_loop(store_path, slow_disk, direct)
         await asyncio.sleep(0.02 + row % 7 / 100)
         return row
 
+    async def calls(first):
+        for row in range(first, 640, 16):
+            await step(row)
+
     async def beat():
         while True:
             before = time.perf_counter()
@@ -133,16 +137,15 @@ def test_a_commit_does_not_hold_up_the_event_loop(store_path, slow_disk, direct)
         await step(-1)  # opens the store
         beating = asyncio.create_task(beat())
         if direct:
-            for first in range(0, 160, 16):
-                await asyncio.gather(*map(step, range(first, first + 16)))
+            await asyncio.gather(*map(calls, range(16)))
         else:
-            async for _ in step.arun(range(160), concurrency=16):
+            async for _ in step.arun(range(640), concurrency=16):
                 pass
         beating.cancel()
 
     asyncio.run(main())
-    held = [gap for gap in gaps if gap > 0.03]
-    assert len(held) <= 5, f"the loop was held up {len(held)} times, {sum(held):.1f} s"
+    held = [gap for gap in gaps if gap > 0.1]
+    assert len(held) <= 3, f"the loop was held up {len(held)} times, {sum(held):.1f} s"
 
 
 def test_a_slow_call_is_committed_at_once(store_path):
@@ -164,20 +167,20 @@ def test_a_slow_call_is_committed_at_once(store_path):
     assert list(run) == [1, 2, 3] and not lost
 
 
-def test_a_row_too_cheap_to_commit_at_once_is_committed_beside_the_next_call(store_path):
-    """A call that blocks does not keep the one before it waiting for the ceiling of 5 s."""
-    committed = []
+def test_where_commits_are_slow_a_call_is_committed_beside_the_next_one(store_path, slow_disk):
+    """It would hold up the loop too long, and a call that blocks must not keep it waiting."""
+    saved = []
 
     @ckpt.step(store_path, version=1)
     def step(row):
-        time.sleep(0.05 if row < 3 else 1.0)
+        time.sleep(0.5 if row < 3 else 1.5)
         if row == 3:
             with Store(store_path) as store:
-                committed.extend(record.result for record in store.records())
+                saved.extend(record.result for record in store.records())
         return row
 
     assert list(step.run(range(4))) == [0, 1, 2, 3]
-    assert committed == [0, 1, 2]
+    assert saved == [0, 1, 2]
 
 
 def test_a_run_says_what_a_crash_would_cost_here(store_path):

@@ -67,7 +67,8 @@ class KeyIndex:
         tail, before, ids = self._tail, len(self._tail), range(first, last + 1)
         superseded = []
         if not tail.keys().isdisjoint(keys):
-            superseded = [tail[key] for key in keys if key in tail]
+            # a look-up right after the commit may have read the new ones already
+            superseded = [old for key in keys if (old := tail.get(key, first)) < first]
         tail.update(zip(keys, ids, strict=True))
         self._seen = last
         if len(tail) - before != len(keys):
