@@ -168,8 +168,11 @@ class Adaptive(_Policy, frozen=True):
         return pending.mean_processor_seconds
 
     def _wait(self, pending: Pending) -> float:
-        """Return for how long rows are gathered yet: they come in bursts, and commits add up."""
-        gather = max(GATHER_SECONDS, pending.mean_commit_seconds)
+        """Return for how long rows are gathered yet: they come in bursts, and commits add up.
+
+        On a slow disk it is longer, so that other processes find the file free.
+        """
+        gather = max(GATHER_SECONDS, pending.mean_commit_seconds / 2)
         return max(
             gather - pending.seconds, self._cost(pending) / self._wall_share - pending.elapsed
         )
@@ -233,9 +236,10 @@ def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
 
     The work at stake is the seconds of the pending calls, summed. One call at a time: a call of a
     second is committed before its result is given out, calls of 10 µs are committed some thousands
-    at a time. While other calls are in flight, what returned is gathered for 5 ms, or for as long
-    as a commit takes, and committed beside them, which holds up no call and no event loop; such
-    commits take at most 5 % (or `overhead`, if that is more) of the run's time from it.
+    at a time. While other calls are in flight, or in an event loop, what returned is gathered for
+    5 ms (half a commit's time, if that is longer) and committed in a thread beside them, which
+    holds up no call and no loop. Commits take at most 5 % (or `overhead`, if that is more) of the
+    run's time from it.
 
     So a crash costs what returns in the time of a commit divided by those shares, on this disk:
     nothing to speak of for calls that are slow or paid. It is never more than 4,095 returned rows,

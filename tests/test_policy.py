@@ -73,10 +73,10 @@ def beside(**known):
             beside(seconds=0.0049, work=9, elapsed=1),
             beside(seconds=0.0051, work=9, elapsed=1),
         ),
-        (  # or for as long as a commit takes on a slow disk
+        (  # or for half of what a commit takes on a slow disk
             adaptive(),
-            beside(seconds=0.19, work=9, elapsed=1, mean_commit_seconds=0.2),
-            beside(seconds=0.21, work=9, elapsed=1, mean_commit_seconds=0.2),
+            beside(seconds=0.099, work=9, elapsed=1, mean_commit_seconds=0.2),
+            beside(seconds=0.101, work=9, elapsed=1, mean_commit_seconds=0.2),
         ),
         (  # and pays in processor time: of the work at stake
             adaptive(),
@@ -219,7 +219,7 @@ def test_what_a_run_has_measured_is_said_in_words(rows, seconds, text):
         (Pending(), 5.0),
         (Pending(1, work=1, elapsed=1), 0.005),  # a burst is gathered
         (Pending(1, work=1, elapsed=1, seconds=0.003), 0.002),
-        (Pending(1, work=1, elapsed=1, mean_commit_seconds=0.02), 0.02),
+        (Pending(1, work=1, elapsed=1, mean_commit_seconds=0.02), 0.01),
         (Pending(1, work=1, elapsed=0.01, mean_processor_seconds=0.001), 0.01),  # 5 % of the time
         # another 0.05 s of work make it worth while, and work comes at 0.5 s a second
         (Pending(1, work=0.05, elapsed=0.1, mean_processor_seconds=0.001), 0.1),

@@ -83,13 +83,12 @@ class Calls:
         try:
             returned = await self._fn(self.argument(slots))
         except BaseException as error:
-            self._flying.pop()
             if not self.fail(slots, error, start):
                 raise
         else:
-            self._flying.pop()
             self.keep(slots, returned, start)
         finally:
+            self._flying.pop()  # only now: the event loop must not wait for a commit
             calling.reset(token)
 
     def sent(self) -> None:
