@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import concurrency, large, machine, peers, scale, tradeoff, tricks
+from . import concurrency, in_flight, large, machine, peers, scale, tradeoff, tricks
 from .compare import compare
 from .docs import write_docs
 from .harness import Case, measure
@@ -15,6 +15,7 @@ from .results import read, write
 
 QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "tradeoff": tradeoff.cases,
+    "in_flight": in_flight.cases,
     "peers": peers.cases,
     "frameworks": peers.frameworks,
     "million": peers.million,

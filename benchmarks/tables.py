@@ -7,6 +7,7 @@ from collections.abc import Callable
 from . import targets
 from .adapters import PEERS
 from .choice import frontier_table, recommendation_table, tradeoff_table
+from .in_flight import loss_table
 from .markdown import markdown, number
 from .peers import SLOW_TO_START
 from .results import Result, best, failure, figure, read
@@ -132,6 +133,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recommendation": recommendation_table,
     "tradeoff": tradeoff_table,
     "frontier": frontier_table,
+    "in_flight": loss_table,
     "peers": peers_table,
     "million": case_table("million", {
         "first run, µs/row": "first_us", "(processor)": "first_cpu_us",

@@ -24,7 +24,7 @@ class Report(msgspec.Struct, frozen=True):
         failed: rows that failed.
         commits: transactions.
         seconds: run time.
-        commit_seconds: of that, in commits.
+        commit_seconds: seconds in commits, those beside running calls too.
         cost: dollars paid in this run.
     """
 
@@ -39,7 +39,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True):
-    """A run has begun; from now on a crash costs at most `loss_window` and the calls in flight."""
+    """A run has begun; from now on a crash costs at most `loss_window` and the calls in flight.
+
+    Under `adaptive()` that is its ceiling; `RunEnded` has what the run measured.
+    """
 
     step: str
     version: int | str
@@ -77,13 +80,17 @@ class RowFailed(msgspec.Struct, frozen=True):
 
 
 class RunEnded(msgspec.Struct, frozen=True):
-    """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`."""
+    """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`.
+
+    `loss_window` is what a crash would have cost at the worst moment, calls in flight aside.
+    """
 
     step: str
     store: str
     run: int
     ended: str
     report: Report
+    loss_window: str = ""
 
 
 Event = RunStarted | Committed | CameLate | RowFailed | RunEnded

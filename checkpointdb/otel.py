@@ -72,6 +72,7 @@ class Telemetry:
         if span is None:
             return
         span.set_attribute("checkpointdb.ended", event.ended)
+        span.set_attribute("checkpointdb.loss_window", event.loss_window)
         for name in event.report.__struct_fields__:
             span.set_attribute(f"checkpointdb.{name}", getattr(event.report, name))
         if event.ended.startswith("failed"):

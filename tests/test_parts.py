@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import checkpointdb
-from checkpointdb import BudgetExceeded, EncodeError, Store, every, on_exit
+from checkpointdb import BudgetExceeded, EncodeError, Store, StoreError, every, on_exit
 from checkpointdb.engine.begin import Running, begin, end
 from checkpointdb.engine.budget import Budget
 from checkpointdb.engine.calls import Calls
@@ -353,6 +353,77 @@ def test_a_committer_tells_its_policy_what_is_pending(store, ids):
     committer.add(entry_of(1, error="1234567", result=None, input="123"), 0.0)
     assert [(p.rows, p.bytes, p.cost) for p in seen] == [(1, 72, 0.5), (2, 146, 0.5)]
     assert isinstance(seen[0], Pending)
+    committer.close()
+
+
+def test_others_add_while_a_commit_is_under_way(store, ids, monkeypatch):
+    """A slow disk holds up nobody who adds; what was added meanwhile stays pending, and is seen."""
+    committer = Committer(store.log, on_exit(), Tally("s"), *ids)
+    append, entered, release = store.log.append, threading.Event(), threading.Event()
+
+    def slow(*args, **options):
+        entered.set()
+        assert release.wait(10)
+        return append(*args, **options)
+
+    monkeypatch.setattr(store.log, "append", slow)
+    entries = [entry_of(n) for n in range(3)]
+    committer.add(entries[0], 0.0)
+    thread = threading.Thread(target=committer.commit)
+    thread.start()
+    assert entered.wait(10)
+    committer.add(entries[1], 0.0)
+    assert list(committer.pending) == [entries[0].key, entries[1].key]
+    release.set()
+    thread.join(10)
+    assert list(committer.pending) == [entries[1].key] and len(committer) == 1
+    assert [r.position for r in store.records()] == [0]
+    committer.add(entries[2], 0.0)
+    committer.close()
+    assert [r.position for r in store.records()] == [0, 1, 2]
+
+
+def test_a_commit_that_fails_keeps_what_was_added_meanwhile(store, ids, monkeypatch):
+    """All is pending still, in order, and the next commit has it."""
+    committer = Committer(store.log, on_exit(), Tally("s"), *ids)
+    append, entries = store.log.append, [entry_of(n) for n in range(2)]
+
+    def failing(*args, **options):
+        committer.add(entries[1], 0.0)
+        raise StoreError("no", "path")
+
+    committer.add(entries[0], 0.0)
+    monkeypatch.setattr(store.log, "append", failing)
+    with pytest.raises(StoreError):
+        committer.commit()
+    assert list(committer.pending) == [entry.key for entry in entries]
+    monkeypatch.setattr(store.log, "append", append)
+    committer.close()
+    assert [r.position for r in store.records()] == [0, 1]
+
+
+def test_n_rows_are_n_rows_even_while_a_commit_is_under_way(store, ids, monkeypatch):
+    """Under every(rows=2) who adds a second row waits for the commit that is under way."""
+    committer = Committer(store.log, every(rows=2), Tally("s"), *ids)
+    append, entered, release = store.log.append, threading.Event(), threading.Event()
+
+    def slow(*args, **options):
+        entered.set()
+        assert release.wait(10)
+        return append(*args, **options)
+
+    monkeypatch.setattr(store.log, "append", slow)
+    committer.add(entry_of(0), 0.0)
+    threads = [threading.Thread(target=committer.add, args=(entry_of(n), 0.0)) for n in (1, 2)]
+    threads[0].start()
+    assert entered.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert threads[1].is_alive(), "a third row was acknowledged while two were not committed"
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(committer) == 1, "one row is no reason to commit"
     committer.close()
 
 

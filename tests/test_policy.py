@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpointdb import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from checkpointdb.policy import POLL_SECONDS, check_policy, loss_window, next_look
+from checkpointdb.policy import POLL_SECONDS, Exposed, check_policy, loss_window, next_look
 
 
 class AtMidnight:
@@ -21,6 +21,11 @@ class AtMidnight:
 
 class EveryHour(AtMidnight):
     seconds = 3600.0
+
+
+def beside(**known):
+    """Two rows, seen by the timer."""
+    return Pending(rows=2, background=True, **known)
 
 
 @pytest.mark.parametrize(
@@ -43,15 +48,53 @@ class EveryHour(AtMidnight):
         (AtMidnight() | every(rows=9), Pending(rows=6), Pending(rows=7)),
         (every(rows=9) | every(seconds=2), Pending(rows=8, seconds=1.9), Pending(seconds=2.0)),
         (on_exit() | every(rows=2), Pending(rows=1), Pending(rows=2)),
-        (
+        (  # the work at stake pays for it
             adaptive(0.01, seconds=5),
-            Pending(rows=1, elapsed=0.99, mean_commit_seconds=0.01),
-            Pending(rows=1, elapsed=1.0, mean_commit_seconds=0.01),
+            Pending(rows=1, work=0.99, elapsed=9, mean_commit_seconds=0.01),
+            Pending(rows=1, work=1.0, elapsed=9, mean_commit_seconds=0.01),
+        ),
+        (  # and it is at most 5 % of the run's time, however much work is at stake
+            adaptive(0.01, seconds=5),
+            Pending(rows=1, work=99, elapsed=0.199, mean_commit_seconds=0.01),
+            Pending(rows=1, work=99, elapsed=0.2, mean_commit_seconds=0.01),
         ),
         (
             adaptive(0.5, seconds=5),
-            Pending(rows=1, elapsed=1.9, mean_commit_seconds=1.0),
-            Pending(rows=1, elapsed=2.0, mean_commit_seconds=1.0),
+            Pending(rows=1, work=9, elapsed=1.9, mean_commit_seconds=1.0),
+            Pending(rows=1, work=9, elapsed=2.0, mean_commit_seconds=1.0),
+        ),
+        (  # while other calls are in flight it is left to the timer, whose commit holds up nobody
+            adaptive(),
+            Pending(rows=1, work=9, elapsed=1, seconds=1, in_flight=1),
+            Pending(rows=1, work=9, elapsed=1, seconds=1, in_flight=1, background=True),
+        ),
+        (  # which gathers a burst for 5 ms
+            adaptive(),
+            beside(seconds=0.0049, work=9, elapsed=1),
+            beside(seconds=0.0051, work=9, elapsed=1),
+        ),
+        (  # or for half of what a commit takes on a slow disk
+            adaptive(),
+            beside(seconds=0.099, work=9, elapsed=1, mean_commit_seconds=0.2),
+            beside(seconds=0.101, work=9, elapsed=1, mean_commit_seconds=0.2),
+        ),
+        (  # and pays in processor time: of the work at stake
+            adaptive(),
+            Pending(
+                2, seconds=1, work=0.09, elapsed=1, background=True, mean_processor_seconds=1e-3
+            ),
+            Pending(
+                2, seconds=1, work=0.11, elapsed=1, background=True, mean_processor_seconds=1e-3
+            ),
+        ),
+        (  # and of the run's time
+            adaptive(),
+            Pending(
+                2, seconds=1, work=9, elapsed=0.019, background=True, mean_processor_seconds=1e-3
+            ),
+            Pending(
+                2, seconds=1, work=9, elapsed=0.021, background=True, mean_processor_seconds=1e-3
+            ),
         ),
         (
             adaptive(seconds=2),
@@ -140,7 +183,8 @@ def test_the_rule_of_thumb_is_a_plain_policy():
         (every(seconds=60), "60 s"),
         (every(bytes=1 << 20), "1,048,576 bytes"),
         (every(cost=0.5), "$0.5"),
-        (adaptive(), "4,095 rows or 5 s or 8,388,608 bytes"),
+        (adaptive(), "5 s (not measured yet)"),
+        (every(rows=3) | adaptive(seconds=2), "2 rows or 2 s (not measured yet)"),
         (on_exit(), "the whole run"),
         (every(rows=2) | every(seconds=1), "1 row or 1 s"),
         (AtMidnight(), "as AtMidnight decides"),
@@ -153,6 +197,42 @@ def test_the_loss_window_is_said_in_words(policy, text):
 
 
 @pytest.mark.parametrize(
+    ("rows", "seconds", "text"),
+    [
+        (12, 0.3, "about 0.3 s, 12 rows"),
+        (4095, 1.234, "about 1.2 s, 4,095 rows"),
+        (1, 0.0061, "about 6.1 ms, 1 row"),
+        (1, 0.0, "about 0.1 ms, 1 row"),
+        (0, 0.002, "no returned row so far"),
+    ],
+)
+def test_what_a_run_has_measured_is_said_in_words(rows, seconds, text):
+    """Under adaptive() the loss window is this disk's; the limits of every() stay the user's."""
+    assert loss_window(adaptive(), Exposed(rows, seconds)) == text
+    assert loss_window(every(rows=5) | adaptive(), Exposed(rows, seconds)) == f"4 rows or {text}"
+    assert loss_window(every(rows=5), Exposed(rows, seconds)) == "4 rows"
+
+
+@pytest.mark.parametrize(
+    ("pending", "wait"),
+    [
+        (Pending(), 5.0),
+        (Pending(1, work=1, elapsed=1), 0.005),  # a burst is gathered
+        (Pending(1, work=1, elapsed=1, seconds=0.003), 0.002),
+        (Pending(1, work=1, elapsed=1, mean_commit_seconds=0.02), 0.01),
+        (Pending(1, work=1, elapsed=0.01, mean_processor_seconds=0.001), 0.01),  # 5 % of the time
+        # another 0.05 s of work make it worth while, and work comes at 0.5 s a second
+        (Pending(1, work=0.05, elapsed=0.1, mean_processor_seconds=0.001), 0.1),
+        (Pending(1, work=0.0, elapsed=0.1, mean_processor_seconds=0.001), POLL_SECONDS),
+        (Pending(1, seconds=4.9, work=0.0, elapsed=4.9, mean_processor_seconds=0.001), 0.1),
+    ],
+)
+def test_the_timer_looks_soon_enough_under_adaptive(pending, wait):
+    """When what is pending could be due, not at the ceiling: the rest of a burst must not wait."""
+    assert next_look(adaptive(), pending) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
     ("policy", "age", "wait"),
     [
         (every(seconds=5), 0.0, 5.0),
@@ -161,7 +241,6 @@ def test_the_loss_window_is_said_in_words(policy, text):
         (every(seconds=5), 7.0, 5.0),
         (every(rows=5), 7.0, math.inf),
         (on_exit(), 7.0, math.inf),
-        (adaptive(seconds=2), 0.5, 1.5),
         (AtMidnight(), 3.0, POLL_SECONDS),
         (AtMidnight(), 0.0, POLL_SECONDS),
         (EveryHour(), 600.0, 3000.0),
@@ -173,7 +252,7 @@ def test_the_loss_window_is_said_in_words(policy, text):
 )
 def test_the_timer_looks_again_just_when_a_policy_could_be_due(policy, age, wait):
     """Never later than its seconds; never at all if no time makes it due."""
-    assert next_look(policy, age) == pytest.approx(wait)
+    assert next_look(policy, Pending(rows=age > 0, seconds=age)) == pytest.approx(wait)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,23 @@ def test_a_row_that_two_computed_at_the_same_time_is_shown_once(open_store, stor
     assert ids == [(1,), (3,), (6,)]
 
 
+def test_a_look_up_just_after_a_commit_takes_no_row_for_a_repeat(open_store, monkeypatch):
+    """Look-ups do not wait for a commit: one may see the new rows before the committer does."""
+    log = Log(open_store())
+    index = log.store.log._finder.index
+    added = index.added
+
+    def looked_up_before(*args):
+        index.catch_up()
+        return added(*args)
+
+    monkeypatch.setattr(index, "added", looked_up_before)
+    log.add(1, 2, 3)
+    assert superseded(log.store) == []
+    log.add(2)
+    assert superseded(log.store) == [2]
+
+
 def test_what_a_crash_left_unsaid_the_index_says(open_store, monkeypatch):
     """A kill between a commit and its note: the next extension of the index notes it."""
     monkeypatch.setattr(key_index, "TAIL", 10)

@@ -126,12 +126,12 @@ def _show_counts(work: FileRun, store: str) -> None:
     assert work.run is not None
     report = work.run.report
     speed = rate(report.rows, report.seconds)
-    share = 100 * report.commit_seconds / report.seconds if report.seconds else 0
+    each = 1e3 * report.commit_seconds / report.commits if report.commits else 0
     cost = f", {money(report.cost)} paid" if report.cost else ""
     note(
         f"{number(report.rows)} rows in {duration(report.seconds)} ({speed}): "
         f"{number(report.hits)} hits, {number(report.computed)} computed{cost}"
     )
-    note(f"saved in {shown(store)}: {number(report.commits)} commits, {share:.1f} % of the time")
+    note(f"saved in {shown(store)}: {number(report.commits)} commits of {each:.1f} ms")
     if work.output and work.output != "-":
         note(f"written to {work.output}")

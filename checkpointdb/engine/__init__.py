@@ -15,11 +15,14 @@ batches, asks for claims, and gives out results. Beside it the threads of a pool
 compute and keep; a timer commits; a lease is renewed; any thread may flush the store, ask for the
 report, or call the step for a single row.
 
-- `Committer._lock` (re-entrant) is held while a result becomes pending and through a whole commit:
-  who adds meanwhile waits. The user's policy is asked and listeners are told of a commit under it.
+- `Committer._committing` (re-entrant) is held through a whole commit; listeners are told under it.
+  `Committer._lock`, taken under it or alone, is held while a result becomes pending or is taken out
+  of what is, and the user's policy is asked under it: who adds does not wait for a commit, unless
+  its policy says so. No commit begins under `_lock`.
 - `Budget._lock` is held while the log is asked what others have spent; `Ledger._lock` while a group
   of calls is written.
-- `Log.lock` is held around each use of the file. It is taken under any of those above.
+- `Log.lock` is held around each use of the file but looking up, which has a lock of its own. They
+  are taken under any of those above.
 - `InFlight._lock`, `Tally._lock` and that of `Occurrences` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.

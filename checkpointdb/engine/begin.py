@@ -120,9 +120,9 @@ def end(running: Running, how: str) -> None:
     if running.sharing is not None:
         running.sharing.end()
     log.detach(running)
-    report = running.report()
-    log.end_run(running.id, msgspec.structs.asdict(report), how)
-    event = RunEnded(job.spec.name, job.store.path, running.id, how, report)
+    log.end_run(running.id, running.committer.counts(), how)
+    window = running.committer.loss_window
+    event = RunEnded(job.spec.name, job.store.path, running.id, how, running.report(), window)
     emit(event, job.options.on_event)
 
 

@@ -53,6 +53,8 @@ class Calls:
         self._is_batch = options.batch_size is not None
         self._needs_begin = budget is not None or ledger is not None
         self._needs_check = options.cost is not None or options.valid is not None
+        # one entry a call that has not returned: threads append and pop it without a lock
+        self._flying: list[None] = []
 
     # --- call
 
@@ -60,12 +62,15 @@ class Calls:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
         start = self.begin(slots) if self._needs_begin else perf_counter()
         token = calling.set(slots[0].key)
+        self._flying.append(None)
         try:
             returned = self._fn(self.argument(slots))
         except BaseException as error:
+            self._flying.pop()
             if not self.fail(slots, error, start):
                 raise
         else:
+            self._flying.pop()
             self.keep(slots, returned, start)
         finally:
             calling.reset(token)
@@ -74,6 +79,7 @@ class Calls:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
         start = self.begin(slots) if self._needs_begin else perf_counter()
         token = calling.set(slots[0].key)
+        self._flying.append(None)
         try:
             returned = await self._fn(self.argument(slots))
         except BaseException as error:
@@ -82,7 +88,16 @@ class Calls:
         else:
             self.keep(slots, returned, start)
         finally:
+            self._flying.pop()  # only now: the event loop must not wait for a commit
             calling.reset(token)
+
+    def sent(self) -> None:
+        """Count a call that another worker makes as in flight."""
+        self._flying.append(None)
+
+    def returned(self) -> None:
+        """Count it no more."""
+        self._flying.pop()
 
     def argument(self, slots: list[Slot]) -> Any:
         """Return what the step gets: a row, or the rows of a batch."""
@@ -142,7 +157,7 @@ class Calls:
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
         try:
-            self._committer.add(entry, now)
+            self._committer.add(entry, now, len(self._flying))
         finally:  # only now may anybody have the result
             self._in_flight.leave((slot,))
         if problem is not None:
@@ -234,7 +249,7 @@ class Calls:
                 slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
             )  # fmt: skip
             try:
-                self._committer.add(entry, now)
+                self._committer.add(entry, now, len(self._flying))
             finally:
                 self._in_flight.leave((slot,))
         return True

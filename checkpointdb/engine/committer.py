@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import threading
-from time import perf_counter
+from time import perf_counter, thread_time
+from typing import Any
 
 import msgspec
 
 from ..errors import StoreError
 from ..file.log import Log
 from ..file.records import Entry
-from ..policy import POLL_SECONDS, Pending, SavePolicy, next_look
+from ..policy import (
+    POLL_SECONDS,
+    SOONEST,
+    Exposed,
+    Pending,
+    SavePolicy,
+    is_measured,
+    loss_window,
+    next_look,
+)
 from .tally import Tally
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
@@ -47,83 +57,146 @@ class Committer:
         ledger: bool = False,
         worker: str | None = None,
     ) -> None:
-        self._lock = threading.RLock()  # a listener that is told of a commit may ask for one
+        self._committing = threading.RLock()  # a listener told of a commit may ask for one
+        self._lock = threading.RLock()  # a signal's handler may come in, and commit
         self._log, self._policy, self._due, self._tally = log, policy, policy.due, tally
         self._step, self._run, self._ledger, self._worker = step, run, ledger, worker
         self.pending: dict[bytes, Entry] = {}  # the newest entry of each key, not committed yet
-        self._entries: list[Entry] = []
+        self._entries: list[Entry] = []  # a commit takes them from the front, once it is done
         self._sizes = Pending()
         self._oldest = self._last_commit = self._last_counts = perf_counter()
+        self._commits = 0
+        self._exposed: Exposed | None = None
         self._error: BaseException | None = None
-        wait = next_look(policy, 0.0)
+        self._is_measured = is_measured(policy)
+        wait = next_look(policy, self._sizes)
         self._timer = _Timer(self, wait) if wait < math.inf else None
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, entry: Entry, now: float) -> None:
+    def add(self, entry: Entry, now: float, in_flight: int = 0) -> None:
         """Take over one outcome, and commit if the policy says so.
 
         Args:
             entry: what `Log.append` takes.
             now: `perf_counter()` when the call returned.
+            in_flight: calls that have not returned.
         """
         try:
             size = len(entry.result) + len(entry.input)  # type: ignore[arg-type]
         except TypeError:  # a failure, or no input is kept: rare
             size = sum(len(part or "") for part in (entry.result, entry.input, entry.error))
         with self._lock:
-            sizes = self._sizes
-            if not self._entries:
+            sizes, is_first = self._sizes, not self._entries
+            if is_first:
                 self._oldest = now
             self._entries.append(entry)
             self.pending[entry.key] = entry
             sizes.rows += 1
             sizes.bytes += size + _ROW_BYTES
+            sizes.work += entry.seconds
+            sizes.in_flight = in_flight
             if entry.cost:
                 sizes.cost += entry.cost
             sizes.seconds = now - self._oldest
             sizes.elapsed = now - self._last_commit
-            if self._error is not None or self._due(sizes):
-                self.commit()
+            is_due, commits = self._error is not None or self._due(sizes), self._commits
+        if is_due:
+            self._commit_unless_done(commits, waiting=1)
+        elif is_first and self._is_measured:
+            assert self._timer is not None
+            self._timer.wake()
 
     def commit(self) -> None:
         """Commit all that is pending. If it raises, all is still pending."""
-        with self._lock:
-            error, self._error = self._error, None
-            if self._entries:
-                self._commit()
-            if error is not None and not isinstance(error, StoreError):
-                raise error  # the policy's own, met by the timer; a commit's was just tried again
+        with self._committing:
+            self._commit_all()
 
-    def _commit(self) -> None:
-        entries, start, counts = self._entries, perf_counter(), None
+    def _commit_unless_done(self, commits: int, waiting: int = 0) -> None:
+        """Commit what was found due after so many commits, unless another one has seen to it."""
+        with self._committing:
+            if commits == self._commits or self._is_due():
+                self._commit_all(waiting)
+
+    def _is_due(self, background: bool = False) -> bool:
+        """Ask the policy as things stand now."""
+        with self._lock:
+            sizes = self._aged()
+            sizes.background = background
+            try:
+                return bool(self._entries) and self._due(sizes)
+            finally:
+                sizes.background = False
+
+    def _aged(self) -> Pending:
+        """Bring what the policy sees up to date, and return it; under `_lock`."""
+        now, sizes = perf_counter(), self._sizes
+        sizes.seconds = now - self._oldest if self._entries else 0.0
+        sizes.elapsed = now - self._last_commit
+        return sizes
+
+    def _commit_all(self, waiting: int = 0) -> None:
+        """Commit what is pending; `waiting` rows of it are not given out before that is done."""
+        error, self._error = self._error, None
+        if self._entries:
+            self._commit(waiting)
+        if error is not None and not isinstance(error, StoreError):
+            raise error  # the policy's own, met by the timer; a commit's was just tried again
+
+    def _commit(self, waiting: int) -> None:
+        """Append to the log, while other threads may add; under `_committing`."""
+        start, worked, counts = perf_counter(), thread_time(), None
+        with self._lock:
+            entries, taken = self._entries[:], msgspec.structs.replace(self._sizes)
         if start - self._last_counts >= COUNTS_EVERY:
-            counts, self._last_counts = msgspec.structs.asdict(self._tally.report()), start
+            counts, self._last_counts = self.counts(), start
         late = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
-        self._entries, self.pending = [], {}
-        self._last_commit = now = perf_counter()
-        took = now - start
-        mean = self._sizes.mean_commit_seconds or took
-        self._sizes = Pending(mean_commit_seconds=0.7 * mean + 0.3 * took)
-        self._tally.committed(len(entries), late, took)
+        with self._lock:
+            now = perf_counter()
+            self._expose(len(self._entries) - waiting, now - self._oldest)
+            self._leave(entries, start)
+            self._sizes = _rest(self._sizes, taken, now - start, thread_time() - worked)
+            self._last_commit, self._commits = now, self._commits + 1
+        self._tally.committed(len(entries), late, now - start)
+
+    def _leave(self, entries: list[Entry], start: float) -> None:
+        """Take what is committed out of what is pending; under `_lock`."""
+        if len(self._entries) == len(entries):
+            self._entries, self.pending = [], {}
+            return
+        del self._entries[: len(entries)]
+        self._oldest = start  # those left returned since
+        for entry in entries:
+            if self.pending.get(entry.key) is entry:
+                del self.pending[entry.key]
+
+    def _expose(self, rows: int, seconds: float) -> None:
+        most = self._exposed or Exposed(0, 0.0)
+        self._exposed = Exposed(max(rows, most.rows), max(seconds, most.seconds))
+
+    def counts(self) -> dict[str, Any]:
+        """Return the columns of `runs` that change as the run goes."""
+        return msgspec.structs.asdict(self._tally.report()) | {"loss_window": self.loss_window}
+
+    @property
+    def loss_window(self) -> str:
+        """What a crash costs at most, in words, as far as this run has measured it."""
+        return loss_window(self._policy, self._exposed)
 
     def tick(self) -> float:
         """Commit if the policy is due by the clock; return in how many seconds to ask again."""
-        with self._lock:
-            try:
-                now, sizes = perf_counter(), self._sizes
-                if self._entries:
-                    sizes.seconds, sizes.elapsed = now - self._oldest, now - self._last_commit
-                    if self._due(sizes):
-                        self.commit()
-                age = now - self._oldest if self._entries else 0.0
-                return max(next_look(self._policy, age), 0.001)
-            except Exception as error:  # noqa: BLE001 - raised again in the user's thread
-                self._error = error
-                return POLL_SECONDS
+        try:
+            commits = self._commits
+            if self._is_due(background=True):
+                self._commit_unless_done(commits)
+            with self._lock:
+                return max(next_look(self._policy, self._aged()), SOONEST)
+        except Exception as error:  # noqa: BLE001 - raised again in the user's thread
+            self._error = error
+            return POLL_SECONDS
 
     def close(self) -> None:
         """Commit all that is pending, stop the timer. If it raises, all is still pending."""
@@ -135,21 +208,44 @@ class Committer:
 class _Timer(threading.Thread):
     """Ask the committer again when a row that came right after the last look could be due.
 
-    So adding a row need not wake it.
+    So adding a row need not wake it, unless its policy goes by what commits take.
     """
 
     def __init__(self, committer: Committer, wait: float) -> None:
         super().__init__(name="checkpointdb-timer", daemon=True)
         self._wait = wait
         self._committer = committer
-        self._stopped = threading.Event()
+        self._woken, self._stopped = threading.Event(), False
         self.start()
 
     def run(self) -> None:
-        wait = self._wait
-        while not self._stopped.wait(wait):
-            wait = self._committer.tick()
+        self._woken.wait(self._wait)
+        while not self._stopped:
+            self._woken.clear()
+            self._woken.wait(self._committer.tick())
+
+    def wake(self) -> None:
+        """Look now."""
+        self._woken.set()
 
     def stop(self) -> None:
-        """Stop; does not wait, for the timer may be waiting for the lock that the caller holds."""
-        self._stopped.set()
+        """Stop; does not wait, for the timer may be waiting for a lock that the caller holds."""
+        self._stopped = True
+        self._woken.set()
+
+
+def _rest(sizes: Pending, taken: Pending, seconds: float, processor: float) -> Pending:
+    """Return what is pending after a commit of what was `taken`, and what commits take now."""
+    rest = Pending(
+        mean_commit_seconds=_mean(taken.mean_commit_seconds, seconds),
+        mean_processor_seconds=_mean(taken.mean_processor_seconds, processor),
+        in_flight=sizes.in_flight,
+    )
+    if sizes.rows > taken.rows:
+        for name in ("rows", "bytes", "cost", "work"):
+            setattr(rest, name, getattr(sizes, name) - getattr(taken, name))
+    return rest
+
+
+def _mean(before: float, new: float) -> float:
+    return 0.7 * (before or new) + 0.3 * new

@@ -97,9 +97,9 @@ def code_id(writer: apsw.Connection, step: int, code: Code) -> int:
 
 
 def update_run(
-    writer: apsw.Connection, run: int, counts: dict[str, float], ended: str | None = None
+    writer: apsw.Connection, run: int, counts: dict[str, Any], ended: str | None = None
 ) -> None:
-    """Bring a run's row up to date."""
+    """Bring columns of a run's row up to date."""
     assignments = ", ".join(f"{name} = ?" for name in counts)
     writer.execute(
         f"update runs set {assignments}, updated_at = ?, ended = ? where id = ?",

@@ -34,6 +34,7 @@ class KeyIndex:
         reader = self._reader
         self.generation = state(reader, "generation")
         self._tail: dict[bytes, int] = {}
+        self._replaced: list[int] = []  # of the tail, by what was read since the last `added`
         self._indexed_to = self._seen = indexed_to(reader)
         self._repeated = state(reader, "repeated")
         # In a store that was new when it was opened, all that is on disk is in this filter: a new
@@ -65,9 +66,11 @@ class KeyIndex:
         """
         self.catch_up(first - 1)
         tail, before, ids = self._tail, len(self._tail), range(first, last + 1)
-        superseded = []
+        superseded, self._replaced = self._replaced, []
+        if self._seen >= last:  # a look-up right after the commit has read them all
+            return superseded
         if not tail.keys().isdisjoint(keys):
-            superseded = [tail[key] for key in keys if key in tail]
+            superseded += [tail[key] for key in keys if key in tail]
         tail.update(zip(keys, ids, strict=True))
         self._seen = last
         if len(tail) - before != len(keys):
@@ -98,6 +101,8 @@ class KeyIndex:
             self.forget_indexed()
         sql = f"select {KEY_BYTES}, id from records where id > ? and id <= ? order by id"
         for key, id in rows(self._reader, sql, (self._seen, last)):
+            if key in self._tail:
+                self._replaced.append(self._tail[key])  # `added` tells, if they were our own
             self._tail[key] = self._seen = id
 
     def forget_indexed(self) -> None:
@@ -112,7 +117,7 @@ class KeyIndex:
             indexed = {key: id for key, id in self._tail.items() if id <= self._indexed_to}
         if self._filter is not None:
             self._filter.add(indexed)
-        self._tail = tail
+        self._tail, self._replaced = tail, []
 
     def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
         return dict(

@@ -1,7 +1,9 @@
 """The one writer of a store, and the look-ups beside it. Knows bytes, SQL and locks; no rows.
 
-Who holds which lock: `Log.lock` is held around every use of either connection, and around the index
-of keys in memory. It is taken under a run's own lock, never the other way round.
+Who holds which lock: `Log.lock` is held around every use of the writing connection, `_reading`
+around the reading one and the index of keys in memory, so that nobody who looks rows up waits for a
+commit. `_reading` may be taken under `Log.lock`, and that under a run's own lock, never the other
+way round.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class Log:
         self.path, self.durability = path, durability
         self._vfs = vfs
         self.lock = threading.RLock()
+        self._reading = threading.RLock()
         self._buffers: set[Buffer] = set()
         self._unsynced = False
         self._pid = os.getpid()
@@ -97,7 +100,7 @@ class Log:
         """Close the file, synced; every buffer must be empty by now."""
         self._shorten_tail()
         self.sync()
-        with self.lock, files.mapped(self.path):
+        with self.lock, self._reading, files.mapped(self.path):
             assert self._writer is not None
             self._reader.close()
             self._writer.close()
@@ -171,7 +174,7 @@ class Log:
         ]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             self._check_open()
             return self._finder.find(keys)
 
@@ -189,7 +192,7 @@ class Log:
         step: int,
         run: int,
         entries: Sequence[Entry],
-        counts: dict[str, float] | None = None,
+        counts: dict[str, Any] | None = None,
         answered: bool = False,
         worker: str | None = None,
     ) -> list[Entry]:
@@ -219,25 +222,27 @@ class Log:
                 insert(writer, step, run, entries)
                 self._appended(writer, entries)
                 return []
-            with transaction(writer):
-                late = self._late(entries) if worker else []
-                if late:
-                    entries = [entry for entry in entries if entry not in late]
-                for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
-                    insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
-                if replaced:
-                    supersede(writer, replaced)
-                if counts:
-                    update_run(writer, run, counts)
-                if answered:
-                    delete_keys(writer, "sent_calls", [*entries, *late])
-                if worker:
-                    delete_keys(writer, "system_claims", entries)
+            # the index in memory shrinks as the one on disk grows: nobody looks in between
+            with self._reading if full else contextlib.nullcontext():
+                with transaction(writer):
+                    late = self._late(entries) if worker else []
+                    if late:
+                        entries = [entry for entry in entries if entry not in late]
+                    for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
+                        insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
+                    if replaced:
+                        supersede(writer, replaced)
+                    if counts:
+                        update_run(writer, run, counts)
+                    if answered:
+                        delete_keys(writer, "sent_calls", [*entries, *late])
+                    if worker:
+                        delete_keys(writer, "system_claims", entries)
+                    if full:
+                        extend(writer)
+                self._appended(writer, entries)
                 if full:
-                    extend(writer)
-            self._appended(writer, entries)
-            if full:
-                self._finder.index.forget_indexed()
+                    self._finder.index.forget_indexed()
             return late
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -252,7 +257,8 @@ class Log:
     def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
         if entries:
             last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
-            repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
+            with self._reading:
+                repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
             # A retry has said so in its own transaction. What is left are rows that two computed at
             # the same time; if we die right here, the next extension of the index notes them.
             if unsaid := set(repeated).difference(entry.replaces for entry in entries):
@@ -289,7 +295,7 @@ class Log:
 
     def is_unclaimed(self, key: bytes) -> bool:
         """Tell whether nobody alive holds this key."""
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             row: Any = self._reader.execute(
                 "select worker, expires from system_claims where key = ?", (key,)
             ).fetchone()
@@ -319,7 +325,7 @@ class Log:
 
     def spent_before(self, step: int) -> tuple[float, int]:
         """Return the cost of all of a step's records, and the last id."""
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             row: Any = self._reader.execute(
                 "select cost, (select value from system_state where name = 'indexed_to')"
                 "  from steps where id = ?",
@@ -330,7 +336,7 @@ class Log:
 
     def spent(self, step: int, run: int, after: int) -> tuple[float, int]:
         """Return the cost of a step's records after an id, one run's left out, and the last id."""
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             row: Any = self._reader.execute(
                 """
                 select total(cost) filter (where step = ? and run <> ?), max(id) from records
@@ -392,7 +398,7 @@ class Log:
         self._own_runs.add(run)
         return run
 
-    def end_run(self, run: int, counts: dict[str, float], ended: str) -> None:
+    def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
         with self._writing() as writer:
             update_run(writer, run, counts, ended)
@@ -411,7 +417,8 @@ class Log:
         self.commit_buffers()
         with self.lock:
             self._check_open()
-            ids = choose(self._reader, self.path, step, version, failed, where)
+            with self._reading:
+                ids = choose(self._reader, self.path, step, version, failed, where)
             if not ids or dry_run:
                 return len(ids)
             check_alone(self.path, self._runs(), self._own_runs)

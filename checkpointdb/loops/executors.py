@@ -63,11 +63,13 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
     def submit(slots: list[Slot]) -> Future[None]:
         start = calls.begin(slots)
         sent, kept = executor.submit(_call, fn, calls.argument(slots), slots[0].key), _Kept()
+        calls.sent()
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
         kept.sent = sent
         return kept
 
     def receive(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+        calls.returned()
         if sent.cancelled():  # the call was not made: no failure of its row
             Future.cancel(kept)
         if not kept.set_running_or_notify_cancel():
