@@ -7,7 +7,7 @@ from .results import Result
 # Beyond the spread of both, and by more than this: below it a shared machine says nothing.
 TOLERANCE = 0.15
 MORE_IS_BETTER = ("per_second", "ratio")
-NOT_COMPARED = ("rows_lost", "seconds_lost", "commits", "half_calls", "files")
+NOT_COMPARED = ("rows_lost", "rows_lost_worst", "seconds_lost", "commits", "half_calls", "files")
 
 
 def compare(question: str, before: Result | None, now: Result) -> str:

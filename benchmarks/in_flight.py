@@ -16,12 +16,12 @@ from .markdown import NOT_SAID, markdown, number
 from .results import best, figure
 
 QUESTION = "What does a kill lose, and what does saving cost, by calls in flight?"
-CALL_SECONDS = 0.1
+CALL_SECONDS = 0.3
 IN_FLIGHT = (1, 16, 64, 256)
-POLICIES = ("adaptive()", "every(rows=1)", "every(rows=50)")
+POLICIES = {"adaptive()": 1, "every(rows=1)": 1, "every(rows=50)": 50}  # rows to kill within
 DISKS = {"this disk": 0.0, "a slow disk": 0.02}  # seconds that a commit takes in addition
-KILLS = 6  # at moments spread evenly over as many calls as a policy may have pending
-SECONDS = 1.0  # of a whole run
+KILLS = 6  # at moments spread evenly over a call, or over those that fill a policy's rows
+SECONDS = 1.2  # of a whole run
 PAID = "paid"  # the file that each call notes itself in as it returns
 
 
@@ -104,7 +104,7 @@ def killed(save: str, in_flight: int, slow: float, phase: float) -> None:
     def kill() -> None:
         while len(returned) < 2 * in_flight:
             time.sleep(0.001)
-        time.sleep(phase * CALL_SECONDS * max(1, 50 / in_flight))
+        time.sleep(phase * CALL_SECONDS * max(1, POLICIES[save] / in_flight))
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()

@@ -31,7 +31,8 @@ class Pending(msgspec.Struct):
         elapsed: seconds of run time since the last commit ended.
         mean_commit_seconds: what a commit takes here, a moving average of those measured.
         work: seconds that their calls took, summed: what it takes to compute them again.
-        in_flight: calls that had not returned when the newest of them did.
+        in_flight: calls that had not returned when the newest of them did. In an event loop that
+            one counts too, for the loop must not wait for a commit.
         background: whether the timer asks. A commit then runs beside the calls and the loop, and
             costs them its processor time only; otherwise the row just returned waits for it.
         mean_processor_seconds: the processor time of a commit, averaged like its seconds.

@@ -58,7 +58,7 @@ class Committer:
         worker: str | None = None,
     ) -> None:
         self._committing = threading.RLock()  # a listener told of a commit may ask for one
-        self._lock = threading.RLock()  # a signal's handler may come in, and commit
+        self._lock = threading.RLock()  # of what is pending; taken under the other or alone
         self._log, self._policy, self._due, self._tally = log, policy, policy.due, tally
         self._step, self._run, self._ledger, self._worker = step, run, ledger, worker
         self.pending: dict[bytes, Entry] = {}  # the newest entry of each key, not committed yet
@@ -81,7 +81,7 @@ class Committer:
         Args:
             entry: what `Log.append` takes.
             now: `perf_counter()` when the call returned.
-            in_flight: calls that have not returned.
+            in_flight: calls that have not returned, as `Pending` has them.
         """
         try:
             size = len(entry.result) + len(entry.input)  # type: ignore[arg-type]
