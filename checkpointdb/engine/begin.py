@@ -59,7 +59,10 @@ class Running:
         self.intake = Intake(
             log, spec, options, run, self.source, self.in_flight, tally, self.sharing
         )
-        self.calls = Calls(spec, options, self.committer, self.in_flight, tally, budget, ledger)
+        self.calls = Calls(
+            spec, options, self.committer, self.in_flight, tally, budget, ledger,
+            None if self.sharing is None else self.sharing.under_way,
+        )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
 
     @property
@@ -114,11 +117,13 @@ def end(running: Running, how: str) -> None:
     if running.closed:
         return
     job, log = running.job, running.job.store.log
-    running.committer.close()
+    try:
+        running.committer.close()
+    finally:
+        if running.sharing is not None:  # whatever becomes of what is pending: nobody computes here
+            running.sharing.end()
     running.ended = True
     running.tally.end()
-    if running.sharing is not None:
-        running.sharing.end()
     log.detach(running)
     log.end_run(running.id, running.committer.counts(), how)
     window = running.committer.loss_window
