@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -419,3 +420,37 @@ def test_sharing_is_off_unless_asked_for(store_path):
     next(run)
     assert claimed(store_path) == 0
     run.close()
+
+
+TWICE = """
+import sys, time, warnings, checkpointdb as ckpt
+warnings.simplefilter("always")
+path, shared, how = sys.argv[1], sys.argv[2] == "shared", sys.argv[3]
+f = ckpt.step(path, version=1, name="f")(lambda x: time.sleep(0.002) or x)
+if how == "call":
+    f(0)
+else:
+    list(f.run(range(5 if how == "short" else 0), shared=shared))
+"""
+
+
+@pytest.mark.parametrize("how", ["short", "call", "shared"])
+def test_the_same_job_started_twice_is_said_at_the_start(store_path, how):
+    """By a warning that names the process that is running, and shared=True. Those who share, and
+    single calls, which any process may make, are silent; so is a job whose twin was killed."""
+
+    def started_again():
+        arguments = [store_path, "shared" if how == "shared" else "alone", how]
+        done = subprocess.run(
+            [sys.executable, "-c", TWICE, *arguments], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    step = ckpt.step(store_path, version=1, name="f")(first_result)
+    with step.run(range(100)) as run:
+        next(run)
+        said = started_again()
+    assert (f"process {os.getpid()} computes it now" in said) == (how == "short")
+    assert ("shared=True" in said) == (how == "short")
+    assert "computes it now" not in started_again()

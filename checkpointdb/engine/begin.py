@@ -88,7 +88,7 @@ class Running:
         return self.tally.report()
 
 
-def begin(job: Job, rows: Any = ()) -> Running:
+def begin(job: Job, rows: Any = None) -> Running:
     """Register the step and the run, and build its parts; warn if the step was changed.
 
     Args:
@@ -101,7 +101,9 @@ def begin(job: Job, rows: Any = ()) -> Running:
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
     code = None if spec.fingerprint is None else Code(spec.fingerprint, None)
     run = store.log.begin_run(step, policy, window, meta, code)
-    running = Running(job, step, run, rows)
+    if rows is not None and not job.options.shared:
+        _warn_of_twin(job, step)
+    running = Running(job, step, run, () if rows is None else rows)
     store.log.attach(running)
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
@@ -146,6 +148,22 @@ def _register(job: Job) -> int:
         _warn_of_change(job, known.key_recipe)
         log.update_recipe(known.id, spec.key_recipe)
     return known.id
+
+
+def _warn_of_twin(job: Job, step: int) -> None:
+    """Warn of the same job started twice by mistake; workers of a pool are started on purpose."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing and multiprocessing.parent_process():
+        return
+    twin = job.store.log.run_elsewhere(step)
+    if twin is not None:
+        run, pid = twin
+        warnings.warn(
+            f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now, too (run "
+            f"{run}): rows that both come to are paid twice. Stop one of them, or give shared=True "
+            "to both",
+            stacklevel=_users_frame(),
+        )
 
 
 def _warn_of_change(job: Job, stored_recipe: str) -> None:
