@@ -435,7 +435,7 @@ def test_a_clash_of_names_leaves_the_old_file(here):
     (here / "out.csv").write_text("old")
     done = invoke("export", "rows.ckpt", "-o", "out.csv", "--merge")
     assert done.exit_code == 1 and "row 1: --merge would overwrite column 'n'" in done.stderr
-    assert "is STORE" in invoke("export", "rows.ckpt", "-o", "rows.ckpt").stderr
+    assert "the store rows.ckpt is there" in invoke("export", "rows.ckpt", "-o", "rows.ckpt").stderr
     assert (here / "out.csv").read_text() == "old"
     assert sorted(os.listdir(here)) == ["out.csv", "rows.ckpt"]
 

@@ -468,3 +468,37 @@ def test_movies_killed_twice_are_the_same_as_uninterrupted(tmp_path):
 def test_the_module_is_the_command(here):
     done = subprocess.run([*CKPT, "--version"], capture_output=True, text=True, timeout=20)
     assert done.stdout.startswith("ckpt, version ")
+
+
+def named_like(how, store):
+    """Return an OUTPUT that is the store by some way."""
+    if how.startswith("-"):
+        return store + how
+    if how == "itself":
+        return store
+    other = f"{how}.jsonl"
+    if how == "a link to the log":
+        os.symlink(store + "-wal", other)
+    else:
+        {"symlink": os.symlink, "hard link": os.link}[how](store, other)
+    return other
+
+
+@pytest.mark.parametrize(
+    "how", ["itself", "symlink", "hard link", "-wal", "-shm", "a link to the log"]
+)
+@pytest.mark.parametrize("by", ["--store", "decorator", "export"])
+def test_an_output_that_is_the_store_is_refused(here, how, by):
+    """By every name that it has: the file of rows would take its place, and all that is saved."""
+    store = "decorated.ckpt" if by == "decorator" else "plain.ckpt"
+    plain = ("--store", store, "--version", "1") if by != "decorator" else ()
+    step = "steps.py:double" if plain else "steps.py:decorated"
+    first = invoke("run", step, "rows.jsonl", *plain)
+    assert first.exit_code == 0, first.output
+    output = named_like(how, store)
+    command = ("export", store) if by == "export" else ("run", step, "rows.jsonl", *plain)
+    done = invoke(*command, "-o", output)
+    assert done.exit_code == 1, done.output
+    assert "would replace it" in done.output
+    with Reader(store) as reader:
+        assert len(list(reader.records())) == 10

@@ -26,7 +26,7 @@ from checkpointdb import (
     StoreLockedError,
     StoreVersionError,
 )
-from checkpointdb.file import connection, key_index, migrations, pragmas
+from checkpointdb.file import connection, key_index, locks, migrations, pragmas
 from checkpointdb.file.connection import check_sqlite
 from checkpointdb.file.read import Reader
 
@@ -733,6 +733,62 @@ def test_reading_creates_no_file(store_path):
         assert len(list(reader.records())) == 42
         assert reader.verify() == []
         assert not os.path.exists(copy + "-shm")
+
+
+@pytest.mark.parametrize("opener", [Store, Reader])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
+@pytest.mark.parametrize("how", [os.link, os.rename])
+def test_a_second_name_of_an_open_store_is_refused(store_path, monkeypatch, opener, elsewhere, how):
+    """Each name has a log of its own: what is written under one is not seen under the other."""
+    monkeypatch.setattr(connection, "SETTLING_SECONDS", 0.1)
+    saved(store_path)
+    other = store_path + ".other"
+    held = holding(store_path) if elsewhere else Store(store_path)
+    with held:
+        how(store_path, other)
+        before = os.listdir(os.path.dirname(store_path))
+        with pytest.raises(StoreError, match=r"process \d+ has this file open under another name"):
+            opener(other)
+        assert os.listdir(os.path.dirname(store_path)) == before
+        if how is os.link:  # under its own name it is open to all
+            opener(store_path).close()
+        else:
+            os.rename(other, store_path)
+    os.path.exists(other) or os.link(store_path, other)
+    opener(other).close()  # a second name alone does no harm: a backup made of links
+
+
+@contextlib.contextmanager
+def holding(path):
+    """Have another process keep a store open for the block."""
+    code = (
+        "import sys, checkpointdb\ns = checkpointdb.Store(sys.argv[1]); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.communicate(b"\n")
+
+
+def test_a_file_of_another_device_with_the_same_number_is_no_second_name(store_path, tmp_path):
+    """The table of locks has all of them; it names the device too."""
+    table = tmp_path / "locks"
+    saved(store_path)
+    status = os.stat(store_path)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    table.write_text(
+        f"1: POSIX  ADVISORY  READ 4711 fe:77:{status.st_ino} 1073741826 1073742335\n"
+        f"2: FLOCK  ADVISORY  READ 4712 {device}:{status.st_ino} 0 EOF\n"
+        f"2: -> POSIX  ADVISORY  READ 4713 {device}:{status.st_ino} 0 EOF\n"
+        f"3: POSIX  ADVISORY  READ 4714 {device}:{status.st_ino} 1073741826 1073742335\n"
+    )
+    assert locks.lockers(store_path, str(table)) == {4714}
+    assert locks.lockers(store_path, str(tmp_path / "no such")) is None
+    assert locks.lockers(store_path + ".gone") == set()
 
 
 @pytest.mark.parametrize(

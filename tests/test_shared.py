@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
 from checkpointdb.engine import sharing
 from checkpointdb.events import CameLate
-from checkpointdb.file import leases, processes
+from checkpointdb.file import leases, log, processes
 from checkpointdb.file.log import Log
 
 pytestmark = pytest.mark.loops
@@ -185,9 +186,11 @@ def slow_step(path, calls, seconds):
 def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
     store_path, monkeypatch
 ):
-    """The rows of a worker that is stopped for longer than its lease go to another; when it wakes
-    up, its result comes late: it is reported, the first one stays, and later runs give that out."""
+    """The rows of a worker on another host that is stopped for longer than its lease go to another
+    one; when it wakes up, its result comes late: it is reported, the first one stays, and later
+    runs give that out."""
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(sharing, "new_worker", lambda: leases.new_worker(elsewhere()))
     monkeypatch.setattr(sharing.Sharing, "_renew", lambda self: None)  # as if it were stopped
     in_call, go_on, events = threading.Event(), threading.Event(), []
 
@@ -221,6 +224,70 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
 
 def first_result(row):
     return "first"
+
+
+def test_a_live_process_keeps_a_claim_whose_lease_has_run_out(store_path, monkeypatch):
+    """A step may hold the GIL for half a minute, and nothing renews the lease meanwhile."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.05)
+    with Store(store_path) as store:
+        key = bytes.fromhex(ckpt.key_of("label", 1, 1))
+        assert store.log.claim(leases.new_worker(), [key]) == {key}
+        time.sleep(0.1)
+        assert not store.log.is_unclaimed(key)
+        assert store.log.claim(leases.new_worker(), [key]) == set()
+
+
+def in_time(step, n):
+    """Return what a shared run over `n` rows gives in five seconds."""
+    results = []
+    thread = threading.Thread(target=lambda: results.extend(step.run(range(n), shared=True)))
+    thread.start()
+    thread.join(5)
+    return results
+
+
+def test_a_run_that_is_paused_gives_its_claims_up_and_takes_them_again(store_path, monkeypatch):
+    """Its user looks at the first rows for a while: another worker does the rest, and each row is
+    paid for once."""
+    for module in (leases, sharing):
+        monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
+    calls = []
+    paused, other = (slow_step(store_path, calls, 0.001) for _ in range(2))
+    run = paused.run(range(200), shared=True)
+    first = [next(run) for _ in range(20)]
+    assert claimed(store_path) > 0
+    assert in_time(other, 150) == list(range(150))
+    assert first + list(run) == list(range(200))
+    assert sorted(calls) == list(range(200))
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["commits", "releases"])
+def test_a_run_that_cannot_be_saved_keeps_no_row_from_others(store_path, monkeypatch, lasting):
+    """It ends by a full disk, in a process that lives on; even if the disk is so full that the
+    claims cannot be given up at once."""
+    monkeypatch.setattr(sharing, "LEASE_SECONDS", 0.3)
+    insert, release, full = log.insert, leases.release, [True]
+
+    def no_room(*args):
+        if full[0] and args[0] is writer:
+            raise apsw.FullError("disk is full")
+        return insert(*args)
+
+    def no_room_either(*args):
+        if full[0] and lasting:
+            raise apsw.FullError("disk is full")
+        return release(*args)
+
+    monkeypatch.setattr(log, "insert", no_room)
+    monkeypatch.setattr(leases, "release", no_room_either)
+    calls = []
+    failing = slow_step(store_path, calls, 0).replace(save=every(rows=5))
+    writer = failing.store.log._writer
+    with pytest.raises(ckpt.StoreFullError):
+        list(failing.run(range(50), shared=True))
+    assert (claimed(store_path) > 0) == lasting
+    full[0] = False
+    assert in_time(slow_step(store_path, calls, 0), 50) == list(range(50))
 
 
 def test_a_lease_of_another_boot_is_void(store_path):
@@ -353,3 +420,37 @@ def test_sharing_is_off_unless_asked_for(store_path):
     next(run)
     assert claimed(store_path) == 0
     run.close()
+
+
+TWICE = """
+import sys, time, warnings, checkpointdb as ckpt
+warnings.simplefilter("always")
+path, shared, how = sys.argv[1], sys.argv[2] == "shared", sys.argv[3]
+f = ckpt.step(path, version=1, name="f")(lambda x: time.sleep(0.002) or x)
+if how == "call":
+    f(0)
+else:
+    list(f.run(range(5 if how == "short" else 0), shared=shared))
+"""
+
+
+@pytest.mark.parametrize("how", ["short", "call", "shared"])
+def test_the_same_job_started_twice_is_said_at_the_start(store_path, how):
+    """By a warning that names the process that is running, and shared=True. Those who share, and
+    single calls, which any process may make, are silent; so is a job whose twin was killed."""
+
+    def started_again():
+        arguments = [store_path, "shared" if how == "shared" else "alone", how]
+        done = subprocess.run(
+            [sys.executable, "-c", TWICE, *arguments], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    step = ckpt.step(store_path, version=1, name="f")(first_result)
+    with step.run(range(100)) as run:
+        next(run)
+        said = started_again()
+    assert (f"process {os.getpid()} computes it now" in said) == (how == "short")
+    assert ("shared=True" in said) == (how == "short")
+    assert "computes it now" not in started_again()

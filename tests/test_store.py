@@ -559,6 +559,40 @@ def read_all(path, right):
     return "same"
 
 
+def set_in_index(path, k, id):
+    """Write what only a flipped bit can: an id in the key index that is no number."""
+    with contextlib.closing(apsw.Connection(path)) as db:
+        typed = db.execute("select sql from sqlite_schema where name = 'system_key_index'").get
+        untyped = typed.replace("integer not null", "")
+        for sql in (untyped, typed):
+            db.pragma("writable_schema", True)
+            db.execute("update sqlite_schema set sql = ? where name = 'system_key_index'", (sql,))
+            db.pragma("writable_schema", "reset")
+            if sql is untyped:
+                db.execute("update system_key_index set id = ? where key = ?", (id, k))
+
+
+@pytest.mark.damages_store
+@pytest.mark.parametrize("id", [None, "three", b"3", 3.5, 99])
+def test_an_index_that_names_no_record_is_damage_and_not_a_miss(store_path, monkeypatch, id):
+    """A miss would be paid for again; any other error would not say that the file is damaged."""
+    monkeypatch.setattr(key_index, "TAIL", 10)
+    with Store(store_path) as store:
+        Log(store).add(*range(10))
+    set_in_index(store_path, key(4), id)
+    with Store(store_path) as store:
+        for look_up in (
+            lambda: store.log.find([key(4)]),
+            lambda: store.get(key(4).hex()),
+            lambda: store.log.find([key(3), key(4)]),
+        ):
+            with pytest.raises(StoreCorruptError):
+                look_up()
+        with Reader(store_path) as reader, pytest.raises(StoreCorruptError):
+            reader.succeeded([key(4)])
+        assert store.verify()
+
+
 @pytest.mark.damages_store
 def test_an_index_that_points_elsewhere_is_noticed(store_path, monkeypatch):
     """By look-ups, which check the key, and by `verify`, which also sees what is missing."""

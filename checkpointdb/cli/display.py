@@ -204,3 +204,8 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
 def note(text: str) -> None:
     """Say something on standard error, apart from the output."""
     click.echo(safe_lines(text), err=True)
+
+
+def note_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
+    """Say what Python would warn of: what to show warnings by, without the place in our code."""
+    note(f"Warning: {message}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 import msgspec
 
@@ -11,7 +9,7 @@ from ..file.read import Reader
 from .display import counted, note, number, safe
 from .group import VERSION, column_option, merge_option
 from .shape import Shape
-from .sinks import writing
+from .sinks import check_apart, writing
 from .store_view import one_step, read
 
 
@@ -37,8 +35,7 @@ def export_command(
       ckpt export reviews.ckpt -o results.csv
       ckpt export reviews.ckpt -o results.parquet --step label --version 2 --merge
     """  # noqa: D301 - click wants a real \b before lines it must not join
-    if os.path.realpath(output) == os.path.realpath(store):
-        raise click.UsageError(f"{output} is STORE: give OUTPUT another name")
+    check_apart(output, store)
     done = export(store, output, Shape(column, merge), step, version)
     left_out = f", {number(done.failures)} failed ones left out" if done.failures else ""
     unkept = f", {number(done.unkept)} without their input, which was not kept" * bool(done.unkept)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
 from ..errors import CheckpointError
-from .display import note, safe_lines
+from .display import note, note_warning, safe_lines
 from .sinks import OutputClosedError
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -35,7 +36,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an expected error ends as one line, Ctrl-C as 130."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = note_warning
+                return super().invoke(ctx)
         except OutputClosedError:
             # what is still buffered has no reader either: keep Python from trying at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

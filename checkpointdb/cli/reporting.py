@@ -9,13 +9,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
 
 import click
 
 from ..errors import CheckpointError
 from ..events import RunEnded
-from .display import duration, money, note, number, rate, safe, safe_json, shown
+from .display import duration, money, note, note_warning, number, rate, safe, safe_json, shown
 from .running import FileRun
 
 STEP_FAILED, ROWS_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
@@ -34,7 +33,7 @@ def ending(work: FileRun) -> Iterator[None]:
     """
     try:
         with warnings.catch_warnings(), _log_shown():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = note_warning
             yield
     except CheckpointError:
         raise
@@ -51,10 +50,6 @@ def ending(work: FileRun) -> Iterator[None]:
         trace = traceback.format_exception(error.with_traceback(_theirs(error)))
         note("".join(trace).rstrip())
         raise click.exceptions.Exit(STEP_FAILED) from error
-
-
-def _show_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    note(f"Warning: {message}")
 
 
 @contextlib.contextmanager

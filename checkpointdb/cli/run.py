@@ -17,6 +17,7 @@ from .reporting import ending, show_report
 from .running import FileRun
 from .saving import parse_save
 from .shape import Shape
+from .sinks import check_apart
 from .sources import Source
 
 
@@ -111,8 +112,12 @@ def _open_job(
     **options: Any,
 ) -> Iterator[FileRun]:
     with Source(input) as source:
+        if output and store:  # before a store of that name is even looked at
+            check_apart(output, store)
         policy = None if save is None else _policy(save, source, limit)
         found = load(step, store=store, version=version, save=policy, durability=durability)
+        if output:
+            check_apart(output, found.path)
         asked = _asked(step, **options)
         may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
         shape = Shape(column, merge, error_column if may_fail else None)

@@ -66,6 +66,24 @@ def writing(path: str) -> Iterator[Callable[[Row], object]]:
             file.close()
 
 
+def check_apart(output: str, store: str) -> None:
+    """Raise if a file of rows would take the place of a store, or of its log: all is gone then.
+
+    Raises:
+        TableError: it would, through whichever link or name.
+    """
+    if output == "-":
+        return
+    for ending in ("", "-wal", "-shm"):
+        place = os.path.realpath(store) + ending
+        same = os.path.exists(output) and os.path.exists(place) and os.path.samefile(output, place)
+        if same or os.path.realpath(output) == place:
+            raise TableError(
+                f"{output}: the store {store} is there, and a file of rows would replace it with "
+                "all that is saved. Give OUTPUT another name"
+            )
+
+
 def _to_stdout(row: Row) -> None:
     try:
         sys.stdout.buffer.write(to_json(row) + b"\n")

@@ -21,6 +21,7 @@ report, or call the step for a single row.
   its policy says so. No commit begins under `_lock`.
 - `Budget._lock` is held while the log is asked what others have spent; `Ledger._lock` while a group
   of calls is written.
+- `Sharing._lock` is held while claims are given up in the log.
 - `Log.lock` is held around each use of the file but looking up, which has a lock of its own. They
   are taken under any of those above.
 - `InFlight._lock`, `Tally._lock` and that of `Occurrences` are held for a few instructions, and

@@ -59,7 +59,10 @@ class Running:
         self.intake = Intake(
             log, spec, options, run, self.source, self.in_flight, tally, self.sharing
         )
-        self.calls = Calls(spec, options, self.committer, self.in_flight, tally, budget, ledger)
+        self.calls = Calls(
+            spec, options, self.committer, self.in_flight, tally, budget, ledger,
+            None if self.sharing is None else self.sharing.under_way,
+        )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
 
     @property
@@ -85,7 +88,7 @@ class Running:
         return self.tally.report()
 
 
-def begin(job: Job, rows: Any = ()) -> Running:
+def begin(job: Job, rows: Any = None) -> Running:
     """Register the step and the run, and build its parts; warn if the step was changed.
 
     Args:
@@ -98,7 +101,9 @@ def begin(job: Job, rows: Any = ()) -> Running:
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
     code = None if spec.fingerprint is None else Code(spec.fingerprint, None)
     run = store.log.begin_run(step, policy, window, meta, code)
-    running = Running(job, step, run, rows)
+    if rows is not None and not job.options.shared:
+        _warn_of_twin(job, step)
+    running = Running(job, step, run, () if rows is None else rows)
     store.log.attach(running)
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
@@ -114,11 +119,13 @@ def end(running: Running, how: str) -> None:
     if running.closed:
         return
     job, log = running.job, running.job.store.log
-    running.committer.close()
+    try:
+        running.committer.close()
+    finally:
+        if running.sharing is not None:  # whatever becomes of what is pending: nobody computes here
+            running.sharing.end()
     running.ended = True
     running.tally.end()
-    if running.sharing is not None:
-        running.sharing.end()
     log.detach(running)
     log.end_run(running.id, running.committer.counts(), how)
     window = running.committer.loss_window
@@ -141,6 +148,22 @@ def _register(job: Job) -> int:
         _warn_of_change(job, known.key_recipe)
         log.update_recipe(known.id, spec.key_recipe)
     return known.id
+
+
+def _warn_of_twin(job: Job, step: int) -> None:
+    """Warn of the same job started twice by mistake; workers of a pool are started on purpose."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing and multiprocessing.parent_process():
+        return
+    twin = job.store.log.run_elsewhere(step)
+    if twin is not None:
+        run, pid = twin
+        warnings.warn(
+            f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now, too (run "
+            f"{run}): rows that both come to are paid twice. Stop one of them, or give shared=True "
+            "to both",
+            stacklevel=_users_frame(),
+        )
 
 
 def _warn_of_change(job: Job, stored_recipe: str) -> None:

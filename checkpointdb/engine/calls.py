@@ -33,6 +33,7 @@ class Calls:
         tally: of the run.
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
+        under_way: a list to have an entry for each call that has not returned.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Calls:
         tally: Tally,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
+        under_way: list[None] | None = None,
     ) -> None:
         self._spec, self._options = spec, options
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
@@ -54,7 +56,7 @@ class Calls:
         self._needs_begin = budget is not None or ledger is not None
         self._needs_check = options.cost is not None or options.valid is not None
         # one entry a call that has not returned: threads append and pop it without a lock
-        self._flying: list[None] = []
+        self._flying: list[None] = [] if under_way is None else under_way
 
     # --- call
 

@@ -87,6 +87,8 @@ class Intake:
                 whole = yield from self._unchanged(places)
             elif self._sharing is not None:
                 for self.ahead in reversed(range(len(places))):
+                    if not self._sharing.still_holds():
+                        self._claim_again(places[-1 - self.ahead :])
                     yield places[-1 - self.ahead]
             else:
                 yield from places
@@ -265,6 +267,13 @@ class Intake:
                 slot.must_compute = True
 
     # --- rows of other workers
+
+    def _claim_again(self, places: Sequence[Place]) -> None:
+        """Look rows up again whose claims were given up while nobody came for them."""
+        slots = [place for place in places if isinstance(place, Slot) and place.must_compute]
+        for slot in slots:
+            slot.must_compute = False
+        self._settle_hits(slots)
 
     @property
     def is_following(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -19,12 +20,19 @@ class Sharing:
     """Claim rows before they are computed, and follow those that other workers have claimed.
 
     Promise: among live workers on one store a row is computed by one. The rows of a worker that
-    died, or did not renew its lease for 15 s, are taken over.
+    died are taken over, and those of one on another host that did not renew its lease for 15 s.
+    Claims end with the work: when no call is under way and nobody has come for a row for as long,
+    what is pending is committed and all claims are given up.
+
+    Its lock is held while claims are given up, and for a few instructions when a row is given out.
     """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self.worker = new_worker()
+        self.under_way: list[None] = []  # one entry a call that has not returned; `Calls` keeps it
+        self._lock = threading.Lock()
+        self._used, self._holds, self._released = perf_counter(), True, False
         self._claimed_elsewhere: dict[bytes, Slot] = {}
         self._polled = 0.0
         self._ended = threading.Event()
@@ -43,6 +51,12 @@ class Sharing:
             if slot.key not in ours:
                 self._claimed_elsewhere[slot.key] = slot
         return [slot for slot in slots if slot.key in ours]
+
+    def still_holds(self) -> bool:
+        """Tell whether what was claimed still is; from here on it is, for a while."""
+        with self._lock:
+            held, self._holds, self._used = self._holds, True, perf_counter()
+        return held
 
     def followed(self) -> list[Slot]:
         """Return the rows claimed by other workers, if it is time to look them up again."""
@@ -65,13 +79,40 @@ class Sharing:
         return ours
 
     def end(self) -> None:
-        """Give up what is still claimed, and stop renewing."""
+        """Give up what is still claimed, and stop renewing; can be repeated.
+
+        If the store cannot be written now, a full disk for one, the thread tries on.
+        """
         self._ended.set()
+        with suppress(StoreError):
+            self._release()
+
+    def _release(self) -> None:
         self._log.release_claims(self.worker)
+        self._released = True
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
             if self._log.closed:
                 return
             with suppress(StoreError):  # busy or full: two more come before the lease ends
-                self._log.renew_claims(self.worker)
+                if self._is_idle:
+                    self._log.commit_buffers()  # or others would compute it again
+                    self._give_up()
+                else:
+                    self._log.renew_claims(self.worker)
+        while not (self._released or self._log.closed):
+            with suppress(StoreError):
+                self._release()
+            time.sleep(POLL_EVERY)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nobody computes: the loop over the run may be over, or be paused for hours."""
+        return not self.under_way and perf_counter() - self._used > LEASE_SECONDS
+
+    def _give_up(self) -> None:
+        with self._lock:
+            if self._holds and self._is_idle:
+                self._log.release_claims(self.worker)
+                self._holds = False

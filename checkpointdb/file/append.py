@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import functools
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import apsw
 
 from .records import Code, Entry, checksum
+from .sql import ids_array
 
 # One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
 # Beside a busy Python thread that costs hundreds of times as much (docs/benchmarks.md, the tricks).
@@ -69,7 +69,7 @@ def supersede(writer: apsw.Connection, ids: Sequence[int]) -> None:
     """Note that these records are no longer the newest of their key, for the views."""
     writer.execute(
         "insert or ignore into system_superseded select value from carray(?)",
-        (apsw.carray(array.array("q", ids)),),
+        (ids_array(ids),),
     )
 
 

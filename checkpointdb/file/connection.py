@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 import urllib.parse
 import warnings
 from collections.abc import Iterator
@@ -23,10 +24,12 @@ from ..errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from . import migrations, pragmas
+from . import migrations, pragmas, wal
+from .locks import lockers, strangers
 from .mounts import network_file_system
 
 OLDEST_SQLITE = (3, 51, 3)
+SETTLING_SECONDS = 1.0  # more than it takes to open or close a store
 SMALLEST_SQLITE = 512  # SQLite takes anything shorter for a new, empty database
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE
 _READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
@@ -89,6 +92,8 @@ def check_sqlite(version: str | None = None) -> None:
 def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Connection:
     """Open an existing store for writing, hardened and brought to the newest format."""
     _probe(path, vfs)
+    _refuse_other_name(path)
+    _check_log(path, vfs)
     _warn_of_network(path)
     with mapped(path):
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
@@ -115,6 +120,8 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
     as long as nobody opens it and checkpoints meanwhile (`unchanged` tells).
     """
     _probe(path, vfs)
+    _refuse_other_name(path)
+    _check_log(path, vfs)
     log = _size(path + "-wal")
     shared = log is not None and _size(path + "-shm") is not None
     with mapped(path):
@@ -125,6 +132,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
         try:
             if not shared:
                 connection.pragma("locking_mode", "exclusive")
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             pragmas.harden(connection)
             pragmas.tune_reader(connection)
             _check_schema(connection, path)
@@ -225,8 +233,11 @@ def unchanged(path: str) -> tuple[int, int, int]:
 
 
 def _open_uri(path: str, options: str, vfs: str | None) -> apsw.Connection:
-    uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?{options}"
-    return apsw.Connection(uri, flags=_READ_ONLY, vfs=vfs)
+    return apsw.Connection(_uri(path, options), flags=_READ_ONLY, vfs=vfs)
+
+
+def _uri(path: str, options: str) -> str:
+    return f"file:{urllib.parse.quote(os.path.abspath(path))}?{options}"
 
 
 def _probe(path: str, vfs: str | None) -> None:
@@ -234,11 +245,7 @@ def _probe(path: str, vfs: str | None) -> None:
     check_sqlite()
     _check_file(path)
     try:
-        connection = _open_uri(path, "immutable=1", vfs)
-        try:
-            application_id, present = _identify(connection)
-        finally:
-            connection.close()
+        application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
         raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
@@ -293,8 +300,64 @@ def _check_file(path: str) -> None:
         )
 
 
-def _identify(connection: apsw.Connection) -> tuple[int, int]:
-    return connection.pragma("application_id"), connection.pragma("user_version")
+def _identify(path: str, vfs: str | None) -> tuple[int, int]:
+    """Return a file's application id and format, from its first page alone.
+
+    A kill inside a wal_checkpoint leaves a first page that speaks of pages which are only in the
+    log yet; a power cut may tear that page itself, which is whole in the log then.
+    """
+    try:
+        return _ask(_open_uri(path, "immutable=1", vfs))
+    except (apsw.NotADBError, apsw.CorruptError):
+        if not _size(path + "-wal"):
+            raise
+    if _is_left_behind(path):
+        return wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[0]
+    return _ask(_open_uri(path, "mode=ro", vfs))
+
+
+def _ask(connection: apsw.Connection) -> tuple[int, int]:
+    with contextlib.closing(connection):
+        connection.pragma("writable_schema", True)  # or SQLite refuses a file that is too short
+        return connection.pragma("application_id"), connection.pragma("user_version")
+
+
+def _is_left_behind(path: str) -> bool:
+    """Tell whether there is a log that nobody has open."""
+    return bool(_size(path + "-wal")) and lockers(path) == set()
+
+
+def _check_log(path: str, vfs: str | None) -> None:
+    """Say that commits in the log cannot be read, before anything is written over them."""
+    if not _is_left_behind(path):
+        return
+    damage = wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[1]
+    if damage is not None:
+        warnings.warn(lost_in_log(path, damage), stacklevel=4)
+
+
+def lost_in_log(path: str, damage: wal.Damage) -> str:
+    """Say what is damaged in a log and what cannot be read because of it."""
+    what = f"frame {damage.frame} of {damage.frames}" if damage.frame else "the header"
+    return (
+        f"{path}-wal: {what} is damaged, and SQLite reads nothing after it: {damage.commits:,} "
+        "commits that are there whole. The next write goes over them: if they matter, copy the "
+        "store with its -wal and -shm now, and work on the copy"
+    )
+
+
+def _refuse_other_name(path: str) -> None:
+    """Raise if somebody has the file open under another name: a hard link, or it was renamed."""
+    until = time.monotonic() + SETTLING_SECONDS
+    while others := strangers(path):
+        if time.monotonic() > until:  # not in the middle of opening or closing it
+            raise StoreError(
+                f"{path}: process {min(others)} has this file open under another name, and with "
+                "it another log: what either writes the other would not see, and overwrite. "
+                "Nothing was read or written. Use one name, or copy the file",
+                path,
+            )
+        time.sleep(0.01)
 
 
 def _check_schema(connection: apsw.Connection, path: str) -> None:

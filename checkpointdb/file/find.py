@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import apsw
 from .key_index import KeyIndex
 from .read import corrupt, first_corrupt
 from .records import Found, is_intact
+from .sql import ids_array
 
 
 class Finder:
@@ -72,7 +72,7 @@ class Finder:
             bindings: tuple[Any, ...] = (ids.start, ids.stop)
         else:
             chosen = "carray(?) as wanted cross join records on records.id = wanted.value"
-            bindings = (apsw.carray(array.array("q", ids)),)
+            bindings = (ids_array(ids),)
         try:
             rows: list[tuple[Any, ...]] = self._reader.execute(
                 f"""

@@ -120,7 +120,7 @@ class KeyIndex:
         self._tail, self._replaced = tail, []
 
     def _on_disk(self, keys: tuple[bytes, ...]) -> dict[bytes, int]:
-        return dict(
+        found = dict(
             rows(
                 self._reader,
                 """
@@ -131,6 +131,9 @@ class KeyIndex:
                 (apsw.carray(keys),),
             )
         )
+        if None in found.values():  # not a row that is missing: it would be paid for again
+            raise apsw.CorruptError("the key index has a key without a record")
+        return found
 
 
 _MASK = (1 << 24) - 1

@@ -1,7 +1,8 @@
 """Which worker computes which row, among processes on one store. Knows SQL and clocks; not rows.
 
-A claim is a lease on the clock that runs while the machine is up, whatever happens to the wall
-clock, and also through suspension; one of an earlier boot, or of a process that is gone, is void.
+A claim of a process that lives holds, and one of a process that is gone, or of an earlier boot, is
+void. Where that cannot be told (another host, another container) a claim is a lease, on the clock
+that runs while the machine is up, whatever happens to the wall clock, and also through suspension.
 """
 
 from __future__ import annotations
@@ -54,8 +55,13 @@ def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[byt
 
 
 def is_void(worker: str, expires: float) -> bool:
-    """Tell whether a claim holds no more."""
-    return expires < now() or alive(_process_of(worker)) is False
+    """Tell whether a claim holds no more.
+
+    A lease may run out while its process lives: a step that keeps the GIL for half a minute keeps
+    it from being renewed.
+    """
+    living = alive(_process_of(worker))
+    return expires < now() if living is None else not living
 
 
 def renew(writer: apsw.Connection, worker: str) -> None:

@@ -33,12 +33,13 @@ from .append import (
 from .delete import check_alone, choose, delete
 from .find import Finder
 from .key_index import extend
-from .processes import this_process
+from .processes import Process, alive, this_process
 from .read import Reader
 from .records import Code, Entry, Found, Registered, RunInfo, SentCall
 
 Durability = Literal["power", "process"]
 
+MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
 UNCOMMITTED = 0  # the run of a record that is not committed yet
 
 
@@ -397,6 +398,23 @@ class Log:
             run = writer.last_insert_rowid()
         self._own_runs.add(run)
         return run
+
+    def run_elsewhere(self, step: int) -> tuple[int, int] | None:
+        """Return id and pid of a run of a step that another process of this machine has open."""
+        with self._reading, files.mapped(self.path):
+            open_: list[Any] = self._reader.execute(
+                """
+                select id, host, boot, pid_namespace, pid, pid_ticks
+                  from runs where step = ? and ended is null order by id desc limit ?
+                """,
+                (step, MOST_ALIVE),
+            ).fetchall()
+        here = this_process()
+        for run, *fields in open_:
+            process = Process(*fields)
+            if process != here and alive(process):
+                return run, process.pid
+        return None
 
     def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""

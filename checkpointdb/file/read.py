@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from ..values.keys import ARGUMENTS, KEY, ROW
 from . import connection as files
 from .key_index import IDENTITY_BYTES, KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import Call, Entry, Record, RunInfo, StepInfo, checksum, decoded
+from .sql import ids_array
 
 Status = Literal["ok", "failed"]
 PAGE = 256
@@ -202,9 +202,11 @@ class Reader:
                     select id, error is null
                       from carray(?) as wanted cross join records on records.id = wanted.value
                     """,
-                    (apsw.carray(array.array("q", known)),),
+                    (ids_array(known),),
                 ).fetchall()
                 good = dict(flags)
+            if len(good) != len(set(known)):
+                raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else bool(good[id]) for id in ids]
 
     def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
@@ -369,7 +371,7 @@ class Reader:
                   from carray(?) as wanted cross join records on records.id = wanted.value
                                            cross join steps on steps.id = records.step
                 """,
-                (apsw.carray(array.array("q", ids)),),
+                (ids_array(ids),),
             ).fetchall()
         except UnicodeDecodeError:
             raise first_corrupt(self.path, self._connection, ids) from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -11,3 +12,15 @@ import apsw
 def rows(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
     """Return all rows at once: an open cursor would keep the log from being checkpointed."""
     return connection.execute(sql, bindings).fetchall()
+
+
+def ids_array(ids: Iterable[Any]) -> Any:
+    """Return ids that the file named, for `carray(?)`.
+
+    Raises:
+        apsw.CorruptError: one is no id: a flipped bit may make a number another type, even null.
+    """
+    try:
+        return apsw.carray(array.array("q", ids))
+    except (TypeError, OverflowError):
+        raise apsw.CorruptError("the key index has an id that is no number") from None

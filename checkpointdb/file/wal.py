@@ -1,0 +1,119 @@
+"""What a killed process left in the log, and whether it is whole. Knows its bytes, no table.
+
+SQLite takes a log up to the first frame that does not fit, and says nothing of those after it: that
+is right for a commit that was cut short, and wrong for a bit that rotted below whole commits. The
+log is read through SQLite's VFS alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from typing import Any
+
+import apsw
+import msgspec
+
+HEADER, FRAME_HEADER = 32, 24
+_FIRST = struct.Struct(">IIIIIIII")  # magic, version, page, count, salt, checksum: two each
+_FRAME = struct.Struct(">IIIIII")  # page, 0 or pages after a commit, salt, checksum: two each
+_MAGIC = 0x377F0682  # | 1: the checksums are over big-endian words
+_numbers = itertools.count()
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A frame of the log that does not fit, with whole commits after it that nobody can read."""
+
+    frame: int
+    frames: int
+    commits: int
+
+
+class _Watched(apsw.VFS):
+    """A VFS that notes how far SQLite reads a log when it takes stock of it."""
+
+    def __init__(self, base: str) -> None:
+        self.base, self.last = base, 0
+        self.log: Any = None
+        self.name = f"checkpointdb-{next(_numbers)}"
+        super().__init__(self.name, base)
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - apsw's name
+        file = _File(self, name, flags)
+        if flags[0] & apsw.SQLITE_OPEN_WAL:
+            self.log = file
+        return file
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, vfs: _Watched, name: Any, flags: list[int]) -> None:
+        self._vfs, self._is_log = vfs, bool(flags[0] & apsw.SQLITE_OPEN_WAL)
+        super().__init__(vfs.base, name, flags)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - apsw's name
+        # a page has a power of two of bytes; only with its header is it read to take stock
+        if self._is_log and offset and amount & (amount - 1):
+            self._vfs.last = max(self._vfs.last, (offset - HEADER) // amount + 1)
+        return super().xRead(amount, offset)
+
+
+def look(uri: str, base: str) -> tuple[tuple[int, int], Damage | None]:
+    """Return a store's application id and format, read with its log, and what is wrong with that.
+
+    Nothing is written, locked or created; nobody else may have the store open.
+    """
+    vfs = _Watched(base)
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    try:
+        connection = apsw.Connection(uri, flags=flags, vfs=vfs.name)
+        try:
+            connection.pragma("locking_mode", "exclusive")
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            found = connection.pragma("application_id"), connection.pragma("user_version")
+            page = connection.pragma("page_size")
+            return found, None if vfs.log is None else _damage(vfs.log, vfs.last, page)
+        finally:
+            connection.close()
+            vfs.log = None
+    finally:
+        vfs.unregister()
+
+
+def _damage(log: Any, last: int, page: int) -> Damage | None:
+    """Return what lies behind the frame at which SQLite stopped, the `last` one that it read.
+
+    Each checksum goes on from the one before it. That of a damaged frame is damaged itself, or is
+    still what the next one goes on from.
+    """
+    size = page + FRAME_HEADER
+    frames = (log.xFileSize() - HEADER) // size
+    if frames <= max(last, 1):
+        return None
+    magic, *_, salt_1, salt_2, sum_1, sum_2 = _FIRST.unpack(log.xRead(HEADER, 0))
+    words = f"{'>' if magic == _MAGIC | 1 else '<'}%dI"
+    commits, before, computed = 0, (sum_1, sum_2), None
+    for n in range(max(last - 1, 1), frames + 1):
+        at = HEADER + (n - 1) * size
+        _, is_commit, *salt, sum_1, sum_2 = _FRAME.unpack(log.xRead(FRAME_HEADER, at))
+        if not last and n == 1:  # the header is damaged, perhaps its salt
+            salt_1, salt_2 = salt
+        if n == last:
+            computed = _checksum(log.xRead(size, at), before, words)
+        elif n > last and is_commit and salt == [salt_1, salt_2]:
+            frame, after = log.xRead(size, at), (before, computed if n == last + 1 else None)
+            commits += any(
+                _checksum(frame, seed, words) == (sum_1, sum_2) for seed in after if seed
+            )
+        before = sum_1, sum_2
+    return Damage(last, frames, commits) if commits else None
+
+
+def _checksum(frame: bytes, before: tuple[int, int], words: str) -> tuple[int, int]:
+    """Return the checksum of a frame that follows one with the checksum `before`."""
+    a, b = before
+    covered = frame[:8] + frame[FRAME_HEADER:]
+    numbers = iter(struct.unpack(words % (len(covered) // 4), covered))
+    for x, y in zip(numbers, numbers, strict=True):
+        a = (a + x + b) & 0xFFFFFFFF
+        b = (b + y + a) & 0xFFFFFFFF
+    return a, b

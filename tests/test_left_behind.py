@@ -1,0 +1,154 @@
+"""What a process that died leaves behind: a store that opens whole, a log that is not trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+
+import apsw
+import pytest
+from stores import Log
+
+from checkpointdb import Store
+from checkpointdb.file.read import Reader
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+FRAME = 8192 + 24
+
+
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)],
+)
+def test_a_store_opens_after_a_kill_at_any_write_or_sync(tmp_path, every):
+    """In creation, commits, wal_checkpoints, extensions of the index, closing; readers too."""
+    first = random.randint(1, every)
+    print("first", first)
+    done = subprocess.run(
+        [sys.executable, os.path.join(HERE, "killed_life.py"), tmp_path, str(first), str(every)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    points, *wrong = done.stdout.split("\n")
+    assert done.returncode == 0, done.stderr
+    assert int(points) > 200
+    assert [line for line in wrong if line] == []
+
+
+def left_behind(path, commits=6):
+    """Leave a store as a kill does, with so many commits in its log; return where its copy is."""
+    store = Store(path)
+    log = Log(store)
+    for n in range(commits):
+        log.add(*range(20 * n, 20 * n + 20))
+    copy = path.replace(".ckpt", "-left.ckpt")
+    for ending in ("", "-wal", "-shm"):
+        shutil.copy(path + ending, copy + ending)
+    store.close()
+    return copy
+
+
+def damage(path, at):
+    """Flip one bit of a file."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def frames(path):
+    """Return of each frame of a log whether it ends a commit."""
+    data = pathlib.Path(path).read_bytes()
+    return [any(data[at + 4 : at + 8]) for at in range(32, len(data), FRAME)]
+
+
+@pytest.mark.parametrize("shm", [True, False], ids=["shm", "no shm"])
+@pytest.mark.parametrize("opener", [Store, Reader])
+@pytest.mark.parametrize("where", ["page", "number", "salt", "checksum", "header", "its salt"])
+def test_a_damaged_frame_before_whole_commits_is_said(store_path, opener, where, shm):
+    """How many commits cannot be read; it is no refusal, and nothing has been written over them."""
+    copy = left_behind(store_path)
+    ends = [n for n, is_end in enumerate(frames(copy + "-wal"), 1) if is_end]
+    frame = ends[2] + 1
+    at = 32 + (frame - 1) * FRAME
+    offset = {"page": at + 500, "number": at, "salt": at + 9, "checksum": at + 17}
+    damage(copy + "-wal", offset.get(where, {"header": 10, "its salt": 18}.get(where)))
+    if not shm:
+        os.unlink(copy + "-shm")
+    before = pathlib.Path(copy + "-wal").read_bytes()
+    what, lost = f"frame {frame} of {len(frames(copy + '-wal'))} is damaged", len(ends) - 3
+    if where in ("header", "its salt"):
+        what, lost = "the header is damaged", len(ends)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=f"{what}.* {lost} commits"):
+            opener(copy)
+    assert pathlib.Path(copy + "-wal").read_bytes() == before
+    with pytest.warns(UserWarning, match="copy the store with its -wal and -shm"), opener(copy):
+        pass
+
+
+@pytest.mark.parametrize("opener", [Store, Reader])
+@pytest.mark.parametrize("cut", ["whole", "last frame", "half a frame", "one byte of the last"])
+def test_a_log_that_merely_ends_early_is_silent(store_path, opener, cut):
+    """A commit that was cut short was never acknowledged."""
+    copy = left_behind(store_path)
+    size = os.path.getsize(copy + "-wal")
+    if cut == "one byte of the last":
+        damage(copy + "-wal", size - 5)
+    else:
+        taken = {"whole": 0, "last frame": FRAME, "half a frame": FRAME // 2}[cut]
+        os.truncate(copy + "-wal", size - taken)
+    opener(copy).close()
+
+
+def test_what_was_never_committed_is_no_damage(store_path):
+    """Frames of a big transaction that was killed stay behind those of the next, killed as well."""
+    with Store(store_path) as store:
+        Log(store).add(1)
+    with contextlib.closing(apsw.Connection(store_path)) as db:
+        db.pragma("cache_size", 5)
+        db.execute("begin; create table spilled (a)")
+        db.execute(
+            "with recursive n(i) as (select 1 union all select i + 1 from n where i < 500)"
+            " insert into spilled select randomblob(4000) from n"
+        )
+        db.cache_flush()
+        first = store_path.replace(".ckpt", "-first.ckpt")
+        for ending in ("", "-wal"):
+            shutil.copy(store_path + ending, first + ending)
+        db.execute("rollback")
+    assert not any(frames(first + "-wal"))
+    with contextlib.closing(apsw.Connection(first)) as db:
+        db.execute("create table t (a)")
+        second = first.replace("-first", "-second")
+        for ending in ("", "-wal"):
+            shutil.copy(first + ending, second + ending)
+    assert sum(frames(second + "-wal")) == 1
+    Reader(second).close()
+    Store(second).close()
+
+
+def test_a_first_page_torn_in_a_wal_checkpoint_is_read_from_the_log(store_path):
+    """A power cut in the middle of writing it: it is whole in the log."""
+    copy = left_behind(store_path)
+    with contextlib.closing(apsw.Connection(copy)) as db:
+        assert db.execute("select count(*) from records").get == 120
+        for ending in ("", "-wal"):
+            shutil.copy(copy + ending, copy.replace("-left", "-torn") + ending)
+    torn = copy.replace("-left", "-torn")
+    with open(torn, "r+b") as file:
+        file.write(b"\xa5" * 512)
+    with Reader(torn) as reader:
+        assert len(list(reader.records())) == 120
+    with Store(torn) as store:
+        assert len(list(store.records())) == 120
+        assert store.verify() == []
