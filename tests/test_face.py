@@ -113,6 +113,9 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "duplicates": "separate",
         "input": "key",
         "meta": {"model": "m"},
+        "on_change": "error",
+        "depends": {"model": "m"},
+        "ignore": ("STARTED",),
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

@@ -43,6 +43,7 @@ class Intake:
         in_flight: where a row to be computed enters.
         tally: told of rows that are refused.
         sharing: under `shared=True`.
+        stale_runs: runs whose results are to be computed again.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class Intake:
         in_flight: InFlight,
         tally: Tally,
         sharing: Sharing | None = None,
+        stale_runs: frozenset[int] = frozenset(),
     ) -> None:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
-        self._sharing = sharing
+        self._sharing, self._stale_runs = sharing, stale_runs
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
@@ -230,6 +232,9 @@ class Intake:
                 misses.append(slot)
             elif found.identity != slot.identity:
                 self._refuse(slot, self._collided(slot, found))
+            elif found.error is None and found.run in self._stale_runs:
+                slot.attempts, slot.replaces = found.attempts, found.id
+                misses.append(slot)
             elif found.error is None:
                 slot.data = found.result
                 saved.append(slot)

@@ -10,10 +10,12 @@ from typing import Any, Literal, TypedDict, cast
 
 import msgspec
 
+from ..errors import EncodeError
 from ..file.log import Durability
 from ..policy import SavePolicy, adaptive, check_policy
-from ..values.keys import Kept, KeyRecipe, describe_recipe
+from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 
+OnChange = Literal["warn", "reuse", "recompute", "error"]
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
@@ -32,6 +34,12 @@ class StepOptions(TypedDict, total=False):
             of it), `"none"`, for personal data: the text is not in the store, but who has a row can
             still test whether it is there. Arguments that `key=` leaves out are never kept.
         meta: anything JSON holds, kept with every run: a model's name, a git commit.
+        on_change: what to do with saved results that other code computed, its prompts and helpers
+            included: `"warn"` and reuse them, `"reuse"` them in silence, `"recompute"` them, or
+            `"error"`.
+        depends: values that belong to the identity, by name: `{"prompt": PROMPT}`. They are in
+            every key: a changed value computes again, a former one finds its results.
+        ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
     """
 
     name: str | None
@@ -41,6 +49,9 @@ class StepOptions(TypedDict, total=False):
     duplicates: Duplicates
     input: Kept
     meta: Any
+    on_change: OnChange
+    depends: Mapping[str, Any] | None
+    ignore: tuple[str, ...]
 
 
 class RunOptions(TypedDict, total=False):
@@ -98,8 +109,14 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: Duplicates = "share"
     input: Kept = "row"
     meta: Any = None
+    on_change: OnChange = "warn"
+    depends: Mapping[str, Any] | None = None
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choice("on_change", self.on_change, ("warn", "reuse", "recompute", "error"))
+        _check_depends(self.depends)
+        msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
         check_choice("durability", self.durability, ("power", "process"))
         check_choice("duplicates", self.duplicates, ("share", "separate"))
         check_choice("input", self.input, ("row", "key", "none"))
@@ -164,6 +181,24 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
             )
+
+
+def _check_depends(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"depends must be values by name, {{'model': MODEL}}, not {value!r}")
+    try:
+        depends_digest(value)
+    except EncodeError as error:
+        raise TypeError(f"depends: {error}: name a value with stable content instead") from None
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not (isinstance(texts, tuple | list) and all(isinstance(text, str) for text in texts)):
+        raise TypeError(f"{name} must be a name or a tuple of names, got {value!r}")
+    return tuple(texts)
 
 
 def _check_count(name: str, value: Any) -> None:
