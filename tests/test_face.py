@@ -115,6 +115,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "meta": {"model": "m"},
         "on_change": "error",
         "depends": {"model": "m"},
+        "on_changed_input": "reuse",
         "ignore": ("STARTED",),
     }
     first = step_of(label, store_path, **options)

@@ -159,3 +159,4 @@ def end(running: Running, how: str) -> None:
         running.stale_now(),
     )  # fmt: skip
     emit(event, job.options.on_event)
+    running.intake.changed.warn_at_end()

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
@@ -39,6 +39,8 @@ class StepOptions(TypedDict, total=False):
             `"error"`.
         depends: values that belong to the identity, by name: `{"prompt": PROMPT}`. They are in
             every key: a changed value computes again, a former one finds its results.
+        on_changed_input: what to do when `key=` finds a saved result and the rest of the row is
+            another: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
     """
 
@@ -51,6 +53,7 @@ class StepOptions(TypedDict, total=False):
     meta: Any
     on_change: OnChange
     depends: Mapping[str, Any] | None
+    on_changed_input: OnChange
     ignore: tuple[str, ...]
 
 
@@ -111,10 +114,12 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     meta: Any = None
     on_change: OnChange = "warn"
     depends: Mapping[str, Any] | None = None
+    on_changed_input: OnChange = "warn"
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("on_change", self.on_change, ("warn", "reuse", "recompute", "error"))
+        check_choice("on_change", self.on_change, get_args(OnChange))
+        check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
         _check_depends(self.depends)
         msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
         check_choice("durability", self.durability, ("power", "process"))

@@ -8,6 +8,7 @@ way round.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import threading
@@ -177,7 +178,15 @@ class Log:
         return [
             next(there)
             if entry is None
-            else Found(0, entry.identity, entry.attempts, entry.error, entry.result, UNCOMMITTED)
+            else Found(
+                0,
+                entry.identity,
+                entry.attempts,
+                entry.error,
+                entry.result,
+                UNCOMMITTED,
+                entry.row_digest,
+            )
             for entry in here
         ]
 
@@ -185,6 +194,20 @@ class Log:
         with self._reading, files.mapped(self.path):
             self._check_open()
             return self._finder.find(keys)
+
+    def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
+        """Return the digest of the whole row of some records, by id; None where there is none."""
+        if not ids:
+            return {}
+        sql = """
+        select id, row_digest from carray(?) as wanted cross join records on records.id = value
+        """
+        with self.lock, files.mapped(self.path):
+            self._check_open()
+            found: list[Any] = self._reader.execute(
+                sql, (apsw.carray(array.array("q", ids)),)
+            ).fetchall()
+        return dict(found)
 
     def check(self, id: int) -> None:
         """Raise unless a record is what was written, its identity and input too.

@@ -105,6 +105,7 @@ class Found(msgspec.Struct, gc=False):
     error: str | None
     result: Stored | None
     run: int
+    row_digest: bytes | None = None  # of what is not committed; else ask `Log.row_digests`
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -190,8 +190,19 @@ class Keyer:
             return encode(dict(row)), ARGUMENTS
         return encode(self._narrow(row)), KEY
 
+    def row_digest(self, row: Any) -> bytes | None:
+        """Return what `stored` says is the digest of a whole row; None where it says nothing."""
+        if self._narrow is None or isinstance(row, Arguments):
+            return None
+        return _digest_or_none(row)
+
     def is_unchanged(
-        self, row: Any, identity: bytes, plain: int, stored: str | bytes | None
+        self,
+        row: Any,
+        identity: bytes,
+        plain: int,
+        stored: str | bytes | None,
+        whole: bytes | None = None,
     ) -> bool:
         """Tell whether a row is what it was when `identify` and `stored` said this of it.
 
@@ -200,7 +211,9 @@ class Keyer:
         try:
             if plain and self._keep == "row":
                 return is_plain(row) == plain and encode_plain(row, plain) == stored
-            return self.identify(row)[1] == identity
+            if self.identify(row)[1] != identity:
+                return False
+            return whole is None or self.row_digest(row) == whole
         except (EncodeError, OverflowError, UnicodeEncodeError):
             return False
 
