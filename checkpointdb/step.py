@@ -85,7 +85,7 @@ class Step(Generic[P, R]):
         self._settings = settings
         self._keyer = Keyer(
             self.name, version, settings.key, settings.input, depends_digest(settings.depends),
-            bound_in_key(fn), row_name(fn),
+            bound_in_key(fn), row_name(fn), settings.redactor,
         )  # fmt: skip
         self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta

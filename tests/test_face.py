@@ -116,6 +116,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "on_change": "error",
         "depends": {"model": "m"},
         "on_changed_input": "reuse",
+        "redact": "email",
         "ignore": ("STARTED",),
     }
     first = step_of(label, store_path, **options)

@@ -40,7 +40,7 @@ class Running:
         self.job, self.options, self.id, self.ended = job, options, run, False
         self.step, self.captured, self.stale = step, captured, stale
         self._inside = spec.inside
-        self.tally = tally = Tally(spec.name, options.on_event)
+        self.tally = tally = Tally(spec.name, options.on_event, spec.settings.redactor)
         self.in_flight = InFlight()
         self.source = Source(rows)
         budget = ledger = None

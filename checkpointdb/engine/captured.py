@@ -7,6 +7,7 @@ assigns (counters, caches), what has no stable content, and secrets: see `plain.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,11 +15,13 @@ import msgspec
 from xxhash import xxh3_64_hexdigest
 
 from ..values.keys import depends_digest
+from ..values.redact import Redactor
 from .code_reads import Path
 from .follow import ITS_CODE, Walk
 from .plain import MOST_TOLD, Content, Leaf, is_changeable, snapshot
 
 DEPENDS = "depends"  # the root that holds the digest of `depends=`; it is in the key
+_NAMES = re.compile(r"\w+")
 _BINDING = ("closure ", "default ", "argument ", "self")
 
 Roots = dict[str, dict[str, Leaf]]
@@ -32,12 +35,14 @@ class Captured(msgspec.Struct, frozen=True):
         fingerprint: 16 hex digits over all of it; None if its code cannot be seen.
         watched: to tell later, cheaply, whether anything moved.
         code: the code object of the step's function.
+        names: of what is watched, those whose value is found by its global name alone.
     """
 
     roots: Roots
     fingerprint: str | None
     watched: tuple[Watched, ...] = ()
     code: Any = None
+    names: tuple[tuple[dict[str, Any], str, Any], ...] = ()
 
     @property
     def json(self) -> str:
@@ -51,6 +56,9 @@ class Captured(msgspec.Struct, frozen=True):
 
     def has_moved(self) -> bool:
         """Tell whether a value that was captured is another one by now, or has other content."""
+        for namespace, name, value in self.names:
+            if namespace.get(name) is not value:
+                return True
         return any(watched.has_moved() for watched in self.watched)
 
 
@@ -77,6 +85,7 @@ def capture(
     ignore: tuple[str, ...] = (),
     depends: Mapping[str, Any] | None = None,
     bound: Mapping[str, Any] | None = None,
+    redactor: Redactor | None = None,
 ) -> Captured:
     """Return what `fn` captures now.
 
@@ -85,10 +94,13 @@ def capture(
         ignore: names that do not count, as messages spell them.
         depends: values that are in the key already, by name; they do not count again.
         bound: arguments that are in the key, by name; nor do they.
+        redactor: what values are not to be shown of.
     """
     walk = Walk(fn)
     walk.all()
     roots = _without(_roots(walk, {**(depends or {}), **(bound or {})}), ignore)
+    if redactor:
+        roots = {name: _redacted(name, leaves, redactor) for name, leaves in roots.items()}
     if (digest := depends_digest(depends)) is not None:
         roots[DEPENDS] = {"": (digest.hex(), None)}
     if ITS_CODE not in roots:
@@ -98,8 +110,13 @@ def capture(
         for name, leaves in roots.items()
     }
     whole = xxh3_64_hexdigest(msgspec.json.encode(told, order="deterministic"))
-    watched = tuple(Watched(it.find, it.value) for it in walk.places())
-    return Captured(roots, whole, watched, walk.top_code)
+    names, watched = [], []
+    for place in walk.places():
+        if place.is_in is not None and not is_changeable(place.value):
+            names.append((*place.is_in, place.value))
+        else:
+            watched.append(Watched(place.find, place.value))
+    return Captured(roots, whole, tuple(watched), walk.top_code, tuple(names))
 
 
 def _without(roots: Roots, ignore: tuple[str, ...]) -> Roots:
@@ -131,6 +148,17 @@ def _roots(walk: Walk, depends: Mapping[str, Any]) -> Roots:
         if leaves:
             found.setdefault(place.root, {}).update(_told(leaves, place.path))
     return found
+
+
+def _redacted(name: str, leaves: dict[str, Leaf], redactor: Redactor) -> dict[str, Leaf]:
+    """Return leaves whose short forms hide what is to be kept out; digests stay."""
+    hidden = redactor.hides(name.rpartition(" ")[2])
+    kept: dict[str, Leaf] = {}
+    for path, leaf in leaves.items():
+        named = hidden or any(map(redactor.hides, _NAMES.findall(path)))
+        short = None if leaf is None or named else leaf[1]
+        kept[path] = leaf and (leaf[0], None if short is None else redactor.text(short))
+    return kept
 
 
 def _told(leaves: dict[Path, Leaf], prefix: Path) -> dict[str, Leaf]:

@@ -38,12 +38,16 @@ ITS_CODE = "its code"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Where a chain led: to a root and a path behind it, and the value there."""
+    """Where a chain led: to a root and a path behind it, and the value there.
+
+    `is_in` is the namespace and the name that hold the value, if it is simply a global.
+    """
 
     root: str
     path: Path
     value: Any
     find: Callable[[], Any]
+    is_in: tuple[dict[str, Any], str] | None = None
 
     @property
     def name(self) -> Any:
@@ -147,7 +151,7 @@ class Walk:
         value = namespace[name]
         where = "" if namespace is self._home else f"{namespace.get('__name__')}."
         find = functools.partial(namespace.get, name, ABSENT)
-        return Found(f"global {where}{name}", (), value, find)
+        return Found(f"global {where}{name}", (), value, find, (namespace, name))
 
     def _along(self, place: Found, path: Path, assigned: bool) -> Found | None:
         for i, element in enumerate(path):
@@ -312,8 +316,13 @@ class Walk:
 def _deeper(place: Found, path: Path, value: Any) -> Found:
     def find() -> Any:
         now = place.find()
-        for element in path:
-            now = _step(now, element)
+        for kind, name in path:  # the two first are short cuts, for this is asked in each call
+            if kind == "[" and type(now) is dict:
+                now = now.get(name, NO_ITEM)
+            elif kind == "." and name in getattr(now, "__dict__", ()):
+                now = now.__dict__[name]
+            else:
+                now = _step(now, (kind, name))
         return now
 
     return Found(place.root, place.path + path, value, find if path else place.find)

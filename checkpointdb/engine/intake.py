@@ -62,6 +62,7 @@ class Intake:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
         self._sharing, self._stale_runs = sharing, stale_runs
+        self._redactor = spec.settings.redactor
         self.changed = ChangedInput(log, spec, single=source.rows == ())
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
@@ -199,7 +200,7 @@ class Intake:
         error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
         recorded = self._options.on_error == "record"
         if recorded:
-            slot.failed = failure(slot.row, slot.attempts + 1, error)
+            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
         else:
             slot.error = error
         self._tally.failed([slot], error, recorded)

@@ -34,7 +34,7 @@ class Spec(msgspec.Struct, frozen=True):
     def capture(self) -> Captured:
         """Return what the step captures now."""
         fn, settings = self.inside or self.fn, self.settings
-        return capture(fn, settings.ignore, settings.depends, bound_in_key(fn))
+        return capture(fn, settings.ignore, settings.depends, bound_in_key(fn), settings.redactor)
 
 
 class Job(msgspec.Struct, frozen=True):

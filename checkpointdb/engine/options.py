@@ -14,6 +14,7 @@ from ..errors import EncodeError
 from ..file.log import Durability
 from ..policy import SavePolicy, adaptive, check_policy
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
+from ..values.redact import Redact, Redactor
 
 OnChange = Literal["warn", "reuse", "recompute", "error"]
 OnError = Literal["raise", "record"]
@@ -41,6 +42,9 @@ class StepOptions(TypedDict, total=False):
             every key: a changed value computes again, a former one finds its results.
         on_changed_input: what to do when `key=` finds a saved result and the rest of the row is
             another: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
+        redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
+            name of fields and variables, a compiled pattern, a function from a text to a text, or
+            a tuple of them. Results are kept as they are.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
     """
 
@@ -54,6 +58,7 @@ class StepOptions(TypedDict, total=False):
     on_change: OnChange
     depends: Mapping[str, Any] | None
     on_changed_input: OnChange
+    redact: Redact | tuple[Redact, ...]
     ignore: tuple[str, ...]
 
 
@@ -115,11 +120,13 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     on_change: OnChange = "warn"
     depends: Mapping[str, Any] | None = None
     on_changed_input: OnChange = "warn"
+    redact: Redact | tuple[Redact, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("on_change", self.on_change, get_args(OnChange))
         check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
+        Redactor(self.redact)  # or raise
         _check_depends(self.depends)
         msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
         check_choice("durability", self.durability, ("power", "process"))
@@ -128,6 +135,11 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
         describe_recipe(self.key)  # or raise
         if self.save is not None:
             check_policy(self.save)
+
+    @property
+    def redactor(self) -> Redactor:
+        """What to keep out of what is stored and shown."""
+        return Redactor(self.redact)
 
     @property
     def policy(self) -> SavePolicy:

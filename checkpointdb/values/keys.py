@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 from ..errors import EncodeError
 from .canonical import Arguments, canonical, canonical_call, canonical_of, is_plain
 from .codec import decode, encode, encode_plain
+from .redact import Redactor
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
 Version = int | str
@@ -76,6 +77,7 @@ class Keyer:
         depends: the digest of what `depends=` names, see `depends_digest`.
         bound: arguments that are the same for every row: those of a partial.
         row_name: what the argument that is the row is called beside them.
+        redactor: what is not stored of a row.
     """
 
     def __init__(
@@ -87,17 +89,21 @@ class Keyer:
         depends: bytes | None = None,
         bound: Mapping[str, Any] | None = None,
         row_name: str = "row",
+        redactor: Redactor | None = None,
     ) -> None:
         self._recipe, self._keep = recipe, keep
         self.depends, self._bound, self._row_name = depends, dict(bound or {}), row_name
+        self._redactor = redactor or None  # one without rules costs nothing
         self._prefix = _prefix(name, version, depends)
         self._narrow = _narrower(recipe)
+        self._is_simple = not self._bound and self._redactor is None
 
     def under(self, name: str, version: Version) -> Keyer:
         """Return the keyer of another step or version with the same recipe."""
         return Keyer(
-            name, version, self._recipe, self._keep, self.depends, self._bound, self._row_name
-        )
+            name, version, self._recipe, self._keep, self.depends, self._bound, self._row_name,
+            self._redactor,
+        )  # fmt: skip
 
     @property
     def is_narrow(self) -> bool:
@@ -122,7 +128,7 @@ class Keyer:
         content = row if self._narrow is None else self._narrow(row)
         if self._bound:
             content = self._with_bound(content)
-        if plain := not self._bound and is_plain(content):
+        if plain := self._is_simple and is_plain(content):
             try:
                 packed = _pack(content)
                 identity = blake2b(packed, digest_size=16).digest()
@@ -175,9 +181,9 @@ class Keyer:
         if self._keep == "none":
             return None, ROW, whole
         if self._keep == "key" and self._narrow is not None:
-            return encode(self._narrow(row)), KEY, whole
+            return encode(self._redacted(self._narrow(row))), KEY, whole
         try:
-            return encode(row), ROW, whole
+            return encode(self._redacted(row)), ROW, whole
         except EncodeError:
             if self._narrow is None:
                 raise
@@ -187,8 +193,11 @@ class Keyer:
         if self._keep == "none":
             return None, ARGUMENTS
         if self._narrow is None:
-            return encode(dict(row)), ARGUMENTS
-        return encode(self._narrow(row)), KEY
+            return encode(self._redacted(dict(row))), ARGUMENTS
+        return encode(self._redacted(self._narrow(row))), KEY
+
+    def _redacted(self, value: Any) -> Any:
+        return value if self._redactor is None else self._redactor.value(value)
 
     def row_digest(self, row: Any) -> bytes | None:
         """Return what `stored` says is the digest of a whole row; None where it says nothing."""
