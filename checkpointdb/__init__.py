@@ -12,11 +12,14 @@ from .engine.current import current_key
 from .engine.failures import Failed
 from .engine.options import AllOptions, RunOptions, StepOptions
 from .errors import (
+    BindingError,
     BudgetExceeded,
     CheckpointError,
     DecodeError,
     EncodeError,
     KeyCollisionError,
+    StaleResultsError,
+    StaleResultsWarning,
     StoreCorruptError,
     StoreError,
     StoreFullError,
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AllOptions",
+    "BindingError",
     "BudgetExceeded",
     "Call",
     "CameLate",
@@ -57,6 +61,8 @@ __all__ = [
     "RunOptions",
     "RunStarted",
     "SavePolicy",
+    "StaleResultsError",
+    "StaleResultsWarning",
     "Step",
     "StepInfo",
     "StepOptions",

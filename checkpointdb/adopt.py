@@ -1,4 +1,4 @@
-"""Keep saved results under another version of their step. Knows keys and records; no code."""
+"""Keep saved results under another version, name or `depends=`. Knows keys and records."""
 
 from __future__ import annotations
 
@@ -7,43 +7,98 @@ from collections.abc import Iterator
 
 import msgspec
 
+from .engine.captured import DEPENDS
+from .engine.stale import roots_of
 from .errors import EncodeError, StoreError
 from .file.read import Reader
-from .file.records import Entry, StepInfo
+from .file.records import Code, Entry, SavedCode, StepInfo
 from .store import Store
-from .values.keys import Keyer, Version, recipe_of
+from .values.keys import Keyer, Version, depends_of, recipe_of, with_depends
 
 
 def adopt(
-    store: Store, step: str, old: Version, new: Version, *, dry_run: bool = False
+    store: Store,
+    step: str,
+    old: Version,
+    new: Version,
+    *,
+    name: str | None = None,
+    depends: Depends | None = None,
+    dry_run: bool = False,
 ) -> tuple[int, int]:
     """Copy the saved results of a step's version `old` to its version `new`, in one transaction.
 
-    Use it after a change of code that does not change results. The old ones stay. Failures are not
-    copied, nor rows that version `new` has results for.
+    Use it after a change that does not change results: of code, of the step's name, of the names
+    in `depends=`. The old ones stay. Failures are not copied, nor rows that the target has results
+    for. Of results under several values of `depends=`, those of the newest run are copied.
+
+    Args:
+        store: an open store.
+        step: name of the step.
+        old: its version that has the results.
+        new: the version that gets them; may be `old` if `name` or `depends` differ.
+        name: the step that gets them, if it is called otherwise.
+        depends: names and digest of `depends=` of the target; as they are, unless given.
+        dry_run: only count.
 
     Returns:
-        How many were copied (or would be, under `dry_run`), and how many `new` had already.
+        How many were copied (or would be, under `dry_run`), and how many the target had already.
 
     Raises:
         StoreError: no such step and version, or its keys cannot be made again; nothing was changed.
     """
-    if old == new:
-        raise ValueError(f"from and to are both version {old!r}")
+    name = step if name is None else name
     with Reader(store.path) as reader:
         info = _step(reader, step, old)
-        copied = sum(map(len, _fresh(store, reader, info, new)))  # or raise, nothing changed
+        before = _keyed_with(reader, info)
+        after = before if depends is None else depends
+        if (step, old, before) == (name, new, after):
+            raise ValueError(f"from and to are both version {old!r}")
+        copying = _Copying(store, reader, info, (before, after), name, new)
+        copied = sum(map(len, copying.fresh()))  # or raise, nothing changed
         if dry_run:
-            return copied, info.results - copied
-        target = store.log.register_step(step, new, info.key_recipe).id
-        run = store.log.begin_run(target, "adopt", "nothing", None)
+            return copied, copying.there
+        recipe = with_depends(info.key_recipe, after.names)
+        target = store.log.register_step(name, new, recipe).id
+        store.log.update_recipe(target, recipe)
+        run = store.log.begin_run(target, "adopt", "nothing", None, after.code)
         try:
-            copied = store.log.append_all(target, run, _fresh(store, reader, info, new))
+            copied = store.log.append_all(target, run, copying.fresh())
         except BaseException as error:
             store.log.end_run(run, {"rows": 0}, f"failed: {type(error).__name__}")
             raise
-        store.log.end_run(run, {"rows": copied, "hits": copied}, f"adopted from version {old!r}")
-    return copied, info.results - copied
+        source = f"version {old!r}" if name == step else f"{step!r} version {old!r}"
+        store.log.end_run(run, {"rows": copied, "hits": copied}, f"adopted from {source}")
+    return copied, copying.there
+
+
+class Depends(msgspec.Struct, frozen=True):
+    """What `depends=` adds to keys: its names, and the digest of its values; None for nothing."""
+
+    names: tuple[str, ...] = ()
+    digest: bytes | None = None
+
+    @property
+    def code(self) -> Code | None:
+        """What a run of adopted results has for its code: it says under which keys they are."""
+        if self.digest is None:
+            return None
+        roots = {DEPENDS: {"": (self.digest.hex(), None)}}
+        return Code(f"adopted:{self.digest.hex()}", msgspec.json.encode(roots).decode())
+
+
+def _keyed_with(reader: Reader, info: StepInfo) -> Depends:
+    """Return what the newest run's `depends=` was."""
+    codes = reader.codes(info.id)
+    runs = [run for run in reader.runs(info.name) if run.version == info.version]
+    known = {code.fingerprint: _digest_of(code) for code in codes}
+    newest = next((run.fingerprint for run in reversed(runs) if run.fingerprint), None)
+    return Depends(depends_of(info.key_recipe), known.get(newest or ""))
+
+
+def _digest_of(code: SavedCode) -> bytes | None:
+    leaf = roots_of(code).get(DEPENDS, {}).get("")
+    return None if leaf is None else bytes.fromhex(leaf[0])
 
 
 def _step(reader: Reader, name: str, version: Version) -> StepInfo:
@@ -57,22 +112,48 @@ def _step(reader: Reader, name: str, version: Version) -> StepInfo:
     )
 
 
-def _fresh(store: Store, reader: Reader, info: StepInfo, new: Version) -> Iterator[list[Entry]]:
-    """Yield entries with their new keys, those left out that the new version has already."""
-    try:
-        recipe = recipe_of(info.key_recipe)
-    except ValueError as error:
-        raise StoreError(f"{store.path}: step {info.name!r}: {error}", store.path) from None
-    before, after = Keyer(info.name, info.version, recipe), Keyer(info.name, new, recipe)
-    for entries in reader.entries(info.id):
-        keys = [_rekey(entry, before, after, store.path) for entry in entries]
-        there = store.log.find(keys)
-        yield [
-            # its cost is counted where it was paid
-            msgspec.structs.replace(entry, key=key, cost=None, replaces=found.id if found else 0)
-            for key, entry, found in zip(keys, entries, there, strict=True)
-            if found is None or found.error is not None
-        ]
+class _Copying:
+    """Entries of a step with their new keys, those left out that the target has already."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        info: StepInfo,
+        depends: tuple[Depends, Depends],
+        name: str,
+        new: Version,
+    ) -> None:
+        try:
+            recipe = recipe_of(info.key_recipe)
+        except ValueError as error:
+            raise StoreError(f"{store.path}: step {info.name!r}: {error}", store.path) from None
+        self._store, self._reader, self._info = store, reader, info
+        self._before = Keyer(info.name, info.version, recipe, depends=depends[0].digest)
+        self._after = Keyer(name, new, recipe, depends=depends[1].digest)
+        digests = {code.fingerprint: _digest_of(code) for code in reader.codes(info.id)}
+        self._runs = {
+            run.id
+            for run in reader.runs(info.name)
+            if digests.get(run.fingerprint or "") == depends[0].digest
+        }
+        self.there = 0
+
+    def fresh(self) -> Iterator[list[Entry]]:
+        """Yield what is to be copied."""
+        self.there = 0
+        for page in self._reader.entries(self._info.id):
+            entries = [entry for run, entry in page if run in self._runs]
+            keys = [_rekey(it, self._before, self._after, self._store.path) for it in entries]
+            there = self._store.log.find(keys)
+            fresh = [
+                # its cost is counted where it was paid
+                msgspec.structs.replace(it, key=key, cost=None, replaces=found.id if found else 0)
+                for key, it, found in zip(keys, entries, there, strict=True)
+                if found is None or found.error is not None
+            ]
+            self.there += len(entries) - len(fresh)
+            yield fresh
 
 
 def _rekey(entry: Entry, before: Keyer, after: Keyer, path: str) -> bytes:

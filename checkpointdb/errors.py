@@ -9,9 +9,12 @@
     ├── EncodeError              a value that cannot be stored        .where .result
     ├── DecodeError              a stored value that does not fit     .key
     ├── KeyCollisionError        two rows with one key        .key .position .record
+    ├── StaleResultsError        other code computed what is saved    .results .changes
+    ├── BindingError             one step's code, bound to other values
     └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
-Misuse of the API is a builtin `TypeError` or `ValueError` at the call.
+Misuse of the API is a builtin `TypeError` or `ValueError` at the call. `StaleResultsWarning` is a
+`UserWarning`: results are given out that other code computed.
 """
 
 from __future__ import annotations
@@ -89,6 +92,33 @@ class KeyCollisionError(CheckpointError):
         self.key = key
         self.position = position
         self.record = record
+
+
+class StaleResultsWarning(UserWarning):
+    """Saved results are given out that other code, or another row of the same key, computed.
+
+    It comes in every run until it is settled: raise the version, `ckpt adopt`, or `Step.accept`.
+    """
+
+
+class StaleResultsError(CheckpointError):
+    """Saved results were computed by other code, and the run was told not to give them out.
+
+    No call was made. `results` is how many there are; `changes` are the differences, in words.
+    """
+
+    def __init__(self, message: str, results: int = 0, changes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.results = results
+        self.changes = changes
+
+
+class BindingError(CheckpointError):
+    """A closure or bound object has other values than an earlier one of the same code had.
+
+    Both have one name, one version and one store, so each would get the other's answers. No call
+    was made. Name what differs with `depends=`, or give the steps names of their own.
+    """
 
 
 class BudgetExceeded(CheckpointError):

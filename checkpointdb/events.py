@@ -83,6 +83,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`.
 
     `loss_window` is what a crash would have cost at the worst moment, calls in flight aside.
+    `stale` is how many saved results of the step were computed by other code.
     """
 
     step: str
@@ -91,6 +92,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     ended: str
     report: Report
     loss_window: str = ""
+    stale: int = 0
 
 
 Event = RunStarted | Committed | CameLate | RowFailed | RunEnded
@@ -139,10 +141,9 @@ def _line(event: Event) -> str:
             )
         case RunEnded():
             report = event.report
+            failed = f", {report.failed:,} FAILED" if report.failed else ""
+            stale = f"; {event.stale:,} saved results are of other code" if event.stale else ""
             return (
                 f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "
-                f"{report.hits:,} hits, {report.computed:,} computed, {report.failed:,} FAILED"
-                if report.failed
-                else f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "
-                f"{report.hits:,} hits, {report.computed:,} computed"
+                f"{report.hits:,} hits, {report.computed:,} computed{failed}{stale}"
             )

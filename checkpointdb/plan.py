@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from .engine.captured import Captured
 from .engine.occurrences import Occurrences
+from .engine.stale import Stale, find_stale, stale_by_newest
 from .file.read import Reader
 from .file.records import Record, StepInfo
 from .values.keys import Keyer, Version, recipe_in_words
@@ -29,6 +31,8 @@ class Plan(msgspec.Struct, frozen=True):
         misses: calls that have to be made for the first time.
         failed: calls that failed before and would be tried again.
         duplicates: rows that share the call of an equal row.
+        stale: hits that other code computed; under `on_change="recompute"` they are not among the
+            hits but among the misses.
         cost: expected dollars of the calls, None if the store knows no cost.
         seconds: expected time of the calls one after the other, None if the store knows none.
     """
@@ -40,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
     duplicates: int
     cost: float | None
     seconds: float | None
+    stale: int = 0
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -63,12 +68,32 @@ class Why(msgspec.Struct, frozen=True):
 
 
 def plan(
-    path: str, name: str, version: Version, keyer: Keyer, separate: bool, rows: Iterable[Any]
+    path: str,
+    name: str,
+    version: Version,
+    keyer: Keyer,
+    separate: bool,
+    rows: Iterable[Any],
+    captured: Captured | None = None,
+    recompute: bool = False,
 ) -> Plan:
-    """Count what a run over `rows` would do; the store is only read, and need not exist."""
-    counts = dict.fromkeys(("rows", "hits", "misses", "failed", "duplicates"), 0)
+    """Count what a run over `rows` would do; the store is only read, and need not exist.
+
+    Args:
+        path: of the store.
+        name: of the step.
+        version: of the step.
+        keyer: of the step.
+        separate: under `duplicates="separate"`.
+        rows: any iterable.
+        captured: what the step captures now, to tell which hits are of other code.
+        recompute: whether these are to be computed again.
+    """
+    counts = dict.fromkeys(("rows", "hits", "misses", "failed", "duplicates", "stale"), 0)
     seen, source = Occurrences(), iter(rows)
     with _reading(path) as reader:
+        step = _step(reader, name, version)
+        stale = _stale_runs(reader, step, captured)
         while batch := list(itertools.islice(source, BATCH)):
             keys = []
             for row in batch:
@@ -79,20 +104,31 @@ def plan(
                 else:
                     keys.append(keyer.nth(key, n))
             counts["rows"] += len(batch)
-            for status in _statuses(reader, keys):
-                counts[status] += 1
-        step = _step(reader, name, version)
+            for status, run in _statuses(reader, keys):
+                is_stale = status == "hits" and run in stale
+                counts["stale"] += is_stale
+                counts["misses" if is_stale and recompute else status] += 1
     calls = counts["misses"] + counts["failed"]
     return Plan(
         **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls)
     )
 
 
-def _statuses(reader: Reader | None, keys: list[bytes]) -> list[str]:
+def _statuses(reader: Reader | None, keys: list[bytes]) -> list[tuple[str, int]]:
+    """Return for each key what its row would be, and the run that saved it."""
     if reader is None:
-        return ["misses"] * len(keys)
+        return [("misses", 0)] * len(keys)
+    outcomes = [found or (None, 0) for found in reader.outcomes(keys)]
     names = {None: "misses", True: "hits", False: "failed"}
-    return [names[good] for good in reader.succeeded(keys)]
+    return [(names[good], run) for good, run in outcomes]
+
+
+def _stale_runs(
+    reader: Reader | None, step: StepInfo | None, captured: Captured | None
+) -> frozenset[int]:
+    if reader is None or step is None or captured is None:
+        return frozenset()
+    return find_stale(reader, step.id, captured).runs
 
 
 def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
@@ -102,14 +138,26 @@ def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
     return total / step.records * calls
 
 
-def why(path: str, name: str, version: Version, keyer: Keyer, recipe: str, row: Any) -> Why:
-    """Say why `row` is a hit or a miss under the step `name` at `version`."""
+def why(
+    path: str,
+    name: str,
+    version: Version,
+    keyer: Keyer,
+    recipe: str,
+    row: Any,
+    captured: Captured | None = None,
+) -> Why:
+    """Say why `row` is a hit or a miss under the step `name` at `version`.
+
+    A hit says so if other code computed it than the present one; without `captured`, than that of
+    the newest run.
+    """
     key = keyer.identify(row)[0].hex()
     with _reading(path) as reader:
         if reader is None:
             return Why("miss", f"a miss: there is no store at {path} yet")
         if record := reader.get(key):
-            return _saved(record)
+            return _saved(record, _stale(reader, _step(reader, name, version), captured))
         steps = reader.steps()
         return (
             _under_another_version(reader, steps, name, version, keyer, row)
@@ -119,9 +167,20 @@ def why(path: str, name: str, version: Version, keyer: Keyer, recipe: str, row: 
         )
 
 
-def _saved(record: Record) -> Why:
+def _stale(reader: Reader, step: StepInfo | None, captured: Captured | None) -> Stale:
+    if step is None:
+        return Stale()
+    if captured is None:
+        return stale_by_newest(reader, step.id)
+    return find_stale(reader, step.id, captured)
+
+
+def _saved(record: Record, stale: Stale) -> Why:
     if record.error is None:
-        return Why("hit", f"a hit: saved by run {record.run} as record {record.id}", {}, record)
+        said = f"a hit: saved by run {record.run} as record {record.id}"
+        if record.run in stale.runs:
+            said += f", computed by other code: {stale.named}"
+        return Why("hit", said, {}, record)
     kind, message = record.error["type"], record.error["message"]
     return Why(
         "failed",
@@ -172,7 +231,8 @@ def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any
         if record.kept == "nothing":
             unkept = True
             continue
-        saved = record.input if record.kept == "key" else keyer.narrowed(record.input)
+        is_whole = record.kept == "key" or (record.kept == "arguments" and not keyer.is_narrow)
+        saved = record.input if is_whole else keyer.narrowed(record.input)
         differs = _difference(mine, _fields(saved))
         if best is None or len(differs) < best[0]:
             best = len(differs), differs, record

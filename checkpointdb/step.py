@@ -25,11 +25,13 @@ from .engine.callables import (
     is_method,
     method_error,
     return_type,
+    row_name,
 )
-from .engine.fingerprint import fingerprint
 from .engine.job import Job, Spec
+from .engine.on_change import accept
 from .engine.options import (
     AllOptions,
+    OnChange,
     Options,
     RunOptions,
     StepOptions,
@@ -37,6 +39,7 @@ from .engine.options import (
     split,
     step_settings,
 )
+from .engine.partials import bound_in_key
 from .file.log import Durability
 from .loops import sync
 from .loops.run_iterator import Run
@@ -47,7 +50,7 @@ from .policy import SavePolicy
 from .store import Store
 from .values.canonical import Arguments
 from .values.codec import Codec
-from .values.keys import Keyer, Version, describe_recipe
+from .values.keys import Keyer, Version, depends_digest, describe_recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +83,11 @@ class Step(Generic[P, R]):
         self.__name__: str = getattr(self, "__name__", self.name)
         self.version = check_version(version)
         self._settings = settings
-        self._keyer = Keyer(self.name, version, settings.key, settings.input)
-        self._key_recipe = describe_recipe(settings.key)
+        self._keyer = Keyer(
+            self.name, version, settings.key, settings.input, depends_digest(settings.depends),
+            bound_in_key(fn), row_name(fn), settings.redactor,
+        )  # fmt: skip
+        self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta
         self._where = store
         self._lock = threading.Lock()
@@ -231,6 +237,7 @@ class Step(Generic[P, R]):
         store: StoreOrPath | None = None,
         save: SavePolicy | None = None,
         durability: Durability | None = None,
+        on_change: OnChange | None = None,
     ) -> Step[P, R]:
         """Return the same step saved elsewhere or otherwise; nothing is opened."""
         options = self._options()
@@ -238,6 +245,8 @@ class Step(Generic[P, R]):
             options["save"] = save
         if durability is not None:
             options["durability"] = durability
+        if on_change is not None:
+            options["on_change"] = on_change
         where = self._where if store is None else store
         return Step(self.__wrapped__, where, version=self.version, **options)
 
@@ -252,12 +261,28 @@ class Step(Generic[P, R]):
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
         check_rows(rows, Iterable)
         separate = self._settings.duplicates == "separate"
-        return plans.plan(self.path, self.name, self.version, self._keyer, separate, rows)
+        return plans.plan(
+            self.path, self.name, self.version, self._keyer, separate, rows,
+            self._spec.capture(), self._settings.on_change == "recompute",
+        )  # fmt: skip
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
         row = self._row(args, kwargs)
-        return plans.why(self.path, self.name, self.version, self._keyer, self._key_recipe, row)
+        return plans.why(
+            self.path, self.name, self.version, self._keyer, self._key_recipe, row,
+            self._spec.capture(),
+        )  # fmt: skip
+
+    def accept(self, undo: bool = False) -> int:
+        """Accept the saved results of other code as the present code's own; return how many.
+
+        From then on they are no longer stale, until the code changes again. Nothing is copied.
+
+        Args:
+            undo: True to take that back; returns how many are stale again.
+        """
+        return accept(Job(self.store, self._spec, self._save), undo)
 
     @property
     def path(self) -> str:
@@ -301,10 +326,11 @@ class Step(Generic[P, R]):
             version=self.version,
             keyer=self._keyer,
             key_recipe=self._key_recipe,
-            fingerprint=fingerprint(self.__wrapped__),
             codec=Codec(annotation),
             is_async=is_async(self.__wrapped__),
             separate=self._settings.duplicates == "separate",
+            settings=self._settings,
+            inside=self.__wrapped__,
         )
 
     def _job(self, options: Options) -> Job:
@@ -312,13 +338,15 @@ class Step(Generic[P, R]):
         return Job(self.store, spec, self._save, self._meta, options)
 
     def _call_run(self) -> Running:
-        """Return the run of single calls, begun now if none is open."""
+        """Return the run of single calls, begun now if none is open, or the step has changed."""
         run = self._single_calls
-        if run is None or run.closed:
+        if run is None or run.closed or run.is_outdated(self._spec):
             store = self.store
             with self._lock:
                 run = self._single_calls
-                if run is None or run.closed:
+                if run is None or run.closed or run.is_outdated(self._spec):
+                    if run is not None and not run.closed:
+                        run.commit()  # it stays open for calls that are in flight
                     spec = msgspec.structs.replace(self._spec, fn=self._invoke)
                     run = self._single_calls = begin(Job(store, spec, self._save, self._meta))
         return run

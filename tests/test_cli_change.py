@@ -215,7 +215,8 @@ def test_a_version_that_is_there_is_taken_before_one_that_is_not(here):
         (("--step", "labl", "--from", "1", "--to", "2"), 1, "no step 'labl'; its steps: label"),
         (("--step", "label", "--from", "9", "--to", "2"), 1, "no such version; there are: --step"),
         (("--step", "label", "--from", "1", "--to", "1"), 2, "are both version 1"),
-        (("--step", "label", "--from", "1"), 2, "Missing option '--to'"),
+        (("--step", "label", "--from", "1"), 2, "are both version 1"),
+        (("--step", "label", "--from", "1", "--depends", "x"), 2, "takes NAMES=DIGEST"),
     ],
 )
 def test_what_cannot_be_adopted_is_told(here, arguments, code, wanted):

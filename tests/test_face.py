@@ -113,6 +113,11 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "duplicates": "separate",
         "input": "key",
         "meta": {"model": "m"},
+        "on_change": "error",
+        "depends": {"model": "m"},
+        "on_changed_input": "reuse",
+        "redact": "email",
+        "ignore": ("STARTED",),
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

@@ -90,7 +90,8 @@ def test_the_rule_knows_every_part():
         )
     chains = [chain(node) for node in ast.walk(init)]
     names = {names[1] for names in chains if names[0] == "self" and len(names) == 2}
-    assert names - {"job", "options", "id", "ended"} <= PARTS
+    values = {"job", "options", "id", "ended", "step", "captured", "stale", "_inside"}
+    assert names - values <= PARTS
 
 
 def test_the_design_names_every_module_and_no_other():
@@ -113,7 +114,7 @@ def test_the_design_names_every_module_and_no_other():
 
 def spec_of(fn=lambda row: row * 10, **more):
     keyer = Keyer("s", 1)
-    fields = {"name": "s", "version": 1, "key_recipe": "null", "fingerprint": None}
+    fields = {"name": "s", "version": 1, "key_recipe": "null"}
     return Spec(fn=fn, keyer=keyer, codec=Codec(), is_async=False, **(fields | more))
 
 

@@ -420,15 +420,17 @@ BEFORE = """
 """
 
 
-def test_a_change_of_code_warns_once_and_says_what_is_reused(store_path):
-    """Code that changed under the same version: one warning, saying how many results it reuses."""
+def test_a_change_of_code_warns_in_every_run_and_says_what_is_reused(store_path):
+    """Code that changed under the same version: a warning a run, saying how many it reuses."""
     list(stepped(store_path, BEFORE).run(range(1234)))
     after = stepped(store_path, BEFORE.replace("1", "2"))
-    with pytest.warns(UserWarning, match=r"code changed.*1,234 results saved are reused") as caught:
+    with pytest.warns(UserWarning, match=r"code changed.*1,234 results .*are reused") as caught:
         assert list(after.run([0])) == [1]
     assert len(caught) == 1
     assert "version than 1" in str(caught[0].message)
-    assert list(stepped(store_path, BEFORE.replace("1", "2")).run([1, 5000])) == [2, 5002]
+    with pytest.warns(ckpt.StaleResultsWarning, match="1,234 results"):
+        again = stepped(store_path, BEFORE.replace("1", "2"))
+        assert list(again.run([1, 5000])) == [2, 5002]
 
 
 @each_driver

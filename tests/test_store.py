@@ -326,7 +326,7 @@ def test_a_step_is_its_name_and_its_version(open_store):
 
 TABLES = {
     "steps": "id name version key_recipe created_at results failures records seconds cost"
-    " version_text",
+    " on_change version_text",
     "step_code": "id step fingerprint captured first_used accepted_at",
     "runs": "id step code store started_at updated_at ended host boot pid_namespace pid pid_ticks"
     " policy loss_window durability meta rows hits computed failed commits seconds commit_seconds"

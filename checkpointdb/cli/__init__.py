@@ -1,5 +1,6 @@
 """The command `ckpt`: a module for each command, and what they are made of."""
 
+from .accept import accept_command
 from .adopt import adopt_command
 from .demo import demo_command
 from .export import export_command
@@ -12,8 +13,8 @@ from .watch import watch_command
 from .why import why_command
 
 for command in (
-    adopt_command, demo_command, export_command, forget_command, inspect_command, plan_command,
-    run_command, watch_command, why_command,
+    accept_command, adopt_command, demo_command, export_command, forget_command, inspect_command,
+    plan_command, run_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -77,6 +77,11 @@ store_option = click.option(
 version_option = click.option(
     "--version", type=VERSION, help="The step's version; needed for a plain function."
 )
+on_change_option = click.option(
+    "--on-change",
+    type=click.Choice(["warn", "reuse", "recompute", "error"]),
+    help="What to do with saved results of other code; the step's own choice if not given.",
+)
 limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after so many rows.")
 column_option = click.option(
     "--column", default="result", show_default=True, help="The result's column."

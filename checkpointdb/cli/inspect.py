@@ -83,6 +83,7 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         screen.line("no step has run on this store yet")
         return
     _show_steps(screen, steps)
+    _show_stale(screen, steps)
     screen.line()
     recent = runs if all_runs else runs[-LAST_RUNS:]
     if recent:
@@ -107,6 +108,19 @@ def _show_steps(screen: Screen, steps: list[dict[str, Any]]) -> None:
         "identity": [_identity(step["key_recipe"]) for step in steps],
     }
     _table(screen, columns, left=("step", "version", "identity"))
+
+
+def _show_stale(screen: Screen, steps: list[dict[str, Any]]) -> None:
+    """Say how many results were computed by other code than that of the newest run."""
+    for step in steps:
+        if step["stale"]:
+            because = _clipped(", ".join(step["stale_because"]), 200)
+            screen.line(
+                f"{number(step['stale'])} of {number(step['results'])} results of "
+                f"{safe(step['name'])} {safe(step['version'])} were computed by other code: "
+                f"{because}",
+                "yellow",
+            )
 
 
 def _identity(recipe: str) -> str:

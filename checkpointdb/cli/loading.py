@@ -12,6 +12,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
+from ..engine.options import OnChange
 from ..errors import CheckpointError
 from ..file.log import Durability
 from ..policy import SavePolicy
@@ -30,6 +31,7 @@ def load(
     version: int | str | None = None,
     save: SavePolicy | None = None,
     durability: Durability | None = None,
+    on_change: OnChange | None = None,
 ) -> Step[..., Any]:
     """Return the step that `module:function` or `path/file.py:function` names.
 
@@ -41,7 +43,7 @@ def load(
     """
     found = _find(where)
     if isinstance(found, Step):
-        return _overridden(where, found, store, version, save, durability)
+        return _overridden(where, found, store, version, save, durability, on_change)
     if store is None or version is None:
         given = {"--store": store, "--version": version}
         missing = [option for option, value in given.items() if value is None]
@@ -50,7 +52,10 @@ def load(
             f"--store {getattr(found, '__name__', 'rows')}.ckpt --version 1"
         )
     try:
-        return Step(found, store, version=version, save=save, durability=durability or "power")
+        return Step(
+            found, store, version=version, save=save, durability=durability or "power",
+            on_change=on_change or "warn",
+        )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise LoadError(f"{where}: {error}") from error
 
@@ -62,6 +67,7 @@ def _overridden(
     version: int | str | None,
     save: SavePolicy | None,
     durability: Durability | None,
+    on_change: OnChange | None,
 ) -> Step[..., Any]:
     if version is not None:
         raise LoadError(
@@ -70,7 +76,7 @@ def _overridden(
         )
     if (store or durability) and isinstance(step._where, Store):
         raise LoadError(f"{where} has an open Store: leave out --store and --durability")
-    return step.replace(store=store, save=save, durability=durability)
+    return step.replace(store=store, save=save, durability=durability, on_change=on_change)
 
 
 def look_up(text: str, step: str) -> Any:

@@ -12,6 +12,8 @@ from .group import limit_option, store_option, version_option
 from .loading import load
 from .sources import Source
 
+STALE = "of the saved results, computed by other code"
+
 
 @click.command("plan", short_help="Say what a run would do and cost.")
 @click.argument("step")
@@ -55,11 +57,13 @@ def _show(screen: Screen, plan: Plan) -> None:
     for count, what in (
         (plan.rows, "rows"),
         (plan.hits, "hits: saved, nothing to pay"),
+        (plan.stale, STALE),
         (plan.misses, "to be computed"),
         (plan.failed, "failed before, to be tried again"),
         (plan.duplicates, "equal to another row, sharing its call"),
     ):
-        screen.line(f"{number(count):>12}  {what}")
+        if count or what is not STALE:
+            screen.line(f"{number(count):>12}  {what}")
     screen.line()
     if not calls:
         screen.line("no call to pay")

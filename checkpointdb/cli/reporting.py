@@ -103,7 +103,8 @@ def show_report(work: FileRun, as_json: bool) -> None:
     store = work.step.store.path
     if as_json:
         told = {"store": store, "output": work.output, "report": work.run.report}
-        click.echo(safe_json(told | {"failed_rows": work.failed}))
+        more = {"failed_rows": work.failed, "stale": work.run.stale}
+        click.echo(safe_json(told | more))
     else:
         _show_counts(work, store)
     if work.failed:
@@ -127,6 +128,8 @@ def _show_counts(work: FileRun, store: str) -> None:
         f"{number(report.rows)} rows in {duration(report.seconds)} ({speed}): "
         f"{number(report.hits)} hits, {number(report.computed)} computed{cost}"
     )
+    if work.run.stale:
+        note(f"{number(work.run.stale)} saved results were computed by other code; see above")
     note(f"saved in {shown(store)}: {number(report.commits)} commits of {each:.1f} ms")
     if work.output and work.output != "-":
         note(f"written to {work.output}")

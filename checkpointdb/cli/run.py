@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from ..engine.options import Options, RunOptions
-from .group import column_option, limit_option, merge_option, store_option, version_option
+from .group import (
+    column_option,
+    limit_option,
+    merge_option,
+    on_change_option,
+    store_option,
+    version_option,
+)
 from .loading import load, look_up
 from .reporting import ending, show_report
 from .running import FileRun
@@ -34,6 +41,7 @@ from .sources import Source
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Give the step lists of so many rows.")
 @limit_option
+@on_change_option
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "record"]),
@@ -104,6 +112,7 @@ def _open_job(
     version: int | str | None,
     save: str | None,
     durability: Any,
+    on_change: Any,
     limit: int | None,
     column: str,
     error_column: str,
@@ -115,7 +124,10 @@ def _open_job(
         if output and store:  # before a store of that name is even looked at
             check_apart(output, store)
         policy = None if save is None else _policy(save, source, limit)
-        found = load(step, store=store, version=version, save=policy, durability=durability)
+        found = load(
+            step, store=store, version=version, save=policy, durability=durability,
+            on_change=on_change,
+        )  # fmt: skip
         if output:
             check_apart(output, found.path)
         asked = _asked(step, **options)

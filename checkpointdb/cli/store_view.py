@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
 from ..file.connection import mapped
 from ..file.read import Reader, to_builtins
@@ -99,6 +100,9 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
         "steps": [to_builtins(info) for info in steps],
         "runs": [to_builtins(run) | {"state": state(run)} for run in runs],
     }
+    for info, step_seen in zip(steps, seen["steps"], strict=True):
+        stale = stale_by_newest(reader, info.id)
+        step_seen["stale"], step_seen["stale_because"] = stale.results, list(stale.changes)
     _add_money(seen, _wasted(reader, steps))
     states = {run["id"]: run["state"] for run in seen["runs"]}
     calls = [call for call in reader.calls() if step in (None, call.step)]

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..events import Report, RunEnded, RunStarted, emit
-from ..file.records import Code, Entry
+from ..file.records import Entry
 from ..policy import loss_window
-from ..values.keys import recipe_in_words
+from .bindings import check_binding, check_depends
 from .budget import Budget
 from .calls import Calls
+from .captured import Captured
 from .committer import Committer
-from .fingerprint import changed
 from .in_flight import InFlight
 from .intake import Intake
-from .job import Job
+from .job import Job, Spec
 from .ledger import Ledger
+from .on_change import check_recipe, code_of, settle
 from .results import Results
 from .sharing import Sharing
 from .source import Source
+from .stale import Stale, find_stale
 from .tally import Tally
-
-# Frames that are not the user's: this package, and the context manager that a run is in.
-_OURS = (str(Path(__file__).parent.parent) + os.sep, contextlib.__file__)
+from .warn import warn
 
 
 class Running:
@@ -39,10 +35,14 @@ class Running:
     To the log it is a buffer: what of it is pending, and how to commit and close it.
     """
 
-    def __init__(self, job: Job, step: int, run: int, rows: Any) -> None:
+    def __init__(
+        self, job: Job, step: int, run: int, rows: Any, captured: Captured, stale: Stale
+    ) -> None:
         log, spec, options = job.store.log, job.spec, job.options
         self.job, self.options, self.id, self.ended = job, options, run, False
-        self.tally = tally = Tally(spec.name, options.on_event)
+        self.step, self.captured, self.stale = step, captured, stale
+        self._inside = spec.inside
+        self.tally = tally = Tally(spec.name, options.on_event, spec.settings.redactor)
         self.in_flight = InFlight()
         self.source = Source(rows)
         budget = ledger = None
@@ -57,8 +57,9 @@ class Running:
             worker=self.sharing.worker if self.sharing is not None else None,
         )  # fmt: skip
         self.intake = Intake(
-            log, spec, options, run, self.source, self.in_flight, tally, self.sharing
-        )
+            log, spec, options, run, self.source, self.in_flight, tally, self.sharing,
+            stale.runs if spec.settings.on_change == "recompute" else frozenset(),
+        )  # fmt: skip
         self.calls = Calls(
             spec, options, self.committer, self.in_flight, tally, budget, ledger,
             None if self.sharing is None else self.sharing.under_way,
@@ -83,27 +84,60 @@ class Running:
         """End a run that nobody goes on with."""
         end(self, "closed")
 
+    def stale_before(self) -> int:
+        """Return how many saved results were computed by other code when the run began."""
+        return self.stale.results
+
+    def stale_now(self) -> int:
+        """Return how many saved results were computed by other code."""
+        if not self.stale.results or self.job.spec.settings.on_change != "recompute":
+            return self.stale.results
+        return find_stale(self.job.store.log, self.step, self.captured).results
+
+    def is_outdated(self, spec: Spec) -> bool:
+        """Tell whether what the step captures has changed since the run began.
+
+        Args:
+            spec: the step as it is now; its function may have been defined anew.
+        """
+        if spec.inside is self._inside and not self.captured.has_moved():
+            return False
+        now = spec.capture()
+        if now.fingerprint != self.captured.fingerprint:
+            return True
+        self.captured, self._inside = now, spec.inside  # other objects of the same content
+        return False
+
     def report(self) -> Report:
         """Return the counts so far."""
         return self.tally.report()
 
 
 def begin(job: Job, rows: Any = None) -> Running:
-    """Register the step and the run, and build its parts; warn if the step was changed.
+    """Register the step and the run, and build its parts; warn or refuse if the code changed.
 
     Args:
         job: what is asked.
         rows: the source of rows; none for a run of single calls.
+
+    Raises:
+        BindingError, StaleResultsError: before any call.
     """
     store, spec = job.store, job.spec
-    step = _register(job)
+    captured = spec.capture()
+    check_depends(spec.name, spec.keyer.depends, spec.settings.depends)
+    check_binding(captured, store.path, spec.name, spec.version, spec.keyer.depends)
+    known = store.log.register_step(
+        spec.name, spec.version, spec.key_recipe, spec.settings.on_change
+    )
+    check_recipe(job, known)
+    stale = settle(job, known, captured)
     policy, window = repr(job.save), loss_window(job.save)
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
-    code = None if spec.fingerprint is None else Code(spec.fingerprint, None)
-    run = store.log.begin_run(step, policy, window, meta, code)
+    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured))
     if rows is not None and not job.options.shared:
-        _warn_of_twin(job, step)
-    running = Running(job, step, run, () if rows is None else rows)
+        _warn_of_twin(job, known.id)
+    running = Running(job, known.id, run, () if rows is None else rows, captured, stale)
     store.log.attach(running)
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
@@ -129,25 +163,12 @@ def end(running: Running, how: str) -> None:
     log.detach(running)
     log.end_run(running.id, running.committer.counts(), how)
     window = running.committer.loss_window
-    event = RunEnded(job.spec.name, job.store.path, running.id, how, running.report(), window)
+    event = RunEnded(
+        job.spec.name, job.store.path, running.id, how, running.report(), window,
+        running.stale_now(),
+    )  # fmt: skip
     emit(event, job.options.on_event)
-
-
-def saved(job: Job) -> int:
-    """Return how many results of the job's step are saved."""
-    identity = (job.spec.name, job.spec.version)
-    steps = job.store.steps()
-    return next((step.results for step in steps if (step.name, step.version) == identity), 0)
-
-
-def _register(job: Job) -> int:
-    """Return the step's id."""
-    spec, log = job.spec, job.store.log
-    known = log.register_step(spec.name, spec.version, spec.key_recipe)
-    if known.key_recipe != spec.key_recipe or changed(known.fingerprint, spec.fingerprint):
-        _warn_of_change(job, known.key_recipe)
-        log.update_recipe(known.id, spec.key_recipe)
-    return known.id
+    running.intake.changed.warn_at_end()
 
 
 def _warn_of_twin(job: Job, step: int) -> None:
@@ -158,34 +179,8 @@ def _warn_of_twin(job: Job, step: int) -> None:
     twin = job.store.log.run_elsewhere(step)
     if twin is not None:
         run, pid = twin
-        warnings.warn(
+        warn(
             f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now, too (run "
             f"{run}): rows that both come to are paid twice. Stop one of them, or give shared=True "
-            "to both",
-            stacklevel=_users_frame(),
+            "to both"
         )
-
-
-def _warn_of_change(job: Job, stored_recipe: str) -> None:
-    spec, results = job.spec, saved(job)
-    if not results:
-        return
-    if stored_recipe != spec.key_recipe:
-        now = recipe_in_words(spec.key_recipe)
-        what = f"its key= changed from {recipe_in_words(stored_recipe)} to {now}"
-        effect = "will not be found for rows whose key differs. Restore key= to reuse them"
-    else:
-        what = "its code changed and its version did not"
-        effect = f"are reused. To compute them again, give it another version than {spec.version!r}"
-    warnings.warn(
-        f"step {spec.name!r} in {job.store.path}: {what}; the {results:,} results saved {effect}",
-        stacklevel=_users_frame(),
-    )
-
-
-def _users_frame() -> int:
-    """Return how far up the stack, seen from the caller, the first frame is that is not ours."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame, level = frame.f_back, level + 1
-    return level

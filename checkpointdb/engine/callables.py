@@ -55,9 +55,7 @@ class Parameters:
 
     def __init__(self, fn: Any) -> None:
         self._fn, self._signature = fn, inspect.signature(fn)
-        first = next(iter(self._signature.parameters.values()), None)
-        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        self._row_name = first.name if first is not None and first.kind in by_position else None
+        self._row_name = _first_name(self._signature)
 
     def row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the row of a call: the argument that is the row, if it is alone, or all of them.
@@ -76,6 +74,20 @@ class Parameters:
         """Call the function with the arguments that `row` made a row of."""
         bound = inspect.BoundArguments(self._signature, row)
         return self._fn(*bound.args, **bound.kwargs)
+
+
+def row_name(fn: Any) -> str:
+    """Return what `fn` calls the argument that is the row."""
+    try:
+        return _first_name(inspect.signature(fn)) or "row"
+    except (TypeError, ValueError):
+        return "row"
+
+
+def _first_name(signature: inspect.Signature) -> str | None:
+    first = next(iter(signature.parameters.values()), None)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return first.name if first is not None and first.kind in by_position else None
 
 
 def return_type(fn: Any) -> Any:

@@ -53,6 +53,7 @@ class Calls:
         # bound once: they are asked for each row
         self._fn, self._encode = spec.fn, spec.codec.encode
         self._is_batch = options.batch_size is not None
+        self._redactor = spec.settings.redactor
         self._needs_begin = budget is not None or ledger is not None
         self._needs_check = options.cost is not None or options.valid is not None
         # one entry a call that has not returned: threads append and pop it without a lock
@@ -207,12 +208,17 @@ class Calls:
             if self._options.valid is None or self._options.valid(value):
                 return cost, None
         except Exception as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
-            slot.failed, slot.error = failure(slot.row, slot.attempts + 1, error), error
+            slot.failed, slot.error = (
+                failure(slot.row, slot.attempts + 1, error, self._redactor),
+                error,
+            )
             self._tally.failed([slot], error, recorded=False)
             return cost, error
         refused = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
         recorded = self._options.on_error == "record"
-        slot.failed = Failed(slot.row, "invalid", str(refused), "", slot.attempts + 1)
+        slot.failed = Failed(
+            slot.row, "invalid", self._redactor.text(str(refused), slot.row), "", slot.attempts + 1
+        )
         if not recorded:
             slot.error = refused
         self._tally.failed([slot], refused, recorded)
@@ -244,8 +250,8 @@ class Calls:
         seconds = (now - start) / len(slots)
         for slot in slots:
             attempts = slot.attempts + 1
-            slot.failed = failure(slot.row, attempts, error)
-            text = to_error_text(slot.failed, result)
+            slot.failed = failure(slot.row, attempts, error, self._redactor)
+            text = to_error_text(slot.failed, result, self._redactor)
             entry = Entry(
                 slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,
                 slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+from ..values.redact import Redactor
+
+_AS_IT_IS = Redactor(())
 _REPR_LIMIT = 1 << 20
 
 
@@ -28,23 +31,26 @@ class Failed(msgspec.Struct, frozen=True):
     attempts: int
 
 
-def failure(row: Any, attempts: int, error: BaseException) -> Failed:
-    """Describe what `error` did to a row, at its so-many-th attempt."""
+def failure(
+    row: Any, attempts: int, error: BaseException, redactor: Redactor = _AS_IT_IS
+) -> Failed:
+    """Describe what `error` did to a row, at its so-many-th attempt, cleaned as asked."""
     return Failed(
         row=row,
         error_type=type(error).__qualname__,
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
+        message=redactor.text(str(error), row),
+        traceback=redactor.text("".join(traceback.format_exception(error)), row),
         attempts=attempts,
     )
 
 
-def to_error_text(failed: Failed, result: Any = None) -> str:
+def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_IT_IS) -> str:
     """Return a failure as the JSON of the `error` column.
 
     Args:
         failed: the failure.
         result: what the step returned, if that could not be stored: kept as its `repr`.
+        redactor: cleans that.
     """
     fields = {
         "type": failed.error_type,
@@ -52,7 +58,7 @@ def to_error_text(failed: Failed, result: Any = None) -> str:
         "traceback": failed.traceback,
     }
     if result is not None:
-        fields["repr"] = repr(result)[:_REPR_LIMIT]
+        fields["repr"] = redactor.text(repr(result), failed.row)[:_REPR_LIMIT]
     # an exception's text may hold what no file can, such as the lone surrogate it complains about
     clean = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
     return msgspec.json.encode(clean).decode()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError
 from ..file.log import UNCOMMITTED, Log
 from ..file.records import Found
+from .changed_input import ChangedInput
 from .failures import failure, from_error_text
 from .in_flight import InFlight
 from .job import Spec
@@ -43,6 +44,7 @@ class Intake:
         in_flight: where a row to be computed enters.
         tally: told of rows that are refused.
         sharing: under `shared=True`.
+        stale_runs: runs whose results are to be computed again.
     """
 
     def __init__(
@@ -55,10 +57,13 @@ class Intake:
         in_flight: InFlight,
         tally: Tally,
         sharing: Sharing | None = None,
+        stale_runs: frozenset[int] = frozenset(),
     ) -> None:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
-        self._sharing = sharing
+        self._sharing, self._stale_runs = sharing, stale_runs
+        self._redactor = spec.settings.redactor
+        self.changed = ChangedInput(log, spec, single=source.rows == ())
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
@@ -126,7 +131,9 @@ class Intake:
                 and place.must_compute
                 and (
                     n >= len(rows)
-                    or not is_unchanged(rows[n], place.identity, place.plain, place.input)
+                    or not is_unchanged(
+                        rows[n], place.identity, place.plain, place.input, place.row_digest
+                    )
                 )
             ):
                 self._unread(places[n - first :])
@@ -140,6 +147,8 @@ class Intake:
         self._positions = itertools.count(self._source.at)
         self._in_flight.withdraw(places)
         for place in places:
+            if isinstance(place, Slot):
+                self.changed.forget(place.content or place.key)
             if self._seen is not None and isinstance(place, Slot) and place.content:
                 self._seen.uncount(place.content)
 
@@ -179,6 +188,10 @@ class Intake:
             self._refuse(slot, error)
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)
+        if another := self.changed.other_row(key, row):
+            slot.key = slot.content = b""
+            self._refuse(slot, another)
+            return slot
         if self._seen is not None:
             slot.content, slot.occurrence = key, self._seen.count(key)
             slot.key = self._spec.keyer.nth(key, slot.occurrence)
@@ -189,7 +202,7 @@ class Intake:
         error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
         recorded = self._options.on_error == "record"
         if recorded:
-            slot.failed = failure(slot.row, slot.attempts + 1, error)
+            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
         else:
             slot.error = error
         self._tally.failed([slot], error, recorded)
@@ -197,6 +210,8 @@ class Intake:
 
     def _look_up(self, slots: Sequence[Slot]) -> list[Place]:
         places, entered, collided = self._in_flight.enter(slots)
+        if self.changed.is_watched:
+            self.changed.among_equal(slots, places)
         if entered:
             try:
                 self._settle_hits(entered)
@@ -226,13 +241,21 @@ class Intake:
         all_found = self._log.find([slot.key for slot in slots])
         if not any(all_found):
             return slots
+        changed = self.changed.among(slots, all_found) if self.changed.is_watched else ()
         misses, saved = [], []
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:
                 misses.append(slot)
             elif found.identity != slot.identity:
                 self._refuse(slot, self._collided(slot, found))
+            elif slot.key in changed and self.changed.asked == "error":
+                self._refuse(slot, self.changed.refused())
+            elif found.error is None and self._is_outdated(slot, found, changed):
+                slot.attempts, slot.replaces = found.attempts, found.id
+                misses.append(slot)
             elif found.error is None:
+                if slot.key in changed:
+                    self.changed.note()
                 slot.data = found.result
                 saved.append(slot)
             elif self._is_to_be_retried(slot, found, following):
@@ -244,6 +267,12 @@ class Intake:
                 saved.append(slot)
         self._in_flight.leave(saved)
         return misses
+
+    def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
+        """Tell whether a saved result is to be computed again: of other code, of another row."""
+        if found.run in self._stale_runs:
+            return True
+        return slot.key in changed and self.changed.asked == "recompute"
 
     def _collided(self, slot: Slot, found: Found) -> KeyCollisionError:
         if not found.id:

@@ -7,25 +7,34 @@ from typing import Any
 
 import msgspec
 
+from ..file.records import StepInfo
 from ..policy import SavePolicy
 from ..store import Store
 from ..values.codec import Codec
 from ..values.keys import Keyer, Version
-from .options import Options
+from .captured import Captured, capture
+from .options import Options, StepSettings
+from .partials import bound_in_key
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """A step as a run needs it."""
+    """A step as a run needs it; `inside` is the user's function, where `fn` calls it."""
 
     fn: Callable[..., Any]
     name: str
     version: Version
     keyer: Keyer
     key_recipe: str
-    fingerprint: str | None
     codec: Codec
     is_async: bool
     separate: bool = False
+    settings: StepSettings = StepSettings()
+    inside: Callable[..., Any] | None = None
+
+    def capture(self) -> Captured:
+        """Return what the step captures now."""
+        fn, settings = self.inside or self.fn, self.settings
+        return capture(fn, settings.ignore, settings.depends, bound_in_key(fn), settings.redactor)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -44,3 +53,14 @@ class Job(msgspec.Struct, frozen=True):
     save: SavePolicy
     meta: Any = None
     options: Options = Options()
+
+    def info(self) -> StepInfo | None:
+        """Return what the store has of the step; None if it has never run."""
+        identity = (self.spec.name, self.spec.version)
+        steps = self.store.steps()
+        return next((it for it in steps if (it.name, it.version) == identity), None)
+
+    def saved(self) -> int:
+        """Return how many results of the step are saved."""
+        info = self.info()
+        return 0 if info is None else info.results

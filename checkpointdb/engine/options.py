@@ -6,14 +6,17 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
+from ..errors import EncodeError
 from ..file.log import Durability
 from ..policy import SavePolicy, adaptive, check_policy
-from ..values.keys import Kept, KeyRecipe, describe_recipe
+from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
+from ..values.redact import Redact, Redactor
 
+OnChange = Literal["warn", "reuse", "recompute", "error"]
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
@@ -32,6 +35,17 @@ class StepOptions(TypedDict, total=False):
             of it), `"none"`, for personal data: the text is not in the store, but who has a row can
             still test whether it is there. Arguments that `key=` leaves out are never kept.
         meta: anything JSON holds, kept with every run: a model's name, a git commit.
+        on_change: what to do with saved results that other code computed, its prompts and helpers
+            included: `"warn"` and reuse them, `"reuse"` them in silence, `"recompute"` them, or
+            `"error"`.
+        depends: values that belong to the identity, by name: `{"prompt": PROMPT}`. They are in
+            every key: a changed value computes again, a former one finds its results.
+        on_changed_input: what to do when `key=` finds a saved result and the rest of the row is
+            another: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
+        redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
+            name of fields and variables, a compiled pattern, a function from a text to a text, or
+            a tuple of them. Results are kept as they are.
+        ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
     """
 
     name: str | None
@@ -41,6 +55,11 @@ class StepOptions(TypedDict, total=False):
     duplicates: Duplicates
     input: Kept
     meta: Any
+    on_change: OnChange
+    depends: Mapping[str, Any] | None
+    on_changed_input: OnChange
+    redact: Redact | tuple[Redact, ...]
+    ignore: tuple[str, ...]
 
 
 class RunOptions(TypedDict, total=False):
@@ -98,14 +117,29 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: Duplicates = "share"
     input: Kept = "row"
     meta: Any = None
+    on_change: OnChange = "warn"
+    depends: Mapping[str, Any] | None = None
+    on_changed_input: OnChange = "warn"
+    redact: Redact | tuple[Redact, ...] = ()
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choice("on_change", self.on_change, get_args(OnChange))
+        check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
+        Redactor(self.redact)  # or raise
+        _check_depends(self.depends)
+        msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
         check_choice("durability", self.durability, ("power", "process"))
         check_choice("duplicates", self.duplicates, ("share", "separate"))
         check_choice("input", self.input, ("row", "key", "none"))
         describe_recipe(self.key)  # or raise
         if self.save is not None:
             check_policy(self.save)
+
+    @property
+    def redactor(self) -> Redactor:
+        """What to keep out of what is stored and shown."""
+        return Redactor(self.redact)
 
     @property
     def policy(self) -> SavePolicy:
@@ -164,6 +198,24 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
             )
+
+
+def _check_depends(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"depends must be values by name, {{'model': MODEL}}, not {value!r}")
+    try:
+        depends_digest(value)
+    except EncodeError as error:
+        raise TypeError(f"depends: {error}: name a value with stable content instead") from None
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not (isinstance(texts, tuple | list) and all(isinstance(text, str) for text in texts)):
+        raise TypeError(f"{name} must be a name or a tuple of names, got {value!r}")
+    return tuple(texts)
 
 
 def _check_count(name: str, value: Any) -> None:

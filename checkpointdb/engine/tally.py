@@ -11,6 +11,7 @@ import msgspec
 
 from ..events import CameLate, Committed, Report, RowFailed, emit
 from ..file.records import Entry
+from ..values.redact import Redactor
 from .rows import Slot
 
 
@@ -22,10 +23,17 @@ class Tally:
     Args:
         step: name of the step.
         listener: called with each event.
+        redactor: cleans what is told of errors.
     """
 
-    def __init__(self, step: str, listener: Callable[[Any], object] | None = None) -> None:
+    def __init__(
+        self,
+        step: str,
+        listener: Callable[[Any], object] | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         self._step, self._listener = step, listener
+        self._redactor = redactor or Redactor(())
         self._lock = threading.Lock()
         self._counts: dict[str, Any] = msgspec.structs.asdict(Report())
         self._began, self._ended = perf_counter(), 0.0
@@ -54,8 +62,9 @@ class Tally:
         """Count rows that failed, and tell whether the run goes on."""
         with self._lock:
             self._counts["failed"] += len(slots)
-        kind, text = type(error).__qualname__, str(error)
+        kind = type(error).__qualname__
         for slot in slots:
+            text = self._redactor.text(str(error), slot.row)
             self._tell(
                 RowFailed(self._step, slot.position, kind, text, slot.attempts + 1, recorded)
             )

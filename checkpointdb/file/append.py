@@ -10,7 +10,7 @@ from typing import Any
 
 import apsw
 
-from .records import Code, Entry, checksum
+from .records import Entry, checksum
 from .sql import ids_array
 
 # One statement a commit: apsw takes the GIL back once a statement, and `executemany` once a row.
@@ -80,20 +80,6 @@ def delete_keys(writer: apsw.Connection, table: str, entries: Sequence[Entry]) -
             f"delete from {table} where key in (select value from carray(?))",
             (apsw.carray(tuple(entry.key for entry in entries)),),
         )
-
-
-def code_id(writer: apsw.Connection, step: int, code: Code) -> int:
-    """Return the id of a step's code, noted now if it is new."""
-    writer.execute(
-        """
-        insert or ignore into step_code (step, fingerprint, captured, first_used)
-        values (?, ?, ?, ?)
-        """,
-        (step, code.fingerprint, code.captured, time.time()),
-    )
-    sql = "select id from step_code where step = ? and fingerprint = ?"
-    id: int = writer.execute(sql, (step, code.fingerprint)).get
-    return id
 
 
 def update_run(

@@ -8,6 +8,7 @@ way round.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import threading
@@ -19,11 +20,10 @@ import apsw
 import msgspec
 
 from ..errors import StoreError
+from . import codes, leases, pragmas
 from . import connection as files
-from . import leases, pragmas
 from .append import (
     ENTRIES_PER_STATEMENT,
-    code_id,
     delete_keys,
     insert,
     supersede,
@@ -35,7 +35,16 @@ from .find import Finder
 from .key_index import extend
 from .processes import Process, alive, this_process
 from .read import Reader
-from .records import Code, Entry, Found, Registered, RunInfo, SentCall
+from .records import (
+    Code,
+    Entry,
+    Found,
+    Made,
+    Registered,
+    RunInfo,
+    SavedCode,
+    SentCall,
+)
 
 Durability = Literal["power", "process"]
 
@@ -170,7 +179,15 @@ class Log:
         return [
             next(there)
             if entry is None
-            else Found(0, entry.identity, entry.attempts, entry.error, entry.result, UNCOMMITTED)
+            else Found(
+                0,
+                entry.identity,
+                entry.attempts,
+                entry.error,
+                entry.result,
+                UNCOMMITTED,
+                entry.row_digest,
+            )
             for entry in here
         ]
 
@@ -178,6 +195,20 @@ class Log:
         with self._reading, files.mapped(self.path):
             self._check_open()
             return self._finder.find(keys)
+
+    def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
+        """Return the digest of the whole row of some records, by id; None where there is none."""
+        if not ids:
+            return {}
+        sql = """
+        select id, row_digest from carray(?) as wanted cross join records on records.id = value
+        """
+        with self.lock, files.mapped(self.path):
+            self._check_open()
+            found: list[Any] = self._reader.execute(
+                sql, (apsw.carray(array.array("q", ids)),)
+            ).fetchall()
+        return dict(found)
 
     def check(self, id: int) -> None:
         """Raise unless a record is what was written, its identity and input too.
@@ -252,7 +283,7 @@ class Log:
         return [
             entry
             for entry, found in zip(entries, there, strict=True)
-            if found is not None and found.error is None
+            if found is not None and found.error is None and found.id != entry.replaces
         ]
 
     def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
@@ -347,21 +378,24 @@ class Log:
             ).fetchone()
         return row[0], row[1] or after
 
-    def register_step(self, name: str, version: int | str, key_recipe: str) -> Registered:
+    def register_step(
+        self, name: str, version: int | str, key_recipe: str, on_change: str | None = None
+    ) -> Registered:
         """Return what the store knows of a step; add it if it is new."""
         with self._writing() as writer:
             writer.execute(
                 """
-                insert or ignore into steps (name, version, key_recipe, created_at)
-                values (?, ?, ?, ?)
+                insert or ignore into steps (name, version, key_recipe, created_at, on_change)
+                values (?, ?, ?, ?, ?)
                 """,
-                (name, version, key_recipe, time.time()),
+                (name, version, key_recipe, time.time(), on_change),
             )
             row: Any = writer.execute(
                 """
                 select id, key_recipe,
                        (select fingerprint from runs join step_code on step_code.id = runs.code
-                         where runs.step = steps.id order by runs.id desc limit 1)
+                         where runs.step = steps.id order by runs.id desc limit 1),
+                       on_change
                   from steps where name = ? and version = ?
                 """,
                 (name, version),
@@ -372,6 +406,29 @@ class Log:
         """Store a step's new key recipe."""
         with self._writing() as writer:
             writer.execute("update steps set key_recipe = ? where id = ?", (key_recipe, step))
+
+    def update_on_change(self, step: int, on_change: str) -> None:
+        """Store what a step's runs are told to do with results of other code."""
+        with self._writing() as writer:
+            writer.execute("update steps set on_change = ? where id = ?", (on_change, step))
+
+    def codes(self, step: int) -> list[SavedCode]:
+        """Return the codes that a step was run with."""
+        with self.lock, files.mapped(self.path):
+            return codes.codes(self._reader, step)
+
+    def made_by(self, step: int, ids: Sequence[int]) -> Made:
+        """Return what some of a step's codes made; what is pending is committed first."""
+        self.commit_buffers()
+        with self.lock, files.mapped(self.path):
+            return codes.made_by(self._reader, step, ids)
+
+    def accept(self, step: int, code: Code, undo: bool) -> None:
+        """Note that a step's results so far are as good as those of `code`; or take that back."""
+        with self._writing() as writer, transaction(writer):
+            codes.accept(writer, step, code, undo)
+            self._unsynced = self.durability != "power"
+        self.sync()
 
     def begin_run(
         self,
@@ -392,8 +449,8 @@ class Log:
                 values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
                         ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (step, code and code_id(writer, step, code), now, *msgspec.structs.astuple(process),
-                 policy, loss_window, self.durability, meta),
+                (step, code and codes.code_id(writer, step, code), now,
+                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
         self._own_runs.add(run)

@@ -29,6 +29,7 @@ create table steps (
   records     integer not null default 0,
   seconds     real not null default 0,
   cost        real not null default 0,
+  on_change   text,
   version_text  text generated always as (cast(version as text)),
   unique (name, version)
 );

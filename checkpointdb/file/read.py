@@ -16,9 +16,10 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
+from . import codes
 from . import connection as files
 from .key_index import IDENTITY_BYTES, KEY_BYTES, KeyIndex, indexed_to, last_id, tally
-from .records import Call, Entry, Record, RunInfo, StepInfo, checksum, decoded
+from .records import Call, Entry, Made, Record, RunInfo, SavedCode, StepInfo, checksum, decoded
 from .sql import ids_array
 
 Status = Literal["ok", "failed"]
@@ -86,6 +87,22 @@ class Reader:
         return [
             StepInfo(*row[:6], *map(_add, row[6:], newer.get(row[0], (0,) * 5))) for row in rows
         ]
+
+    def codes(self, step: int) -> list[SavedCode]:
+        """Return the codes that a step was run with, in the order in which they were first used."""
+        with files.mapped(self.path):
+            return codes.codes(self._connection, step)
+
+    def newest_code(self, step: int) -> SavedCode | None:
+        """Return the code that a step's newest run had; None if none is known."""
+        with files.mapped(self.path):
+            id = codes.newest_code(self._connection, step)
+        return next((code for code in self.codes(step) if code.id == id), None)
+
+    def made_by(self, step: int, ids: Sequence[int]) -> Made:
+        """Return what some of a step's codes made; reads the log once if there are any."""
+        with files.mapped(self.path):
+            return codes.made_by(self._connection, step, ids)
 
     def runs(self, step: str | None = None) -> list[RunInfo]:
         """Return the runs, oldest first."""
@@ -190,6 +207,13 @@ class Reader:
 
     def succeeded(self, keys: Sequence[bytes]) -> list[bool | None]:
         """Tell of each key whether its newest record is a success, None where there is none."""
+        return [None if found is None else found[0] for found in self.outcomes(keys)]
+
+    def outcomes(self, keys: Sequence[bytes]) -> list[tuple[bool, int] | None]:
+        """Tell of each key whether its newest record is a success and which run wrote it.
+
+        None where there is none.
+        """
         with files.mapped(self.path):
             if self._index is None:
                 self._index = KeyIndex(self._connection)
@@ -199,15 +223,15 @@ class Reader:
             if known:
                 flags: list[Any] = self._connection.execute(
                     """
-                    select id, error is null
+                    select id, error is null, run
                       from carray(?) as wanted cross join records on records.id = wanted.value
                     """,
                     (ids_array(known),),
                 ).fetchall()
-                good = dict(flags)
+                good = {id: (bool(is_good), run) for id, is_good, run in flags}
             if len(good) != len(set(known)):
                 raise apsw.CorruptError("the key index names records that are not there")
-        return [None if id is None else bool(good[id]) for id in ids]
+        return [None if id is None else good[id] for id in ids]
 
     def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
         """Yield up to `limit` records of a step, the newest first, superseded ones too."""
@@ -228,14 +252,14 @@ class Reader:
             yield from map(self._record, rows)
             last, limit = page[-1][0], limit - len(page)
 
-    def entries(self, step: int) -> Iterator[list[Entry]]:
-        """Yield the newest successes of a step, values encoded, in pages, for `Log.append_all`."""
+    def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
+        """Yield the newest successes of a step, each with its run, in pages, values encoded."""
         last = 0
         while True:
             with files.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     f"""
-                    select id, checksum, {_ENTRY}
+                    select id, run, checksum, {_ENTRY}
                       from records where id > ? and step = ? order by id limit ?
                     """,
                     (last, step, PAGE),
@@ -243,8 +267,10 @@ class Reader:
             if not page:
                 return
             last = page[-1][0]
-            entries = {id: self._entry(id, expected, fields) for id, expected, *fields in page}
-            keys = [entry.key for entry in entries.values()]
+            entries = {
+                id: (run, self._entry(id, expected, fields)) for id, run, expected, *fields in page
+            }
+            keys = [entry.key for _, entry in entries.values()]
             good = self.succeeded(keys)
             assert self._index is not None
             newest = self._index.ids(keys)

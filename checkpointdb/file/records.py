@@ -65,12 +65,35 @@ class Code(msgspec.Struct, frozen=True):
     captured: str | None
 
 
+class SavedCode(msgspec.Struct, frozen=True):
+    """A code that a step was run with, as `step_code` has it; times in seconds since 1970."""
+
+    id: int
+    fingerprint: str
+    captured: str | None
+    first_used: float
+    accepted_at: float | None
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What some codes of a step made: newest results of their rows, seconds, dollars, the runs."""
+
+    results: int
+    seconds: float
+    cost: float
+    runs: frozenset[int]
+
+
 class Registered(msgspec.Struct, frozen=True):
-    """What a store knew of a step: its id, its key recipe, the fingerprint of its last code."""
+    """What a store knew of a step: its id, its key recipe, the fingerprint of its last code.
+
+    `on_change` is what its newest run was told to do with results of other code.
+    """
 
     id: int
     key_recipe: str
     fingerprint: str | None
+    on_change: str | None = None
 
 
 class Found(msgspec.Struct, gc=False):
@@ -82,6 +105,7 @@ class Found(msgspec.Struct, gc=False):
     error: str | None
     result: Stored | None
     run: int
+    row_digest: bytes | None = None  # of what is not committed; else ask `Log.row_digests`
 
 
 class Record(msgspec.Struct, frozen=True):

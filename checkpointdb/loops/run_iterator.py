@@ -149,6 +149,11 @@ class Run(Generic[R]):
         """Counts so far; final once the run has ended."""
         return self._session.report()
 
+    @property
+    def stale(self) -> int:
+        """How many saved results of the step other code had computed when the run began."""
+        return self._session.stale
+
     def close(self) -> None:
         """End the run: calls in flight are awaited, whatever returned is committed. Repeatable."""
         self._closed = True

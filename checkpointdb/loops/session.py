@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-from ..engine.begin import Running, begin, end, saved
+from ..engine.begin import Running, begin, end
 from ..engine.job import Job
 from ..errors import StoreError
 from ..events import Report
@@ -38,6 +38,11 @@ class Session:
     def report(self) -> Report:
         """Return the counts so far."""
         return Report() if self._running is None else self._running.report()
+
+    @property
+    def stale(self) -> int:
+        """How many saved results were computed by other code, as of the beginning."""
+        return 0 if self._running is None else self._running.stale_before()
 
     def close(self) -> None:
         """End the run, if it has begun and nobody has ended it."""
@@ -91,7 +96,7 @@ class Session:
                 done = report.hits + report.computed
                 left = f", {max(total - done, 0):,} of {total:,} rows are left"
             error.add_note(
-                f"checkpointdb: {saved(self._job):,} results of step {self._job.spec.name!r} are "
+                f"checkpointdb: {self._job.saved():,} results of step {self._job.spec.name!r} are "
                 f"saved in {self._job.store.path}{left}; run the same again to go on from there"
             )
 

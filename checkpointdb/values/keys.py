@@ -8,7 +8,7 @@ unkeyed BLAKE2b digest of the same canonical row, and a hit is compared with it.
 from __future__ import annotations
 
 from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself takes 2 ms to import
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from xxhash import xxh3_128_digest
 from ..errors import EncodeError
 from .canonical import Arguments, canonical, canonical_call, canonical_of, is_plain
 from .codec import decode, encode, encode_plain
+from .redact import Redactor
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]
 Version = int | str
@@ -30,7 +31,7 @@ _NTH = b"\xc1%d"
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-def key_of(name: str, version: Version, row: Any) -> str:
+def key_of(name: str, version: Version, row: Any, depends: Mapping[str, Any] | None = None) -> str:
     """Return the key of `row` under the step `name` at `version`, 32 hex digits.
 
     It is the same in every process, on every platform and Python version; dict order does not
@@ -39,7 +40,8 @@ def key_of(name: str, version: Version, row: Any) -> str:
     Raises:
         EncodeError: the row has no stable content; `.where` is the place.
     """
-    return xxh3_128_digest(_prefix(name, version) + canonical(row)).hex()
+    prefix = _prefix(name, version, depends_digest(depends))
+    return xxh3_128_digest(prefix + canonical(row)).hex()
 
 
 def digest(content: bytes) -> bytes:
@@ -50,8 +52,17 @@ def digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
-def _prefix(name: str, version: Version) -> bytes:
-    return msgspec.msgpack.encode((name, version))
+def depends_digest(depends: Mapping[str, Any] | None) -> bytes | None:
+    """Return the digest of what `depends=` names, which is part of every key; None for nothing.
+
+    Raises:
+        EncodeError: a value has no stable content; `.where` is the place.
+    """
+    return digest(canonical(dict(depends))) if depends else None
+
+
+def _prefix(name: str, version: Version, depends: bytes | None = None) -> bytes:
+    return msgspec.msgpack.encode((name, version) if depends is None else (name, version, depends))
 
 
 class Keyer:
@@ -63,22 +74,50 @@ class Keyer:
         recipe: None for the whole row; field names, or a callable on the row, to narrow identity.
         keep: what is stored of a row: `"row"`, `"key"` (what the recipe leaves of it), `"none"`.
             Arguments of a call that the recipe leaves out are never stored.
+        depends: the digest of what `depends=` names, see `depends_digest`.
+        bound: arguments that are the same for every row: those of a partial.
+        row_name: what the argument that is the row is called beside them.
+        redactor: what is not stored of a row.
     """
 
     def __init__(
-        self, name: str, version: Version, recipe: KeyRecipe = None, keep: Kept = "row"
+        self,
+        name: str,
+        version: Version,
+        recipe: KeyRecipe = None,
+        keep: Kept = "row",
+        depends: bytes | None = None,
+        bound: Mapping[str, Any] | None = None,
+        row_name: str = "row",
+        redactor: Redactor | None = None,
     ) -> None:
         self._recipe, self._keep = recipe, keep
-        self._prefix = _prefix(name, version)
+        self.depends, self._bound, self._row_name = depends, dict(bound or {}), row_name
+        self._redactor = redactor or None  # one without rules costs nothing
+        self._prefix = _prefix(name, version, depends)
         self._narrow = _narrower(recipe)
+        self._is_simple = not self._bound and self._redactor is None
 
     def under(self, name: str, version: Version) -> Keyer:
         """Return the keyer of another step or version with the same recipe."""
-        return Keyer(name, version, self._recipe, self._keep)
+        return Keyer(
+            name, version, self._recipe, self._keep, self.depends, self._bound, self._row_name,
+            self._redactor,
+        )  # fmt: skip
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether a part of the row makes its identity."""
+        return self._narrow is not None
 
     def narrowed(self, row: Any) -> Any:
-        """Return what of the row makes its identity."""
-        return row if self._narrow is None else self._narrow(row)
+        """Return what of the row, and of bound arguments, makes its identity."""
+        content = row if self._narrow is None else self._narrow(row)
+        return self._with_bound(content) if self._bound else content
+
+    def _with_bound(self, content: Any) -> Arguments:
+        own = content if isinstance(content, Arguments) else {self._row_name: content}
+        return Arguments(self._bound | own)
 
     def identify(self, row: Any) -> tuple[bytes, bytes, int]:
         """Return the row's key, its identity, and what `is_plain` says of it.
@@ -87,7 +126,9 @@ class Keyer:
             EncodeError: the row, or what `key=` makes of it, has no stable content.
         """
         content = row if self._narrow is None else self._narrow(row)
-        if plain := is_plain(content):
+        if self._bound:
+            content = self._with_bound(content)
+        if plain := self._is_simple and is_plain(content):
             try:
                 packed = _pack(content)
                 identity = blake2b(packed, digest_size=16).digest()
@@ -132,15 +173,17 @@ class Keyer:
         """
         if plain and self._keep == "row":
             return encode_plain(row, plain), ROW, None
+        if self._bound and self._narrow is None:
+            row = self._with_bound(row)
         if isinstance(row, Arguments):
             return (*self._stored_arguments(row), None)
         whole = None if self._narrow is None else _digest_or_none(row)
         if self._keep == "none":
             return None, ROW, whole
         if self._keep == "key" and self._narrow is not None:
-            return encode(self._narrow(row)), KEY, whole
+            return encode(self._redacted(self._narrow(row))), KEY, whole
         try:
-            return encode(row), ROW, whole
+            return encode(self._redacted(row)), ROW, whole
         except EncodeError:
             if self._narrow is None:
                 raise
@@ -150,11 +193,25 @@ class Keyer:
         if self._keep == "none":
             return None, ARGUMENTS
         if self._narrow is None:
-            return encode(dict(row)), ARGUMENTS
-        return encode(self._narrow(row)), KEY
+            return encode(self._redacted(dict(row))), ARGUMENTS
+        return encode(self._redacted(self._narrow(row))), KEY
+
+    def _redacted(self, value: Any) -> Any:
+        return value if self._redactor is None else self._redactor.value(value)
+
+    def row_digest(self, row: Any) -> bytes | None:
+        """Return what `stored` says is the digest of a whole row; None where it says nothing."""
+        if self._narrow is None or isinstance(row, Arguments):
+            return None
+        return _digest_or_none(row)
 
     def is_unchanged(
-        self, row: Any, identity: bytes, plain: int, stored: str | bytes | None
+        self,
+        row: Any,
+        identity: bytes,
+        plain: int,
+        stored: str | bytes | None,
+        whole: bytes | None = None,
     ) -> bool:
         """Tell whether a row is what it was when `identify` and `stored` said this of it.
 
@@ -163,7 +220,9 @@ class Keyer:
         try:
             if plain and self._keep == "row":
                 return is_plain(row) == plain and encode_plain(row, plain) == stored
-            return self.identify(row)[1] == identity
+            if self.identify(row)[1] != identity:
+                return False
+            return whole is None or self.row_digest(row) == whole
         except (EncodeError, OverflowError, UnicodeEncodeError):
             return False
 
@@ -179,23 +238,45 @@ def _digest_or_none(row: Any) -> bytes | None:
         return None
 
 
-def describe_recipe(recipe: KeyRecipe) -> str:
-    """Return a key recipe as JSON: null for the row, a list of fields, or the callable's name."""
-    if recipe is None:
-        return "null"
+def describe_recipe(recipe: KeyRecipe, depends: Iterable[str] = ()) -> str:
+    """Return a key recipe as JSON: null for the row, a list of fields, or the callable's name.
+
+    With names of `depends=` it is an object of both: `{"key": ..., "depends": [...]}`.
+    """
+    described: Any = None
     if callable(recipe):
-        name = getattr(recipe, "__qualname__", type(recipe).__qualname__)
-        return _to_json({"function": name})
-    return _to_json(sorted(_names(recipe)))
+        described = {"function": getattr(recipe, "__qualname__", type(recipe).__qualname__)}
+    elif recipe is not None:
+        described = sorted(_names(recipe))
+    names = sorted(depends)
+    return _to_json({"key": described, "depends": names} if names else described)
+
+
+def depends_of(described: str) -> tuple[str, ...]:
+    """Return the names of `depends=` in a described recipe."""
+    return _both(described)[1]
+
+
+def with_depends(described: str, names: Iterable[str]) -> str:
+    """Return a described recipe with other names of `depends=`."""
+    recipe, names = _both(described)[0], sorted(names)
+    return _to_json({"key": recipe, "depends": names} if names else recipe)
+
+
+def _both(described: str) -> tuple[Any, tuple[str, ...]]:
+    recipe = msgspec.json.decode(described)
+    if isinstance(recipe, dict) and "depends" in recipe:
+        return recipe["key"], tuple(recipe["depends"])
+    return recipe, ()
 
 
 def recipe_of(described: str) -> tuple[str, ...] | None:
-    """Return the key recipe that `describe_recipe` described.
+    """Return the key recipe that `describe_recipe` described, without the names of `depends=`.
 
     Raises:
         ValueError: it is a function, which a store does not hold.
     """
-    recipe = msgspec.json.decode(described)
+    recipe, _ = _both(described)
     if isinstance(recipe, dict):
         raise ValueError(  # noqa: TRY004 - it is what the store says, not what was passed
             f"rows are identified by the function {recipe['function']}, which the store does not "
@@ -206,10 +287,12 @@ def recipe_of(described: str) -> tuple[str, ...] | None:
 
 def recipe_in_words(described: str) -> str:
     """Name a described recipe for people: `row`, the fields, or the callable."""
-    recipe = msgspec.json.decode(described)
+    recipe, names = _both(described)
     if recipe is None:
-        return "row"
-    return f"{recipe['function']}()" if isinstance(recipe, dict) else ", ".join(recipe)
+        words = "row"
+    else:
+        words = f"{recipe['function']}()" if isinstance(recipe, dict) else ", ".join(recipe)
+    return f"{words}, with {', '.join(names)}" if names else words
 
 
 def _to_json(value: Any) -> str:

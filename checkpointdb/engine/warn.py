@@ -1,0 +1,33 @@
+"""Warn at the user's line. Knows which frames are ours; nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+# Frames that are not the user's: this package, and the context manager that a run is in.
+_OURS = (str(Path(__file__).parent.parent) + os.sep, contextlib.__file__)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the innermost line of the user's, each time: not only the first time for a line."""
+    frame = _users_frame()
+    warnings.warn_explicit(
+        message,
+        category,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry={},
+    )
+
+
+def _users_frame() -> FrameType:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame

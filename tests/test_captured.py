@@ -1,0 +1,308 @@
+"""An edit of what a step captures is named in every run; a run without one is silent.
+
+Each case is a program of its own, run twice, as users do.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import checkpointdb as ckpt
+
+CKPT = os.path.join(os.path.dirname(sys.executable), "ckpt")
+
+HEAD = """
+import sys
+import checkpointdb as ckpt
+"""
+TAIL = """
+if __name__ == "__main__":
+    print(list(f.run(["x", "y"])))
+"""
+STEP = "@ckpt.step('s.ckpt', version=1)\n"
+
+
+def run(folder, *command, **environment):
+    """Run a program in `folder`; return what it wrote on standard output and error."""
+    done = subprocess.run(
+        [sys.executable, *command] if command else [sys.executable, "job.py"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def write(folder, source, name="job.py"):
+    text = HEAD + textwrap.dedent(source) + TAIL if name == "job.py" else source
+    with open(os.path.join(folder, name), "w") as file:
+        file.write(text)
+
+
+# before, after, how it is named; A becomes B
+EDITS = {
+    "a global": (
+        f"PROMPT = 'A '\n{STEP}def f(row): return PROMPT + row",
+        "global PROMPT differs ('A ' → 'B ')",
+    ),
+    "an item of a nested dict": (
+        f"C = {{'llm': {{'model': 'A', 't': 0.2}}}}\n{STEP}"
+        "def f(row): return C['llm']['model'] + row",
+        "global C['llm']['model'] differs ('A' → 'B')",
+    ),
+    "a dict that is read whole": (
+        f"C = {{'a': [1, {{'x': 'A'}}]}}\n{STEP}def f(row): return str(C) + row",
+        "global C['a'][1]['x'] differs",
+    ),
+    "a value from the command line": (
+        "import argparse\nP = argparse.ArgumentParser()\nP.add_argument('--m', default='A')\n"
+        f"ARGS = P.parse_args()\n{STEP}def f(row): return ARGS.m + row",
+        "global ARGS.m differs",
+    ),
+    "a helper": (
+        f"def helper(row): return 'A' + row\n{STEP}def f(row): return helper(row)",
+        "function helper changed",
+    ),
+    "what a helper of a helper reads": (
+        "TEXT = 'A'\ndef deep(row): return TEXT + row\ndef helper(row): return deep(row)\n"
+        f"{STEP}def f(row): return helper(row)",
+        "global TEXT differs",
+    ),
+    "a class attribute": (
+        f"class Config:\n    model = 'A'\n{STEP}def f(row): return Config.model + row",
+        "class Config.model differs ('A' → 'B')",
+    ),
+    "a method": (
+        "class L:\n    def __init__(self): self.t = '!'\n"
+        f"    def ask(self, row): return 'A' + row + self.t\nL1 = L()\n{STEP}"
+        "def f(row): return L1.ask(row)",
+        "function L.ask changed",
+    ),
+    "a field of an object": (
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n    model: str\n    n: int = 3\n"
+        f"CONFIG = C('A')\n{STEP}def f(row): return CONFIG.model + row",
+        "global CONFIG.model differs",
+    ),
+    "a default argument": (
+        f"V = 'A'\n{STEP}def f(row, prompt=V): return prompt + row",
+        "default prompt differs ('A' → 'B')",
+    ),
+    "the default of a lambda": (
+        f"V = 'A'\nadd = lambda row, t=V: t + row\n{STEP}def f(row): return add(row)",
+        "default t of add differs",
+    ),
+    "the body of a lambda": (
+        f"add = lambda row: 'A' + row\n{STEP}def f(row): return add(row)",
+        "function add changed",
+    ),
+    "a closure": (
+        f"def make(prompt):\n    {STEP}    def f(row): return prompt + row\n    return f\n"
+        "f = make('A')",
+        "closure prompt differs ('A' → 'B')",
+    ),
+    "a bound object": (
+        "class L:\n    def __init__(self, p): self.p = p\n"
+        "    def ask(self, row): return self.p + row\n"
+        "f = ckpt.step('s.ckpt', version=1, name='f')(L('A').ask)",
+        "self.p differs ('A' → 'B')",
+    ),
+    "a table of functions": (
+        "def a(row): return 'A' + row\n"
+        f"TABLE = {{'a': a}}\n{STEP}def f(row): return TABLE['a'](row)",
+        "function a changed",
+    ),
+    "a decorator of the user's": (
+        "import functools\ndef shout(fn):\n    @functools.wraps(fn)\n    def wrapper(row):\n"
+        f"        return fn(row) + 'A'\n    return wrapper\n{STEP}@shout\ndef f(row): return row",
+        "function shout.wrapper changed",
+    ),
+    "a compiled pattern": (
+        f"import re\nP = re.compile('A')\n{STEP}def f(row): return P.sub('_', row)",
+        "global P differs ('A' → 'B')",
+    ),
+    "its code": (f"{STEP}def f(row): return 'A' + row", "its code changed"),
+}
+
+
+@pytest.mark.parametrize(("source", "named"), EDITS.values(), ids=EDITS)
+def test_an_edit_is_named_in_every_run_and_shown_by_inspect(tmp_path, source, named):
+    """The old answers are reused, never without a word: at the user's line, every time."""
+    write(tmp_path, source)
+    out, err = run(tmp_path)
+    assert "Warning" not in err
+    write(tmp_path, source.replace("'A", "'B"))
+    for _ in range(2):
+        again, err = run(tmp_path)
+        assert again == out
+        assert "StaleResultsWarning" in err and named in err and "the 2 results" in err
+        assert "job.py:" in err.splitlines()[0]
+    seen = subprocess.run([CKPT, "inspect", "s.ckpt"], cwd=tmp_path, capture_output=True, text=True)
+    assert "2 of 2 results of f 1 were computed by other code" in seen.stdout
+    assert named.partition(" (")[0] in seen.stdout
+
+
+def test_an_edit_of_an_imported_module_is_named_with_it(tmp_path):
+    """A value and a function of a sibling module, through the module and by name."""
+    write(
+        tmp_path,
+        "import prompts\nfrom prompts import clean\n"
+        f"{STEP}def f(row): return prompts.TEXT + clean(row)",
+    )
+    for value in ("A", "B"):
+        write(
+            tmp_path,
+            f"TEXT = '{value}'\nEND = '{value}'\ndef clean(row): return row + END + '{value}'",
+            "prompts.py",
+        )
+        _, err = run(tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert "function prompts.clean changed" in err
+    assert "global prompts.TEXT differs ('A' → 'B')" in err
+    assert "global prompts.END differs" in err
+
+
+SILENT = {
+    "a counter": f"N = 0\n{STEP}def f(row):\n    global N\n    N += 1\n    return row",
+    "a cache": f"C = {{}}\n{STEP}def f(row): return C.setdefault(row, row)",
+    "a log in a list": f"import time\nT = [time.time()]\n{STEP}def f(row):\n    T.append(1)\n"
+    "    return row",
+    "an item that is assigned": "import time\nS = {'at': time.time(), 'mode': 1}\n"
+    f"{STEP}def f(row):\n    S['at'] = 0\n    return row * S['mode']",
+    "a lock and a logger": "import logging, threading\nL, LOG = threading.Lock(), "
+    f"logging.getLogger()\n{STEP}def f(row):\n    with L: LOG.info(row)\n    return row",
+    "a secret that is rotated": "import uuid\nOPENAI_API_KEY = uuid.uuid4().hex\n"
+    f"H = {{'Authorization': uuid.uuid4().hex}}\n{STEP}def f(row): return row + str(H)[:0] "
+    "+ OPENAI_API_KEY[:0]",
+    "a client": "import random\nclass Client:\n    def __init__(self): self.conn = object()\n"
+    f"    def ask(self, row): return row\nCLIENT = Client()\n{STEP}"
+    "def f(row): return CLIENT.ask(row)",
+    "sets": f"WORDS = {{'a', 'b', 'c', 'd', 'x'}}\n{STEP}def f(row): return row in WORDS",
+    "types, enums and patterns": "import enum, re, decimal, pathlib\n"
+    "class Kind(enum.Enum):\n    A = 1\n    B = 2\nP = re.compile('x')\n"
+    f"D = [decimal.Decimal(1), pathlib.Path('a'), Kind.A]\n{STEP}"
+    "def f(row): return str(D) + str(P.match(row)) + Kind.B.name",
+    "an lru_cache": "import functools\n@functools.lru_cache\ndef h(row): return row\n"
+    f"{STEP}def f(row): return h(row)",
+    "values that differ and are not read": "import time\nC = {'at': time.time(), 'm': 'a'}\n"
+    f"{STEP}def f(row): return C['m'] + C.get('n', '') + row",
+    "a model": "import dataclasses\n@dataclasses.dataclass\nclass M:\n    a: int\n"
+    "    b: list = dataclasses.field(default_factory=list)\nX = M(1)\n"
+    f"{STEP}def f(row): return dataclasses.asdict(X) and row and M(2).a",
+    "an object that counts": "class O:\n    def __init__(self): self.n = id(self)\n"
+    "    def ask(self, row):\n        self.n += 1\n        return row\n"
+    f"OBJ = O()\n{STEP}def f(row): return OBJ.ask(row)",
+    "a nonlocal": f"def make():\n    n = id(object())\n    {STEP}    def f(row):\n"
+    "        nonlocal n\n        n += 1\n        return row\n    return f\nf = make()",
+}
+
+
+@pytest.mark.parametrize("source", SILENT.values(), ids=SILENT)
+def test_the_same_program_run_again_is_silent(tmp_path, source):
+    """Under another hash seed too: what is assigned, has no content or is secret is no change."""
+    write(tmp_path, source)
+    first = run(tmp_path, PYTHONHASHSEED="1")
+    assert first[1] == ""
+    assert run(tmp_path, PYTHONHASHSEED="2") == first
+    with ckpt.Store(tmp_path / "s.ckpt") as store:
+        assert len({run.fingerprint for run in store.runs()}) == 1
+
+
+EVERYTHING = f"""
+import enum, re
+WORDS = frozenset(("a", "b", "c", "x"))
+class Kind(enum.Enum):
+    A = 1
+class Config:
+    model = "m"
+    words = {{"a", "b", "c"}}
+    def ask(self, row, kind=Kind.A): return row + self.model + kind.name
+def helper(row, more=WORDS): return Config().ask(row)
+{STEP}def f(row): return helper(row) if row in WORDS else [Kind.A.name for _ in row]
+"""
+
+
+def test_a_fingerprint_is_the_same_however_the_program_is_started(tmp_path):
+    """Five hash seeds, fork, spawn, as a script and as a module of `ckpt run`."""
+    write(tmp_path, EVERYTHING)
+    for seed in range(5):
+        run(tmp_path, PYTHONHASHSEED=str(seed))
+    for method in ("fork", "spawn"):
+        write(
+            tmp_path,
+            f"""
+import multiprocessing
+from job import f
+def work(row): return f(row)
+if __name__ == "__main__":
+    with multiprocessing.get_context("{method}").Pool(1) as pool:
+        pool.map(work, ["x"])
+        pool.close()
+        pool.join()
+""",
+            "pool.py",
+        )
+        assert run(tmp_path, "pool.py")[1] == ""
+    with open(tmp_path / "rows.jsonl", "w") as file:
+        file.write('"x"\n')
+    assert "Warning" not in run(tmp_path, "-m", "checkpointdb", "run", "job.py:f", "rows.jsonl")[1]
+    with ckpt.Store(tmp_path / "s.ckpt") as store:
+        assert len({it.fingerprint for it in store.runs()}) == 1
+        assert len(store.runs()) == 8
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "HF_TOKEN", "db_password"])
+def test_a_secret_is_neither_compared_nor_stored(tmp_path, name):
+    """By its name, its type, the look of its text: in globals, defaults, items, attributes."""
+    secrets = ("hunter2-A", "sk-proj-A1b2C3d4E5f6G7h8I9")
+    source = (
+        f"import types\nclass SecretStr:\n    def __init__(self, v): self.v = v\n"
+        f"{name} = {secrets[0]!r}\nURL = {secrets[1]!r}\nS = SecretStr({secrets[0]!r})\n"
+        f"C = {{{name!r}: {secrets[0]!r}}}\nN = types.SimpleNamespace({name}={secrets[0]!r})\n"
+        f"{STEP}def f(row, {name.lower()}={name}): return row + (str((URL, S, C, N, {name})))[:0]"
+    )
+    write(tmp_path, source)
+    run(tmp_path)
+    for secret in secrets:
+        with open(tmp_path / "s.ckpt", "rb") as file:
+            assert secret.encode() not in file.read()
+    write(tmp_path, source.replace("-A", "-B").replace("A1b2", "Z9y8"))
+    assert run(tmp_path)[1] == ""
+
+
+def test_tokens_of_a_tokenizer_are_no_secrets(tmp_path):
+    """Neither is a limit of tokens."""
+    source = f"MAX_TOKENS, STOP_TOKEN = 100, 'A'\n{STEP}def f(row): return [MAX_TOKENS, STOP_TOKEN]"
+    write(tmp_path, source)
+    run(tmp_path)
+    write(tmp_path, source.replace("100, 'A", "200, 'B"))
+    err = run(tmp_path)[1]
+    assert "global MAX_TOKENS differs (100 → 200)" in err and "global STOP_TOKEN differs" in err
+
+
+def test_what_is_installed_is_not_followed(tmp_path):
+    """An upgrade of a package is no change of the step."""
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    write(tmp_path, f"import lib\nfrom lib import ask\n{STEP}def f(row): return ask(row) + lib.V")
+    for value in ("A", "B"):
+        write(place, f"V = '{value}'\ndef ask(row): return row + '{value}'", "lib.py")
+        _, err = run(tmp_path, PYTHONPATH=str(place), PYTHONDONTWRITEBYTECODE="1")
+        assert err == ""
+
+
+def test_a_value_too_large_counts_by_its_length(tmp_path):
+    """More than 10,000 items are not gone through, and many leaves are stored as one."""
+    source = f"T = list(range(20_000))\nU = [0] * 500\n{STEP}def f(row): return [T[0:0], U[0:0]]"
+    write(tmp_path, source)
+    run(tmp_path)
+    assert os.path.getsize(tmp_path / "s.ckpt") < 300_000
+    write(tmp_path, source.replace("20_000)", "20_001)").replace("[0] * 500", "[0] * 499 + [1]"))
+    err = run(tmp_path)[1]
+    assert "global T differs" in err and "global U differs" in err
