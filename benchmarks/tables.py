@@ -97,6 +97,7 @@ def billion_table() -> str:
 
 ALL = (
     "tradeoff",
+    "in_flight",
     "peers",
     "frameworks",
     "million",
