@@ -15,7 +15,9 @@ import apsw
 import pytest
 from stores import Log
 
-from checkpointdb import Store
+import checkpointdb as ckpt
+from checkpointdb import Store, StoreError
+from checkpointdb.file import pragmas
 from checkpointdb.file.read import Reader
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -152,3 +154,130 @@ def test_a_first_page_torn_in_a_wal_checkpoint_is_read_from_the_log(store_path):
     with Store(torn) as store:
         assert len(list(store.records())) == 120
         assert store.verify() == []
+
+
+# --- the log of an open store
+
+
+@pytest.mark.parametrize("how", ["run", "calls", "threads"])
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_a_log_deleted_under_an_open_store_is_noticed_before_more_is_paid(store_path, how, rows):
+    """As a replaced file is; what was committed, and what was pending, is found by the next one."""
+    calls = []
+
+    def label(row):
+        calls.append(row)
+        if row == 20:
+            os.unlink(store_path + "-wal")
+        return row
+
+    step = ckpt.step(store_path, version=1, save=ckpt.every(rows=rows))(label)
+    with pytest.raises(StoreError, match="-wal was deleted while the store was open"):
+        if how == "calls":
+            [step(row) for row in range(1000)]
+        else:
+            list(step.run(list(range(1000)), concurrency=1 + (how == "threads")))
+    assert len(calls) < 600  # those that had been looked up already
+    if rows == 1 and how != "threads":
+        assert len(calls) == 21
+    if rows == 1 or how != "calls":  # else some are pending
+        shutil.copy(store_path, store_path + ".copy")
+        with Reader(store_path + ".copy") as reader:
+            assert sorted(record.input for record in reader.records()) == sorted(calls)
+    step.store.close()
+    with Store(store_path) as store:
+        assert sorted(record.input for record in store.records()) == sorted(calls)
+        assert store.verify() == []
+
+
+class Forgetful(apsw.VFS):
+    """A disk of which `durable` is what a power cut leaves: what was written since the last sync is
+    gone, and for good what was written before a sync that failed, as on Linux."""
+
+    def __init__(self, name):
+        self.name, self.durable, self.dirty, self.failing = name, {}, {}, ""
+        super().__init__(name, "unix")
+
+    def xOpen(self, name, flags):
+        return ForgetfulFile(self, name, flags)
+
+    def xDelete(self, name, sync):
+        super().xDelete(name, sync)
+        self.durable.pop(name, None)
+        self.dirty.pop(name, None)
+
+    def cut(self, path, to):
+        """Lay down what a power cut would leave of a store now."""
+        for ending in ("", "-wal"):
+            if path + ending in self.durable:
+                pathlib.Path(to + ending).write_bytes(self.durable[path + ending])
+
+
+class ForgetfulFile(apsw.VFSFile):
+    def __init__(self, vfs, name, flags):
+        self.vfs = vfs
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        self.path = path or str(id(self))
+        if os.path.exists(self.path):
+            vfs.durable.setdefault(self.path, bytearray(pathlib.Path(self.path).read_bytes()))
+        super().__init__("unix", name, flags)
+
+    def xWrite(self, data, offset):
+        super().xWrite(data, offset)
+        self.vfs.dirty.setdefault(self.path, []).append((bytes(data), offset))
+
+    def xTruncate(self, size):
+        super().xTruncate(size)
+        self.vfs.dirty.setdefault(self.path, []).append((None, size))
+
+    def xSync(self, flags):
+        super().xSync(flags)
+        written = self.vfs.dirty.pop(self.path, [])
+        fails, self.vfs.failing = self.vfs.failing[:1], self.vfs.failing[1:]
+        if fails == "x":
+            raise apsw.IOError("the disk has failed")
+        file = self.vfs.durable.setdefault(self.path, bytearray())
+        for data, offset in written:
+            if data is None:
+                del file[offset:]
+            else:
+                file.extend(bytes(max(offset + len(data) - len(file), 0)))
+                file[offset : offset + len(data)] = data
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("where", ["flush", "wal_checkpoint", "claim"])
+@pytest.mark.parametrize("failures", ["x", "xxx", "x-x", "-x-x"])
+def test_after_a_failed_sync_nothing_is_acknowledged_that_is_not_on_the_disk(
+    store_path, monkeypatch, durability, where, failures
+):
+    """Linux says once that it could not write, and takes the pages for written: the next flush may
+    not rely on them."""
+    Store(store_path).close()
+    if where == "wal_checkpoint":
+        monkeypatch.setattr(pragmas, "WAL_PAGES", 1)
+    vfs = Forgetful(f"forgetful-{durability}-{where}-{failures}")
+    store = Store(store_path, durability=durability, vfs=vfs.name)
+    log = Log(store)
+    store.flush()
+    if where == "claim":
+        store.log.claim("a b 1 2 3 c", [b"k" * 16])
+    vfs.failing = failures
+    with contextlib.suppress(StoreError):
+        log.add(*range(10))
+    for _ in range(9):
+        try:
+            if log.found(0) == [None]:
+                log.add(*range(10))
+            store.flush()
+        except StoreError:
+            continue
+        break
+    vfs.failing = ""
+    after = store_path.replace("rows", "after")
+    vfs.cut(store_path, after)
+    with Reader(after) as reader:
+        assert {record.position for record in reader.records()} == set(range(10))
+        assert reader.verify() == []
+    store.close()
+    vfs.unregister()

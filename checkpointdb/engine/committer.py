@@ -69,6 +69,7 @@ class Committer:
         self._exposed: Exposed | None = None
         self._error: BaseException | None = None
         self._is_measured = is_measured(policy)
+        self._closing = False
         wait = next_look(policy, self._sizes)
         self._timer = _Timer(self, wait) if wait < math.inf else None
 
@@ -161,6 +162,8 @@ class Committer:
             self._sizes = _rest(self._sizes, taken, now - start, thread_time() - worked)
             self._last_commit, self._commits = now, self._commits + 1
         self._tally.committed(len(entries), late, now - start)
+        if not self._closing:
+            self._log.check_file()  # what was committed is safe, but no more must be paid for
 
     def _leave(self, entries: list[Entry], start: float) -> None:
         """Take what is committed out of what is pending; under `_lock`."""
@@ -200,6 +203,7 @@ class Committer:
 
     def close(self) -> None:
         """Commit all that is pending, stop the timer. If it raises, all is still pending."""
+        self._closing = True
         self.commit()
         if self._timer is not None:
             self._timer.stop()

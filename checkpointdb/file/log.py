@@ -33,6 +33,7 @@ from .append import (
 from .delete import check_alone, choose, delete
 from .find import Finder
 from .key_index import extend
+from .log_file import LogFile
 from .processes import Process, alive, this_process
 from .read import Reader
 from .records import (
@@ -89,13 +90,13 @@ class Log:
         self._pid = os.getpid()
         self._own_runs: set[int] = set()
         self._writer: apsw.Connection | None = files.open_writer(path, durability, vfs)
-        self._identity = files.identity(path)
         with files.mapped(path):
             self._reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
             try:
                 pragmas.harden(self._reader)
                 pragmas.tune_reader(self._reader)
                 self._finder = Finder(path, self._reader)
+                self._file = LogFile(path, self._writer)  # SQLite has made the -wal by now
             except BaseException:  # an open connection would keep the -wal and its locks
                 self._reader.close()
                 self._writer.close()
@@ -160,6 +161,7 @@ class Log:
                 finally:
                     pragmas.set_durability(writer, self.durability)
                 self._unsynced = False
+            self._file.save_if_gone()
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the newest outcome of each key, pending or committed, None where there is none.
@@ -167,6 +169,8 @@ class Log:
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
+        self._check_open()
+        self._file.check()  # before the next call is paid
         # pending before committed: a row passes from here to there, never back
         here: list[Entry | None] = [None] * len(keys)
         for pending in [buffer.pending for buffer in list(self._buffers)]:
@@ -246,7 +250,7 @@ class Log:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
         """
         with self._writing() as writer:
-            self._check_same_file()
+            self._file.check_replaced()
             full = self._finder.index.is_full_with(len(entries))
             replaced = [entry.replaces for entry in entries if entry.replaces]
             more = counts or answered or full or worker or replaced
@@ -296,6 +300,11 @@ class Log:
             if unsaid := set(repeated).difference(entry.replaces for entry in entries):
                 supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
+        self._file.save_if_gone()
+
+    def check_file(self) -> None:
+        """Raise if the file or its -wal is not what was opened."""
+        self._file.check()
 
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
         """Commit all batches as new records in one transaction; return how many records."""
@@ -347,7 +356,7 @@ class Log:
         """Record, durably, that calls are about to be made."""
         now = time.time()
         with self._writing() as writer, transaction(writer):
-            self._check_same_file()
+            self._file.check()
             for call in calls:
                 writer.execute(
                     "insert or replace into sent_calls values (?, ?, ?, ?, ?, ?, ?)",
@@ -512,7 +521,14 @@ class Log:
         with self.lock, files.mapped(self.path):
             self._check_open()
             assert self._writer is not None
-            yield self._writer
+            if self._file.is_doubtful:
+                self._file.begin_anew()
+                self._unsynced = True  # the main file is, but not yet that the log is begun anew
+            try:
+                yield self._writer
+            except apsw.IOError:
+                self._file.is_doubtful = True
+                raise
 
     def _check_open(self) -> None:
         if self._writer is None:
@@ -521,13 +537,5 @@ class Log:
             raise StoreError(
                 f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
                 "from it: open the store anew in the child",
-                self.path,
-            )
-
-    def _check_same_file(self) -> None:
-        if files.identity(self.path) != self._identity:
-            raise StoreError(
-                f"{self.path}: the file was deleted or replaced while it was open; what is pending "
-                "is kept in memory. Put the file back to go on",
                 self.path,
             )

@@ -1,0 +1,74 @@
+"""The -wal under an open store: is it still there, is it on the disk. Knows SQLite; no table."""
+
+from __future__ import annotations
+
+import os
+
+import apsw
+
+from ..errors import StoreError
+from . import connection as files
+from . import pragmas
+
+
+class LogFile:
+    """Watch over the file to which a writing connection writes first.
+
+    After a failed sync the kernel takes what was not written for written: the next sync succeeds
+    and says nothing of it. So nothing that is in the log by then is trusted to be on the disk
+    before all of it was copied into the main file, and that synced.
+
+    All but `check` is called under `Log.lock`.
+    """
+
+    def __init__(self, path: str, writer: apsw.Connection) -> None:
+        self._path, self._writer = path, writer
+        self._main, self._log = files.identity(path), files.identity(path + "-wal")
+        self.is_doubtful = False  # a sync has failed since it was begun anew
+        writer.set_wal_hook(self._committed)
+
+    def _committed(self, writer: apsw.Connection, _name: str, pages: int) -> int:
+        """Move a long log into the main file, as SQLite's own hook does, but see its failures."""
+        if pages >= pragmas.WAL_PAGES:
+            try:
+                writer.wal_checkpoint()
+            except apsw.IOError:
+                self.is_doubtful = True
+            except apsw.Error:  # a full disk, say: the next commit tries again
+                pass
+        return apsw.SQLITE_OK
+
+    def begin_anew(self) -> None:
+        """Bring all that is in the log into the main file and begin it anew.
+
+        Raises:
+            apsw.BusyError: somebody else reads from it.
+        """
+        self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self.is_doubtful = False
+
+    def save_if_gone(self) -> None:
+        """Bring what was committed into the main file, if the log has lost its name."""
+        if not os.path.lexists(self._path + "-wal"):
+            self._writer.wal_checkpoint()
+
+    def check_replaced(self) -> None:
+        """Raise if writing would go to a file that nobody can find, or against another one."""
+        log = files.identity(self._path + "-wal")
+        if files.identity(self._path) != self._main or log not in (self._log, None):
+            raise StoreError(
+                f"{self._path}: the file was deleted or replaced while it was open, or its -wal "
+                "was replaced; what is pending is kept in memory. Put the file back to go on",
+                self._path,
+            )
+
+    def check(self) -> None:
+        """Raise if the file or its log is not what was opened."""
+        self.check_replaced()
+        if files.identity(self._path + "-wal") is None:
+            raise StoreError(
+                f"{self._path}-wal was deleted while the store was open. What was committed has "
+                "been brought into the main file, and what is pending still is. Find out what "
+                "deletes it, close the store in every process, and run the same again",
+                self._path,
+            )
