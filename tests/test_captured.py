@@ -86,6 +86,31 @@ EDITS = {
         "def f(row): return L1.ask(row)",
         "function L.ask changed",
     ),
+    "a method of an object that the step makes": (
+        "class L:\n    def ask(self, row): return 'A' + row\n"
+        f"{STEP}def f(row): return L().ask(row)",
+        "function L.ask changed",
+    ),
+    "a method that super() finds": (
+        "class B:\n    def ask(self, row): return 'A' + row\n"
+        "class L(B):\n    def ask(self, row): return super().ask(row)\nL1 = L()\n"
+        f"{STEP}def f(row): return L1.ask(row)",
+        "function B.ask changed",
+    ),
+    "an argument bound in a helper": (
+        "import functools\ndef add(a, row): return a + row\nhelper = functools.partial(add, 'A')\n"
+        f"{STEP}def f(row): return helper(row)",
+        "argument a of helper differs",
+    ),
+    "a variable of the environment": (
+        f"import os\nos.environ['MODEL'] = 'A'\n{STEP}"
+        "def f(row): return os.environ['MODEL'] + os.getenv('MODEL') + row",
+        "global os.environ['MODEL'] differs",
+    ),
+    "an array": (
+        f"import numpy\nW = numpy.array([ord('A')])\n{STEP}def f(row): return row * int(W[0])",
+        "global W differs",
+    ),
     "a field of an object": (
         "import dataclasses\n@dataclasses.dataclass\nclass C:\n    model: str\n    n: int = 3\n"
         f"CONFIG = C('A')\n{STEP}def f(row): return CONFIG.model + row",
@@ -255,6 +280,44 @@ if __name__ == "__main__":
     with ckpt.Store(tmp_path / "s.ckpt") as store:
         assert len({it.fingerprint for it in store.runs()}) == 1
         assert len(store.runs()) == 8
+
+
+# Python 3.11, 3.12 and 3.13 give it this fingerprint alike.
+TRICKY = """
+import enum, re, functools, dataclasses
+from checkpointdb.engine.captured import capture
+WORDS = frozenset(("a", "b", "c", "x"))
+class Kind(enum.Enum):
+    A = 1
+@dataclasses.dataclass
+class D:
+    m: str = "q"
+    def ask(self, r): return [self.m for _ in r]
+class Config:
+    model = "m"
+    words = {"a", "b", "c"}
+    def ask(self, row, kind=Kind.A): return row + self.model + kind.name
+class Sub(Config):
+    def ask(self, row): return super().ask(row)
+P = re.compile("x", re.I)
+def helper(row, more=WORDS): return Config().ask(row) + Sub().ask(row) + str(P.match(row))
+N = 0
+C = {"a": {"b": [1, 2.5, None]}}
+lam = lambda s, t="z": (s, t)
+def f(row):
+    global N
+    N += 1
+    def g(x): return [C["a"]["b"][1] for _ in x]
+    more = [Kind.A.name for _ in row] + [lam(w) for w in WORDS]
+    return helper(row) if row in WORDS else more + g(row) + D().ask(row)
+print(capture(f).fingerprint)
+"""
+
+
+def test_a_fingerprint_is_the_same_in_every_python(tmp_path):
+    """An upgrade of Python is no change of what a step captures; nor is a new release of ours."""
+    write(tmp_path, TRICKY, "tricky.py")
+    assert run(tmp_path, "tricky.py")[0] == "bf096430be6d3fcc\n"
 
 
 @pytest.mark.parametrize("name", ["API_KEY", "HF_TOKEN", "db_password"])

@@ -93,6 +93,7 @@ def test_a_missing_digest_is_never_a_change(store_path):
     for asked in ("warn", "error", "recompute"):
         rows = [row | {"client": object()} for row in EDITED]
         assert go(store_path, rows, on_changed_input=asked) == (OLD, 0)
+        assert go(store_path, EDITED, on_changed_input=asked) == (OLD, 0)
 
 
 def test_single_calls_warn_of_the_first(store_path):

@@ -49,6 +49,18 @@ def test_results_of_the_present_code_are_never_stale(store_path):
     assert run.stale == 1
 
 
+def test_each_run_warns_though_python_shows_a_line_once(store_path):
+    """A notebook runs one line again and again; by default Python says a thing once a line."""
+    filled(store_path)
+    after = made(store_path, "B ")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            list(after.run(["x"]))
+    assert [it.category for it in caught] == [ckpt.StaleResultsWarning] * 3
+    assert {it.filename for it in caught} == {__file__}
+
+
 def test_accepting_settles_it_until_the_next_edit_and_can_be_undone(store_path):
     """`Step.accept`: nothing is copied or computed; the next edit warns of all of them again."""
     filled(store_path)

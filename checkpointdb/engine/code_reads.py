@@ -175,11 +175,16 @@ def chain_of(node: ast.expr) -> Chain | None:
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "get"
+        and node.func.attr in ("get", "getenv")
         and node.args
         and isinstance(node.args[0], ast.Constant)
     ):
-        return _longer(node.func.value, ("[", node.args[0]))
+        base = node.func.value
+        if node.func.attr == "getenv":
+            base = ast.Attribute(base, "environ", ast.Load())
+        return _longer(base, ("[", node.args[0]))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":
+        return "super", ()
     return None
 
 

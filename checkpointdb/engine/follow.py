@@ -139,6 +139,8 @@ class Walk:
             start = Found(f"closure {name}{of}", (), _content(cell), lambda: _content(cell))
         elif task.me is not None and name == _first(code):
             start = task.me
+        elif name == "super" and "__class__" in code.co_freevars:
+            return self._in_super(task, path)
         elif name in reads_of(code).global_names or (assigned and name in fn.__globals__):
             if name not in fn.__globals__:
                 return None
@@ -146,6 +148,20 @@ class Walk:
         else:
             return None
         return self._along(start, path, assigned)
+
+    def _in_super(self, task: _Task, path: Path) -> Found | None:
+        """Follow a method that `super()` finds."""
+        cells = dict(zip(task.fn.__code__.co_freevars, task.fn.__closure__ or (), strict=True))
+        own = _content(cells["__class__"])
+        if not path or not isinstance(own, type):
+            return None
+        kind = own if task.me is None else _kind_of(task.me.value)
+        after = kind.__mro__[kind.__mro__.index(own) + 1 :] if own in kind.__mro__ else ()
+        base = next((it for it in after if path[0][1] in vars(it)), None)
+        if base is not None and is_own_class(base):
+            place = task.me or self._found(self._class_label(base), base)
+            self._is_method(place, path[0], vars(base)[path[0][1]])
+        return None
 
     def _global(self, namespace: dict[str, Any], name: str) -> Found:
         value = namespace[name]
@@ -281,9 +297,7 @@ class Walk:
         elif isinstance(value, functools.cached_property):
             value = value.func
         if isinstance(value, types.FunctionType):
-            if value.__module__ == own.__module__ and not value.__code__.co_filename.startswith(
-                "<s"
-            ):
+            if value.__module__ == own.__module__ and not _is_generated(value):
                 self._follow(value, name)
         elif not name.startswith("__") and not callable(value):
             self._note(_deeper(place, ((".", name),), value))
@@ -346,6 +360,16 @@ def _unwrapped(value: Any) -> Any:
         )
     except ValueError:  # wrapped in itself
         return value
+
+
+def _is_generated(fn: Any) -> bool:
+    """Tell whether a method was made from text, as dataclasses do; the class shows its fields."""
+    inside = getattr(fn, "__wrapped__", fn)
+    return getattr(inside, "__code__", fn.__code__).co_filename == "<string>"
+
+
+def _kind_of(value: Any) -> type:
+    return value if isinstance(value, type) else type(value)
 
 
 def _first(code: types.CodeType) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import itertools
 import os
@@ -147,7 +148,9 @@ class Content:
 
 def _is_code(value: Any) -> bool:
     """Tell whether a callable is a function or a class, or wraps one."""
-    return inspect.isroutine(value) or isinstance(value, type) or hasattr(value, "__wrapped__")
+    if inspect.isroutine(value) or isinstance(value, type | functools.partial):
+        return True
+    return hasattr(value, "__wrapped__")
 
 
 def _leaf(value: Any) -> Leaf:
@@ -158,6 +161,8 @@ def _leaf(value: Any) -> Leaf:
     size = len(value) if isinstance(value, str | bytes) else getattr(value, "nbytes", 0)
     if isinstance(size, int) and size > MOST_BYTES:
         return _digest([type(value).__name__, size]), f"{size:,} bytes"
+    if hasattr(type(value), "__array_interface__") and not value.dtype.hasobject:
+        return _digest([value.dtype.str, list(value.shape), value.tobytes()]), None
     try:
         digest = xxh3_64_hexdigest(canonical(value))
     except EncodeError:

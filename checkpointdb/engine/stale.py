@@ -94,8 +94,7 @@ def other_codes(codes: Sequence[SavedCode], present: Captured) -> list[SavedCode
     return [
         code
         for code in codes
-        if code is not own
-        and not (together and until is not None and code.first_used <= until)
+        if not (together and until is not None and code.first_used <= until)
         and is_other(code, present)
     ]
 

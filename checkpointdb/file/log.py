@@ -428,7 +428,8 @@ class Log:
 
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; what is pending is committed first."""
-        self.commit_buffers()
+        if ids:
+            self.commit_buffers()
         with self.lock, files.mapped(self.path):
             return codes.made_by(self._reader, step, ids)
 
