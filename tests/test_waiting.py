@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -168,3 +169,5 @@ def test_a_stderr_that_is_gone_ends_no_run(store_path, monkeypatch, options, gon
         assert len(list(step.run(range(3), **options))) == 3
     finally:
         logging.getLogger("checkpointdb").removeHandler(handler)
+        with contextlib.suppress(OSError):
+            file.close()
