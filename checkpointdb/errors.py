@@ -11,6 +11,7 @@
     ├── KeyCollisionError        two rows with one key        .key .position .record
     ├── StaleResultsError        other code computed what is saved    .results .changes
     ├── BindingError             one step's code, bound to other values
+    ├── StepDeadlockError        a row that waits for itself          .key
     └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
 Misuse of the API is a builtin `TypeError` or `ValueError` at the call. `StaleResultsWarning` is a
@@ -119,6 +120,17 @@ class BindingError(CheckpointError):
     Both have one name, one version and one store, so each would get the other's answers. No call
     was made. Name what differs with `depends=`, or give the steps names of their own.
     """
+
+
+class StepDeadlockError(CheckpointError):
+    """A step was called for a row, and asks, itself or through others, for that row's result.
+
+    It would wait for ever. `key` is the row's, in hex. Recursion over other rows is fine.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class BudgetExceeded(CheckpointError):

@@ -5,6 +5,7 @@ Loggers are `checkpointdb.run` and its children; each record carries the event a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -102,7 +103,8 @@ def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
     """Log an event and hand it to the listener."""
     level = _level(event)
     if log.isEnabledFor(level):
-        log.log(level, "%s", _line(event), extra={"event": event})
+        with contextlib.suppress(Exception):  # a closed stderr or a full disk must end no run
+            log.log(level, "%s", _line(event), extra={"event": event})
     if listener is not None:
         listener(event)
 

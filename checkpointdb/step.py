@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 import msgspec
 
+from . import interrupts
 from . import plan as plans
 from .engine.begin import Running, begin
 from .engine.callables import (
@@ -95,6 +96,7 @@ class Step(Generic[P, R]):
         self._single_calls: Running | None = None
         self._method = is_method(fn)
         self.__wrapped__ = fn
+        interrupts.watch()
         self._parts = parts_of(self, fn, version, self._options())
 
     def _look_like(self, fn: Any) -> None:
@@ -347,7 +349,8 @@ class Step(Generic[P, R]):
                 if run is None or run.closed or run.is_outdated(self._spec):
                     if run is not None and not run.closed:
                         run.commit()  # it stays open for calls that are in flight
-                    spec = msgspec.structs.replace(self._spec, fn=self._invoke)
+                    fn = self._apply if self._spec.is_async else self._invoke
+                    spec = msgspec.structs.replace(self._spec, fn=fn)
                     run = self._single_calls = begin(Job(store, spec, self._save, self._meta))
         return run
 
@@ -357,6 +360,9 @@ class Step(Generic[P, R]):
         return args[0] if len(args) == 1 and not kwargs else self._parameters.row(args, kwargs)
 
     def _invoke(self, row: Any) -> Any:
+        return interrupts.in_the_open(self._apply, row)
+
+    def _apply(self, row: Any) -> Any:
         if type(row) is Arguments:
             return self._parameters.call(row)
         return self.__wrapped__(row)  # type: ignore[call-arg]

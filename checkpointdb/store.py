@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Self
 
+from . import interrupts
 from .file import connection as files
 from .file import lifetime
 from .file.log import Durability, Log
@@ -49,7 +50,7 @@ class Store:
         if create and not os.path.lexists(self.path):
             files.create(self.path, vfs)
         self.log = Log(self.path, durability, vfs)
-        lifetime.opened(self, self.log.handles)
+        lifetime.opened(self, self.log.forked)
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +92,7 @@ class Store:
         with Reader(self.path, self._vfs) as reader:
             return reader.verify()
 
+    @interrupts.whole
     def flush(self) -> None:
         """Commit all that is pending on this store and make it survive a power cut.
 
@@ -100,6 +102,7 @@ class Store:
         self.log.commit_buffers()
         self.log.sync()
 
+    @interrupts.whole
     def close(self) -> None:
         """Flush, then close the file. What is pending is kept if that fails. Can be repeated."""
         if self.closed:

@@ -342,11 +342,16 @@ def test_no_warning_where_nothing_is_saved(store_path):
     assert list(mended.run([1])) == [1]
 
 
-def test_a_result_that_valid_could_not_judge_is_no_success(store_path, paid):
-    """If valid= itself raises, that ends the run; the result is kept, and not as a good one."""
+@pytest.mark.parametrize("on_error", ["raise", "record"])
+def test_a_result_that_valid_could_not_judge_is_no_success(store_path, paid, on_error):
+    """If valid= itself raises, the row is a failure like any other, and its result is kept."""
     step = ckpt.step(store_path, version=1)(label)
-    with pytest.raises(KeyError):
-        list(step.run(paid.rows(1), valid=lambda result: result["score"], on_error="record"))
+    run = step.run(paid.rows(2), valid=lambda result: result["score"], on_error=on_error)
+    if on_error == "raise":
+        with pytest.raises(KeyError):
+            list(run)
+    else:
+        assert [failed.error_type for failed in run] == ["KeyError", "KeyError"]
     step.flush()
     record = saved(store_path)[0]
     assert record.result == result_of(0)

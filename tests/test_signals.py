@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import linecache
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from drivers import BRIDGED, ONE_AT_A_TIME, SEQUENTIAL, THREADS, each_driver
 from lives import HERE, Lives
 
 import checkpointdb as ckpt
-from checkpointdb import Store
+from checkpointdb import Store, interrupts
 
 pytestmark = pytest.mark.loops
 
@@ -35,6 +36,7 @@ def handlers():
 @pytest.fixture(autouse=True)
 def program():
     """Handlers as a program has them; given back even if a run should fail to."""
+    interrupts.watch()  # as in a program that has a step
     before = handlers()
     yield before
     signal.signal(signal.SIGINT, before[0])

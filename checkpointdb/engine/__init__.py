@@ -26,6 +26,9 @@ report, or call the step for a single row.
   are taken under any of those above.
 - `InFlight._lock`, `Tally._lock` and that of `Occurrences` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
+- The table of `waiting.py` has a lock of its own, held for a few instructions.
+- A signal's handler commits in the main thread, but never while that is inside a commit or between
+  a step's return and its keeping (`interrupts.py`). In a forked child all locks are made new.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.
 
 So the order is: `Committer`, `Budget` or `Ledger`; then `Log.lock`, the innermost, or one of the

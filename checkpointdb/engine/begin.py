@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from .. import interrupts
 from ..events import Report, RunEnded, RunStarted, emit
 from ..file.records import Entry
 from ..policy import loss_window
@@ -80,6 +81,24 @@ class Running:
         """Commit what is pending."""
         self.committer.commit()
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a forked child, and the run its parent's."""
+        return self.job.store.log.is_forked
+
+    def check_process(self) -> None:
+        """Raise in a forked child: the run's threads and its file stayed with the parent.
+
+        Raises:
+            StoreError: it is one.
+        """
+        self.job.store.log.check_process()
+
+    def forked(self) -> None:
+        """Make it safe to drop in a forked child."""
+        for part in (self.committer, self.tally, self.in_flight):
+            part.forked()
+
     def close(self) -> None:
         """End a run that nobody goes on with."""
         end(self, "closed")
@@ -113,6 +132,7 @@ class Running:
         return self.tally.report()
 
 
+@interrupts.whole
 def begin(job: Job, rows: Any = None) -> Running:
     """Register the step and the run, and build its parts; warn or refuse if the code changed.
 
@@ -123,6 +143,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     Raises:
         BindingError, StaleResultsError: before any call.
     """
+    interrupts.watch()
     store, spec = job.store, job.spec
     captured = spec.capture()
     check_depends(spec.name, spec.keyer.depends, spec.settings.depends)
@@ -144,6 +165,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     return running
 
 
+@interrupts.whole
 def end(running: Running, how: str) -> None:
     """Commit what is pending and record how the run ended. Can be repeated.
 

@@ -6,7 +6,7 @@ import math
 from time import perf_counter
 from typing import Any
 
-from ..errors import EncodeError
+from .. import interrupts
 from ..file.records import Entry, SentCall
 from .budget import Budget
 from .committer import Committer
@@ -55,16 +55,21 @@ class Calls:
         self._is_batch = options.batch_size is not None
         self._redactor = spec.settings.redactor
         self._needs_begin = budget is not None or ledger is not None
+        self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
         # one entry a call that has not returned: threads append and pop it without a lock
         self._flying: list[None] = [] if under_way is None else under_way
 
     # --- call
 
+    @interrupts.computes
     def compute(self, slots: list[Slot]) -> None:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
+        outer = calling.get()
+        if outer is None and interrupts.state.ending:
+            interrupts.halt()
         start = self.begin(slots) if self._needs_begin else perf_counter()
-        token = calling.set(slots[0].key)
+        token = calling.set((slots, outer))
         self._flying.append(None)
         try:
             returned = self._fn(self.argument(slots))
@@ -80,8 +85,11 @@ class Calls:
 
     async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
+        outer = calling.get()
+        if outer is None and interrupts.state.ending:
+            await interrupts.ahalt()
         start = self.begin(slots) if self._needs_begin else perf_counter()
-        token = calling.set(slots[0].key)
+        token, call = calling.set((slots, outer)), interrupts.depart()
         self._flying.append(None)
         try:
             returned = await self._fn(self.argument(slots))
@@ -89,10 +97,11 @@ class Calls:
             if not self.fail(slots, error, start):
                 raise
         else:
-            self.keep(slots, returned, start)
+            self._keep_whole(slots, returned, start)
         finally:
             self._flying.pop()  # only now: the event loop must not wait for a commit
             calling.reset(token)
+            interrupts.land(call)
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -132,10 +141,14 @@ class Calls:
             StoreError: the commit failed; the result stays pending.
         """
         now = perf_counter()
-        if self._is_batch:
-            self._keep_batch(slots, returned, now - start)
-        else:
-            self._keep(slots[0], returned, now - start, now)
+        try:
+            if self._is_batch:
+                self._keep_batch(slots, returned, now - start)
+            else:
+                self._keep(slots[0], returned, now - start, now)
+        except BaseException as error:
+            self._settle_rest(slots, error)
+            raise
 
     def _keep(self, slot: Slot, value: Any, seconds: float, now: float) -> None:
         if slot.mutated is not None:
@@ -143,7 +156,7 @@ class Calls:
             return
         try:
             data = self._encode(value)
-        except EncodeError as error:
+        except Exception as error:
             if not self.fail([slot], error, now - seconds, value):
                 raise
             return
@@ -195,34 +208,32 @@ class Calls:
         error.result = values  # type: ignore[attr-defined]
         return error
 
-    def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, Exception | None]:
+    def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, BaseException | None]:
         """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
-        cost = None
+        cost, problem = None, None
         try:
             if self._options.cost is not None:
                 cost = _dollars(self._options.cost(value))
                 self._tally.paid(cost)
-        except Exception as error:  # noqa: BLE001 - the result is paid for: keep it first
+        except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
             return cost, error
         try:
             if self._options.valid is None or self._options.valid(value):
                 return cost, None
-        except Exception as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
-            slot.failed, slot.error = (
-                failure(slot.row, slot.attempts + 1, error, self._redactor),
-                error,
+        except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
+            problem = error
+            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+        else:
+            problem = ValueError(
+                f"valid= refused the result of row {slot.position}: {value!r:.200}"
             )
-            self._tally.failed([slot], error, recorded=False)
-            return cost, error
-        refused = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
-        recorded = self._options.on_error == "record"
-        slot.failed = Failed(
-            slot.row, "invalid", self._redactor.text(str(refused), slot.row), "", slot.attempts + 1
-        )
+            shown = self._redactor.text(str(problem), slot.row)
+            slot.failed = Failed(slot.row, "invalid", shown, "", slot.attempts + 1)
+        recorded = self._is_recorded(problem)
         if not recorded:
-            slot.error = refused
-        self._tally.failed([slot], refused, recorded)
-        return cost, None if recorded else refused
+            slot.error = problem
+        self._tally.failed([slot], problem, recorded)
+        return cost, None if recorded else problem
 
     # --- fail
 
@@ -237,15 +248,32 @@ class Calls:
             start: from `begin`.
             result: what the step returned, if it was that which cannot be stored.
         """
-        recorded = (
+        recorded = self._is_recorded(error)
+        try:
+            self._tally.failed(slots, error, recorded)
+            if recorded:
+                self._record(slots, error, start, result)
+            else:
+                self._in_flight.give_up(slots, error)
+        except BaseException as problem:
+            self._settle_rest(slots, problem)
+            raise
+        return recorded
+
+    def _is_recorded(self, error: BaseException) -> bool:
+        return (
             self._options.on_error == "record"
             and isinstance(error, Exception)
             and not isinstance(error, self._options.stop_on)
         )
-        self._tally.failed(slots, error, recorded)
-        if not recorded:
-            self._in_flight.give_up(slots, error)
-            return False
+
+    def _settle_rest(self, slots: list[Slot], error: BaseException) -> None:
+        """Settle the rows that are not: whoever waits for one must not wait for ever."""
+        self._in_flight.give_up([slot for slot in slots if not slot.settled], error)
+
+    def _record(
+        self, slots: list[Slot], error: BaseException, start: float, result: Any = None
+    ) -> None:
         now = perf_counter()
         seconds = (now - start) / len(slots)
         for slot in slots:
@@ -260,7 +288,6 @@ class Calls:
                 self._committer.add(entry, now, len(self._flying))
             finally:
                 self._in_flight.leave((slot,))
-        return True
 
 
 def _dollars(cost: Any) -> float:

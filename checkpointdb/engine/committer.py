@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .. import interrupts
 from ..errors import StoreError
 from ..file.log import Log
 from ..file.records import Entry
@@ -109,11 +110,13 @@ class Committer:
             assert self._timer is not None
             self._timer.wake()
 
+    @interrupts.whole
     def commit(self) -> None:
         """Commit all that is pending. If it raises, all is still pending."""
         with self._committing:
             self._commit_all()
 
+    @interrupts.whole
     def _commit_unless_done(self, commits: int, waiting: int = 0) -> None:
         """Commit what was found due after so many commits, unless another one has seen to it."""
         with self._committing:
@@ -200,6 +203,10 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - raised again in the user's thread
             self._error = error
             return POLL_SECONDS
+
+    def forked(self) -> None:
+        """In a forked child: whoever held a lock is not there to give it back."""
+        self._committing, self._lock = threading.RLock(), threading.RLock()
 
     def close(self) -> None:
         """Commit all that is pending, stop the timer. If it raises, all is still pending."""

@@ -1,10 +1,13 @@
-"""The key of the call that is being made, for a step that asks. Knows nothing else."""
+"""The call that is being made, for a step that asks, and the calls that it is made in."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import Any
 
-calling: ContextVar[bytes | None] = ContextVar("checkpointdb_calling", default=None)
+# The rows of the innermost call, and the same of the call whose step made it.
+Calling = tuple[Any, "Calling | None"]
+calling: ContextVar[Calling | None] = ContextVar("checkpointdb_calling", default=None)
 
 
 def current_key() -> str:
@@ -16,7 +19,17 @@ def current_key() -> str:
     Raises:
         RuntimeError: no step is being called by a run here.
     """
-    key = calling.get()
-    if key is None:
+    call = calling.get()
+    if call is None:
         raise RuntimeError("current_key() is for use inside a step while a run calls it")
+    key: bytes = call[0][0].key
     return key.hex()
+
+
+def rows_being_called() -> list[Any]:
+    """Return the rows of all calls that the caller is inside of, the innermost first."""
+    rows, call = [], calling.get()
+    while call is not None:
+        rows += call[0]
+        call = call[1]
+    return rows

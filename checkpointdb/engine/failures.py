@@ -38,10 +38,32 @@ def failure(
     return Failed(
         row=row,
         error_type=type(error).__qualname__,
-        message=redactor.text(str(error), row),
-        traceback=redactor.text("".join(traceback.format_exception(error)), row),
+        message=redactor.text(text_of(error), row),
+        traceback=redactor.text(_traceback(error), row),
         attempts=attempts,
     )
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, whatever the class of the user's does when asked for it."""
+    try:
+        return str(error)
+    except Exception as problem:  # noqa: BLE001 - a text is no reason to lose a row
+        return f"<no text: {type(problem).__name__} in {type(error).__qualname__}.__str__>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - see `text_of`
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as problem:  # noqa: BLE001 - see `text_of`
+        return f"<no repr: {type(problem).__name__} in {type(value).__qualname__}.__repr__>"
 
 
 def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_IT_IS) -> str:
@@ -58,7 +80,7 @@ def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_I
         "traceback": failed.traceback,
     }
     if result is not None:
-        fields["repr"] = redactor.text(repr(result), failed.row)[:_REPR_LIMIT]
+        fields["repr"] = redactor.text(_repr(result), failed.row)[:_REPR_LIMIT]
     # an exception's text may hold what no file can, such as the lone surrogate it complains about
     clean = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
     return msgspec.json.encode(clean).decode()

@@ -365,7 +365,7 @@ def _unwrapped(value: Any) -> Any:
 def _is_generated(fn: Any) -> bool:
     """Tell whether a method was made from text, as dataclasses do; the class shows its fields."""
     inside = getattr(fn, "__wrapped__", fn)
-    return getattr(inside, "__code__", fn.__code__).co_filename == "<string>"
+    return bool(getattr(inside, "__code__", fn.__code__).co_filename == "<string>")
 
 
 def _kind_of(value: Any) -> type:

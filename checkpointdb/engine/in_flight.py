@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from .rows import EqualRow, Place, Slot
+from .rows import EqualRow, Place, Slot, first_of
 
 Collided = list[tuple[int, Slot, Slot]]
 
@@ -72,11 +72,15 @@ class InFlight:
 
     def when_settled(self, place: Place, wake: Callable[[], object]) -> None:
         """Call `wake` once, when the row's outcome is there; at once if it is."""
-        slot = place.first if isinstance(place, EqualRow) else place
+        slot = first_of(place)
         with self._lock:
             slot.waiters += (wake,)
         if slot.settled:  # by now, and perhaps before `leave` could see who waits
             self._wake(slot)
+
+    def forked(self) -> None:
+        """In a forked child: whoever held the lock is not there to give it back."""
+        self._lock = threading.Lock()
 
     def _wake(self, slot: Slot) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import DecodeError
 from ..values.codec import Codec
-from .rows import EqualRow, Place
+from .rows import Place, first_of
 from .tally import Tally
 
 
@@ -18,7 +18,7 @@ class Results:
 
     def take(self, place: Place) -> Any:
         """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
-        slot = place.first if isinstance(place, EqualRow) else place
+        slot = first_of(place)
         if slot.error is not None:
             raise slot.error
         if slot.failed is not None:

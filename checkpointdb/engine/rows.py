@@ -75,3 +75,8 @@ class EqualRow:
 
 
 Place = Slot | EqualRow
+
+
+def first_of(place: Place) -> Slot:
+    """Return the row that is computed for this one."""
+    return place.first if isinstance(place, EqualRow) else place

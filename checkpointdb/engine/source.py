@@ -9,6 +9,11 @@ from typing import Any
 END: Any = object()
 
 
+def is_async_source(rows: Any) -> bool:
+    """Tell whether rows are to be awaited; a run looks like both, and says which it is."""
+    return isinstance(rows, AsyncIterable) and not getattr(rows, "is_synchronous", False)
+
+
 class Source:
     """Read rows, some at a time; remember what the user's iterator raised.
 
@@ -17,7 +22,7 @@ class Source:
 
     def __init__(self, rows: Any) -> None:
         self.is_list = type(rows) in (list, tuple)
-        self.is_async = isinstance(rows, AsyncIterable)
+        self.is_async = is_async_source(rows)
         self.reading = False  # inside the user's iterator: no paid result is at risk there
         self.error: Exception | None = None  # raised when the rows before it are done
         self.rows = rows

@@ -12,6 +12,7 @@ import msgspec
 from ..events import CameLate, Committed, Report, RowFailed, emit
 from ..file.records import Entry
 from ..values.redact import Redactor
+from .failures import text_of
 from .rows import Slot
 
 
@@ -62,11 +63,11 @@ class Tally:
         """Count rows that failed, and tell whether the run goes on."""
         with self._lock:
             self._counts["failed"] += len(slots)
-        kind = type(error).__qualname__
+        kind, text = type(error).__qualname__, text_of(error)
         for slot in slots:
-            text = self._redactor.text(str(error), slot.row)
+            shown = self._redactor.text(text, slot.row)
             self._tell(
-                RowFailed(self._step, slot.position, kind, text, slot.attempts + 1, recorded)
+                RowFailed(self._step, slot.position, kind, shown, slot.attempts + 1, recorded)
             )
 
     def committed(self, rows: int, late: Sequence[Entry], seconds: float) -> None:
@@ -77,6 +78,10 @@ class Tally:
         for entry in late:
             self._tell(CameLate(self._step, entry.position, entry.key.hex()))
         self._tell(Committed(self._step, rows, seconds))
+
+    def forked(self) -> None:
+        """In a forked child: whoever held the lock is not there to give it back."""
+        self._lock = threading.Lock()
 
     def end(self) -> None:
         """Stop the clock."""

@@ -96,7 +96,7 @@ def update_run(
 @contextlib.contextmanager
 def transaction(writer: apsw.Connection) -> Iterator[None]:
     """Commit what the block does, or nothing of it."""
-    try:  # Ctrl-C may come right after the begin
+    try:
         writer.execute("begin immediate")
         yield
         writer.execute("commit")

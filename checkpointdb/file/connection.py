@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import apsw
 
+from .. import interrupts
 from ..errors import (
     StoreCorruptError,
     StoreError,
@@ -101,7 +102,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
             pragmas.harden(connection)
-            connection.set_busy_timeout(pragmas.BUSY_MILLISECONDS)
+            connection.set_busy_handler(_LockWait())
             _check_schema(connection, path)
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
@@ -110,6 +111,22 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             connection.close()
             raise
     return connection
+
+
+class _LockWait:
+    """Wait for another process's write lock; a second Ctrl-C, or half a minute, ends it."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def __call__(self, tries: int) -> bool:
+        now = time.monotonic()
+        if not tries:
+            self._until = now + pragmas.BUSY_MILLISECONDS / 1000
+        if interrupts.state.urgent or now >= self._until:
+            return False
+        time.sleep(min(0.001 * 2 ** min(tries, 5), 0.025))
+        return True
 
 
 def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, bool]:

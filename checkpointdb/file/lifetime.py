@@ -10,11 +10,16 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .. import interrupts
+
 log = logging.getLogger("checkpointdb")
 
 
 class Open(Protocol):
     """Something open that must be closed at exit."""
+
+    def flush(self) -> None:
+        """Save what is pending."""
 
     def close(self) -> None:
         """Save what is pending and close."""
@@ -24,14 +29,15 @@ class Open(Protocol):
 _open: dict[Any, Callable[[], list[Any]]] = {}
 
 
-def opened(store: Open, handles: Callable[[], list[Any]]) -> None:
+def opened(store: Open, forked: Callable[[], list[Any]]) -> None:
     """Close `store` when this process ends, unless `closed` comes first.
 
     Args:
         store: what was opened.
-        handles: returns the objects whose destructors must never run in a forked child.
+        forked: prepares it for a forked child, and returns the objects whose destructors must
+            never run there.
     """
-    _open[store] = handles
+    _open[store] = forked
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing and multiprocessing.parent_process():
         # a worker of multiprocessing leaves by os._exit: atexit does not run there
@@ -58,18 +64,28 @@ def _close_all() -> None:
             log.exception("checkpointdb: results may be lost, a store could not be saved at exit")
 
 
+def _save_all() -> None:
+    """Save what is pending in every open store, before a signal ends the process."""
+    for store in list(_open):
+        try:
+            store.flush()
+        except Exception:  # the other stores must be saved all the same
+            log.exception("checkpointdb: results may be lost, a store could not be saved")
+
+
 def _abandon_in_child() -> None:
     """Keep the parent's connections from ever being closed here: that would disturb its locks."""
     if not _open:
         return
     import ctypes
 
-    for handles in list(_open.values()):
-        for handle in handles():
+    for forked in list(_open.values()):
+        for handle in forked():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
     _open.clear()
 
 
+interrupts.savers.append(_save_all)
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_in_child)

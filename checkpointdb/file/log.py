@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 import apsw
 import msgspec
 
+from .. import interrupts
 from ..errors import StoreError
 from . import codes, leases, pragmas
 from . import connection as files
@@ -63,8 +64,12 @@ class Buffer(Protocol):
     def commit(self) -> None:
         """Commit them."""
 
+    @interrupts.whole
     def close(self) -> None:
         """Commit them and take no more."""
+
+    def forked(self) -> None:
+        """Make new locks, in a forked child."""
 
 
 class Log:
@@ -105,8 +110,14 @@ class Log:
     @property
     def closed(self) -> bool:
         """Whether it was closed, or belongs to the process this one was forked from."""
-        return self._writer is None or self._pid != os.getpid()
+        return self._writer is None or self.is_forked
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+        return self._pid != os.getpid()
+
+    @interrupts.whole
     def close(self) -> None:
         """Close the file, synced; every buffer must be empty by now."""
         self._shorten_tail()
@@ -117,8 +128,11 @@ class Log:
             self._writer.close()
             self._writer = None
 
-    def handles(self) -> list[Any]:
-        """Return the SQLite connections, for a forked child to leave alone."""
+    def forked(self) -> list[Any]:
+        """In a forked child, make new locks; return the SQLite connections, to be left alone."""
+        self.lock, self._reading = threading.RLock(), threading.RLock()
+        for buffer in list(self._buffers):
+            buffer.forked()
         return [self._writer, self._reader]
 
     def _shorten_tail(self) -> None:
@@ -149,6 +163,7 @@ class Log:
         for buffer in list(self._buffers):
             buffer.close()
 
+    @interrupts.whole
     def sync(self) -> None:
         """Make every commit so far survive a power cut, whatever the durability."""
         with self._writing() as writer:
@@ -223,6 +238,7 @@ class Log:
         with Reader(self.path, self._vfs) as reader:
             reader.check(id)
 
+    @interrupts.whole
     def append(
         self,
         step: int,
@@ -306,6 +322,7 @@ class Log:
         """Raise if the file or its -wal is not what was opened."""
         self._file.check()
 
+    @interrupts.whole
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:
         """Commit all batches as new records in one transaction; return how many records."""
         total = 0
@@ -319,16 +336,19 @@ class Log:
 
     # --- single-flight across processes: `file/leases.py`
 
+    @interrupts.whole
     def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
         """Claim the keys that no live worker holds; return those."""
         with self._light(), self._writing() as writer, transaction(writer):
             return leases.take(writer, worker, keys)
 
+    @interrupts.whole
     def renew_claims(self, worker: str) -> None:
         """Extend a worker's leases."""
         with self._light(), self._writing() as writer:
             leases.renew(writer, worker)
 
+    @interrupts.whole
     def release_claims(self, worker: str) -> None:
         """Give up all that a worker holds."""
         with self._light(), self._writing() as writer:
@@ -352,6 +372,7 @@ class Log:
             finally:
                 pragmas.set_durability(writer, self.durability)
 
+    @interrupts.whole
     def send(self, step: int, run: int, calls: Sequence[SentCall]) -> None:
         """Record, durably, that calls are about to be made."""
         now = time.time()
@@ -387,6 +408,7 @@ class Log:
             ).fetchone()
         return row[0], row[1] or after
 
+    @interrupts.whole
     def register_step(
         self, name: str, version: int | str, key_recipe: str, on_change: str | None = None
     ) -> Registered:
@@ -411,11 +433,13 @@ class Log:
             ).fetchone()
         return Registered(*row)
 
+    @interrupts.whole
     def update_recipe(self, step: int, key_recipe: str) -> None:
         """Store a step's new key recipe."""
         with self._writing() as writer:
             writer.execute("update steps set key_recipe = ? where id = ?", (key_recipe, step))
 
+    @interrupts.whole
     def update_on_change(self, step: int, on_change: str) -> None:
         """Store what a step's runs are told to do with results of other code."""
         with self._writing() as writer:
@@ -433,6 +457,7 @@ class Log:
         with self.lock, files.mapped(self.path):
             return codes.made_by(self._reader, step, ids)
 
+    @interrupts.whole
     def accept(self, step: int, code: Code, undo: bool) -> None:
         """Note that a step's results so far are as good as those of `code`; or take that back."""
         with self._writing() as writer, transaction(writer):
@@ -440,6 +465,7 @@ class Log:
             self._unsynced = self.durability != "power"
         self.sync()
 
+    @interrupts.whole
     def begin_run(
         self,
         step: int,
@@ -483,6 +509,7 @@ class Log:
                 return run, process.pid
         return None
 
+    @interrupts.whole
     def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
         with self._writing() as writer:
@@ -490,6 +517,7 @@ class Log:
             self._unsynced = self.durability != "power"
         self.sync()
 
+    @interrupts.whole
     def forget(
         self,
         step: str | None,
@@ -522,6 +550,8 @@ class Log:
         with self.lock, files.mapped(self.path):
             self._check_open()
             assert self._writer is not None
+            if self._writer.in_transaction:  # a handler of the user's own raised inside of one
+                self._writer.execute("rollback")
             if self._file.is_doubtful:
                 self._file.begin_anew()
                 self._unsynced = True  # the main file is, but not yet that the log is begun anew
@@ -534,7 +564,11 @@ class Log:
     def _check_open(self) -> None:
         if self._writer is None:
             raise StoreError(f"{self.path}: the store is closed", self.path)
-        if self._pid != os.getpid():
+        self.check_process()
+
+    def check_process(self) -> None:
+        """Raise in a child forked from the process that opened the file."""
+        if self.is_forked:
             raise StoreError(
                 f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
                 "from it: open the store anew in the child",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from ..engine.begin import Running
-from ..engine.rows import Place, Slot
+from ..engine.rows import Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
+from ..engine.waiting import waiting
+from ..interrupts import one_call
 from .loop_thread import LoopThread
 from .reorder import Reorder
 from .session import Session
@@ -35,24 +37,73 @@ async def adrive(session: Session, concurrency: int) -> AsyncIterator[Any]:
 async def acall(running: Running, row: Any) -> Any:
     """Call an async step for one row outside any loop; from any task.
 
-    The call runs in a task of its own: if the caller is cancelled, it is awaited and kept first.
+    The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
+    goes on in the background and is kept when it returns; the end of the loop waits for it.
     """
-    intake, in_flight = running.intake, running.in_flight
-    calls, results = running.calls, running.results
     while True:
-        place = intake.place_of(row)
-        if place.must_compute:
-            assert isinstance(place, Slot)
-            worker = asyncio.create_task(calls.acompute([place]))
-            await _finish({worker})
+        place, worker = _begin_call(running, row)
+        if worker is not None:
+            try:
+                await asyncio.wait({worker})
+            except asyncio.CancelledError:
+                _leave(worker)
+                raise
             worker.result()
         elif not place.settled:
             settled = asyncio.Event()
             loop = asyncio.get_running_loop()
-            in_flight.when_settled(place, functools.partial(loop.call_soon_threadsafe, settled.set))
-            await settled.wait()
+            wake = functools.partial(loop.call_soon_threadsafe, settled.set)
+            with waiting(first_of(place), running.job.spec.name):
+                running.in_flight.when_settled(place, wake)
+                await settled.wait()
         if not orphaned(place):
-            return results.take(place)
+            return running.results.take(place)
+
+
+@one_call
+def _begin_call(running: Running, row: Any) -> tuple[Place, asyncio.Task[None] | None]:
+    """Look a row up, and begin its call if it is ours to compute."""
+    place = running.intake.place_of(row)
+    if not place.must_compute:
+        return place, None
+    assert isinstance(place, Slot)
+    return place, _paid(running.calls.acompute([place]))
+
+
+# Tasks in which calls are made: a loop itself keeps none alive.
+_in_flight: set[asyncio.Task[Any]] = set()
+BEAT_EVERY = 1.0  # seconds
+
+
+def _paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Make calls in a task that the end of the loop does not cancel: who waits for it decides."""
+    task = asyncio.create_task(call)
+    asyncio.tasks._unregister_task(task)
+    _keep(task)
+    if len(_in_flight) == 1:
+        _beat(asyncio.get_running_loop())
+    return task
+
+
+def _leave(worker: asyncio.Task[None]) -> None:
+    """Let a call go on whose caller has left; have the end of the loop wait for it."""
+
+    async def care() -> None:
+        await _finish({worker})
+        worker.cancelled() or worker.exception()  # nobody else will ask
+
+    _keep(asyncio.create_task(care()))
+
+
+def _keep(task: asyncio.Task[Any]) -> None:
+    _in_flight.add(task)
+    task.add_done_callback(_in_flight.discard)
+
+
+def _beat(loop: asyncio.AbstractEventLoop) -> None:
+    """Wake the loop now and then: a signal that comes just as it begins to wait is not seen."""
+    if any(task.get_loop() is loop for task in list(_in_flight)):
+        loop.call_later(BEAT_EVERY, _beat, loop)
 
 
 class Tasks:
@@ -78,7 +129,7 @@ class Tasks:
         An empty list says that nothing is in flight and a deferred signal can be delivered.
         """
         self._signals.wake_by(asyncio.get_running_loop(), self._wake)
-        try:
+        async with self._awaited_at_the_end():
             async with aclosing(self._places()) as places:
                 async for place in places:
                     if place is not None:
@@ -101,9 +152,19 @@ class Tasks:
                 if await self._interrupted():
                     yield []
                     self._resume()
+
+    @asynccontextmanager
+    async def _awaited_at_the_end(self) -> AsyncIterator[None]:
+        """Begin no further call once the block ends, and await those in flight."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            self._todo.clear()
+            await _finish(self._workers, self._signals, error)
+            raise
         finally:
             self._todo.clear()
-            await _finish(self._workers)
+            await _finish(self._workers, self._signals)
 
     @property
     def _crowded(self) -> bool:
@@ -129,7 +190,7 @@ class Tasks:
             return False
         self._unbegun = list(self._todo)
         self._todo.clear()
-        await _finish(self._workers)
+        await _finish(self._workers, self._signals)
         return True
 
     def _resume(self) -> None:
@@ -142,13 +203,15 @@ class Tasks:
             return
         self._todo.append(unit)
         if len(self._workers) < self._concurrency:
-            self._workers.add(asyncio.create_task(self._work()))
+            self._workers.add(_paid(self._work()))
 
     async def _work(self) -> None:
         while self._todo:
             try:
                 await self._calls.acompute(self._todo.popleft())
-            except BaseException as error:  # noqa: BLE001 - raised in the consumer's task
+            except BaseException as error:
+                if self._running.is_forked:  # a child that the step forked: let it end
+                    raise
                 self._errors.append(error)
                 self._todo.clear()
             self._wake.set()
@@ -184,14 +247,22 @@ class Tasks:
             yield arrived
 
 
-async def _finish(workers: set[asyncio.Task[None]]) -> None:
-    """Await calls in flight, for they are paid for; a first cancellation waits for them too."""
-    cancelled: asyncio.CancelledError | None = None
+async def _finish(
+    workers: set[asyncio.Task[None]],
+    signals: Signals | None = None,
+    cancelled: asyncio.CancelledError | None = None,
+) -> None:
+    """Await calls in flight, for they are paid for; a first cancellation waits for them too.
+
+    A second one, or a second signal, gives them up.
+    """
     while pending := {worker for worker in workers if not worker.done()}:
         try:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
-            if cancelled is not None:
+            if cancelled is not None or (signals is not None and signals.urgent):
+                for worker in pending:
+                    worker.cancel()
                 raise
             cancelled = error
     if cancelled is not None:

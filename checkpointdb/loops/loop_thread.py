@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
+
+from ..interrupts import in_calls
 
 
 class LoopThread:
@@ -17,7 +20,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._abandoned = False
+        self._abandoned, self._pid = False, os.getpid()
         self._thread = threading.Thread(target=self._run, name="checkpointdb-loop", daemon=True)
 
     def __enter__(self) -> Self:
@@ -25,13 +28,16 @@ class LoopThread:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._pid != os.getpid():  # a forked child: the thread stayed with the parent
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         if not self._abandoned:
             self._thread.join()
 
+    @in_calls
     def wait(self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
         """Return what `await fn(*args)` returns, or raise what it raises."""
-        if self._abandoned:
+        if self._abandoned or self._pid != os.getpid():
             return None
         future = asyncio.run_coroutine_threadsafe(fn(*args), self._loop)
         try:

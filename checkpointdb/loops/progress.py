@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Self
 
@@ -50,7 +51,8 @@ class Progress:
         self._console = Console(file=None, stderr=True)
         self._bar = _bar(self._console, self._transient) if _is_live(self._console) else None
         if self._bar is not None:
-            self._bar.start()
+            with suppress(Exception):
+                self._bar.start()
             self._task = self._bar.add_task(self._name, total=None, counts="")
         self._thread.start()
         return self
@@ -60,13 +62,18 @@ class Progress:
         self._thread.join()
         self._show()
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(Exception):
+                self._bar.stop()
 
     def _watch(self) -> None:
         while not self._ended.wait(BAR_EVERY if self._bar is not None else LINE_EVERY):
             self._show()
 
     def _show(self) -> None:
+        with suppress(Exception):  # a closed stderr or a full disk must end no run
+            self._draw()
+
+    def _draw(self) -> None:
         report = self._report()
         fraction = self._fraction(report)
         counts = self._speed.text(report, fraction)

@@ -107,6 +107,11 @@ class Run(Generic[R]):
         return iterator
 
     @property
+    def is_synchronous(self) -> bool:
+        """Whether it is for `for`, not for `async for`: of `run`, not of `arun`."""
+        return self._drive is not None
+
+    @property
     def _has_ended(self) -> bool:
         """Whether no result will come any more: exhausted, failed or closed."""
         if self._iterator is None:

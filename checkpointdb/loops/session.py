@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -13,6 +15,11 @@ from ..errors import StoreError
 from ..events import Report
 from .progress import Progress
 from .signals import Signals, always
+
+log = logging.getLogger("checkpointdb.run")
+
+# Runs whose loop has begun and not ended. Only their users keep them alive.
+_unfinished: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
@@ -44,6 +51,18 @@ class Session:
         """How many saved results were computed by other code, as of the beginning."""
         return 0 if self._running is None else self._running.stale_before()
 
+    def end_at_exit(self) -> None:
+        """Await what is in flight and end the run, if its loop was left unfinished."""
+        loop = self._loop()
+        if loop is None or self._running is None or self._running.is_forked:
+            return
+        try:
+            loop.close()
+        except ValueError:  # a thread is in it: what returned is saved as the store is closed
+            log.warning("%s: the process ends while another thread runs it", self.step)
+        except Exception:  # the others must end all the same
+            log.exception("checkpointdb: a run could not be ended at exit")
+
     def close(self) -> None:
         """End the run, if it has begun and nobody has ended it."""
         if self._running is not None:
@@ -62,6 +81,7 @@ class Session:
                 running.commit,
             )
         signals.install()
+        _unfinished.add(self)
         try:
             with self._progress():
                 yield running, signals
@@ -71,11 +91,13 @@ class Session:
             raise
         except BaseException as error:
             end(running, _how(error))
-            self._explain(error)
+            if not running.is_forked:
+                self._explain(error)
             raise
         else:
             end(running, "finished")
         finally:
+            _unfinished.discard(self)
             signals.restore()
 
     def _progress(self) -> AbstractContextManager[Any]:
@@ -107,6 +129,12 @@ def _how(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit) or name == "CancelledError":
         return "interrupted"
     return f"failed: {name}"
+
+
+@atexit.register  # before the stores are closed: what registers later runs first
+def _end_unfinished() -> None:
+    for session in list(_unfinished):
+        session.end_at_exit()
 
 
 def _no_loop() -> None:

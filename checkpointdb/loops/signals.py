@@ -14,14 +14,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .. import interrupts
+from ..interrupts import STOPS, Deferring
+
 if TYPE_CHECKING:
     import asyncio  # a fifth of the time that importing checkpointdb takes: only where needed
 
 log = logging.getLogger("checkpointdb.run")
 
 
-class Signals:
-    """Hold back SIGINT and SIGTERM during a run; only in the main thread, elsewhere do nothing.
+class Signals(Deferring):
+    """Hold back Ctrl-C, SIGTERM and SIGHUP during a run; only in the main thread.
 
     Args:
         busy: tells whether the run's own code is on the stack.
@@ -33,7 +36,7 @@ class Signals:
         self, busy: Callable[[], bool], save: Callable[[], None], interrupt: bool = True
     ) -> None:
         self._busy, self._save = busy, save
-        self._numbers = (signal.SIGINT, signal.SIGTERM) if interrupt else (signal.SIGTERM,)
+        self._numbers = STOPS if interrupt else STOPS[1:]
         self._wake: Callable[[], object] = int
         self._previous: dict[int, Any] = {}
         self._ended = False
@@ -48,7 +51,7 @@ class Signals:
             previous = signal.getsignal(number)
             if previous is not None and previous is not signal.SIG_IGN:
                 self._previous[number] = previous
-                signal.signal(number, self._handle)
+                signal.signal(number, self)
 
     def wake_by(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         """Set `event` when a signal is deferred, for a loop that waits."""
@@ -59,33 +62,41 @@ class Signals:
         self._busy = always  # hold back one that comes in here, until all are given back
         # SIGINT last: once it is given back, one that waits raises right here
         for number in sorted(self._previous, reverse=True):
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, self._living(number))
+            now: Any = signal.getsignal(number)
+            if now is self:
+                signal.signal(number, self.living(number))
         self._ended = True
         self.deliver()
 
-    def _living(self, number: int) -> Any:
+    def living(self, number: int) -> Any:
         """Return the handler before this one, past those of runs that have ended since."""
-        previous = self._previous[number]
-        before = getattr(previous, "__self__", None)
-        if isinstance(before, Signals) and before._ended:
-            return before._living(number)
+        previous: Any = self._previous[number]
+        if isinstance(previous, Signals) and previous._ended:
+            return previous.living(number)
         return previous
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         if self._ended:
             self.deferred = number
             self.deliver(frame)
         elif self.deferred is not None:
             self.urgent = True
-            self.deliver(frame)
+            if interrupts.is_whole(frame):
+                interrupts.defer(number)
+            else:
+                self.deliver(frame)
         elif self._busy():
             self.deferred = number
             self._wake()
+            if interrupts.in_step(frame):  # the call may take longer than whoever sent it waits
+                self._save()
             log.warning(
                 "%s: finishing the call in flight, then stopping; once more stops at once",
                 signal.Signals(number).name,
             )
+        elif interrupts.is_whole(frame) or interrupts.in_step(frame) is False:
+            interrupts.defer(number)  # the loop's body is inside a commit, or a call, of its own
         else:
             self.deferred = number
             self._save()
@@ -96,8 +107,8 @@ class Signals:
         number, self.deferred = self.deferred, None
         if number is None:
             return
-        previous = self._living(number)
-        if callable(previous):
+        previous = self.living(number)
+        if callable(previous) and previous is not interrupts.handle:
             previous(number, frame)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -11,9 +11,11 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .. import interrupts
 from ..engine.begin import Running
-from ..engine.rows import EqualRow, Place, Slot
+from ..engine.rows import EqualRow, Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
+from ..engine.waiting import waiting
 from .reorder import Reorder
 from .session import Session
 from .signals import Signals
@@ -122,6 +124,7 @@ class Pooled:
 
     def _wait(self) -> None:
         """Wait for something to happen that lets the loop go on."""
+        self._running.check_process()
         if self._sent:
             with suppress(Empty):
                 self._reap(POLL_EVERY if self._intake.is_following else None)
@@ -131,6 +134,7 @@ class Pooled:
             self._running.commit()  # another worker may be waiting for what is pending here
             time.sleep(POLL_EVERY)
 
+    @interrupts.in_calls
     def _reap(self, timeout: float | None = None) -> None:
         future = self._finished.get(timeout=timeout)
         if self._sent.pop(future, None):
@@ -145,27 +149,36 @@ class Pooled:
     def _drain(self) -> list[list[Slot]]:
         """Await calls in flight, for they are paid for; cancel and return those not begun."""
         flying = self._sent
+        if self._running.is_forked:  # the threads stayed with the parent, and so did the calls
+            return []
         unbegun = [flying.pop(future) for future in list(flying) if future.cancel()]
         for future in flying:
             future.exception()
         return unbegun
 
 
+@interrupts.one_call
 def call(running: Running, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
-    intake, in_flight = running.intake, running.in_flight
-    calls, results = running.calls, running.results
+    intake, calls, results = running.intake, running.calls, running.results
     while True:
         place = intake.place_of(row)
         if place.must_compute:
             assert isinstance(place, Slot)
             calls.compute([place])
         elif not place.settled:
-            settled = threading.Event()
-            in_flight.when_settled(place, settled.set)
-            settled.wait()
+            interrupts.in_the_open(_settled, (running, place))
         if not orphaned(place):
             return results.take(place)
+
+
+def _settled(waited: tuple[Running, Place]) -> None:
+    """Wait until a row is settled that another thread computes."""
+    running, place = waited
+    settled = threading.Event()
+    with waiting(first_of(place), running.job.spec.name):
+        running.in_flight.when_settled(place, settled.set)
+        settled.wait()
 
 
 def orphaned(place: Place) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -16,7 +18,7 @@ class DaemonPool(Executor):
     """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self._size, self._pid = size, os.getpid()
         self._threads: list[threading.Thread] = []
         self._todo: SimpleQueue[Any] = SimpleQueue()
 
@@ -26,7 +28,10 @@ class DaemonPool(Executor):
         self._todo.put((future, fn, args, kwargs))
         if len(self._threads) < self._size:
             name = f"checkpointdb-{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            context = contextvars.copy_context()  # the caller's, as in the sequential loop
+            thread = threading.Thread(
+                target=context.run, args=(self._work,), name=name, daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         return future
@@ -43,6 +48,10 @@ class DaemonPool(Executor):
                 continue
             try:
                 future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - handed over by the future
+            except BaseException as error:
+                if self._pid != os.getpid():  # a child that the step forked: let it end
+                    raise
                 future.set_exception(error)
+            if self._pid != os.getpid():
+                return
             del item, future  # hold no result while waiting for the next call
