@@ -68,6 +68,11 @@ class Running:
         self.results = Results(spec.codec, job.store.path, tally)
 
     @property
+    def name(self) -> str:
+        """The name of the step."""
+        return self.job.spec.name
+
+    @property
     def closed(self) -> bool:
         """Whether it can go on no more: it was ended, or its store was closed."""
         return self.ended or self.job.store.closed

@@ -40,6 +40,7 @@ async def acall(running: Running, row: Any) -> Any:
     The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
     goes on in the background and is kept when it returns; the end of the loop waits for it.
     """
+    in_flight, results = running.in_flight, running.results
     while True:
         place, worker = _begin_call(running, row)
         if worker is not None:
@@ -53,21 +54,22 @@ async def acall(running: Running, row: Any) -> Any:
             settled = asyncio.Event()
             loop = asyncio.get_running_loop()
             wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-            with waiting(first_of(place), running.job.spec.name):
-                running.in_flight.when_settled(place, wake)
+            with waiting(first_of(place), running.name):
+                in_flight.when_settled(place, wake)
                 await settled.wait()
         if not orphaned(place):
-            return running.results.take(place)
+            return results.take(place)
 
 
 @one_call
 def _begin_call(running: Running, row: Any) -> tuple[Place, asyncio.Task[None] | None]:
     """Look a row up, and begin its call if it is ours to compute."""
-    place = running.intake.place_of(row)
+    intake, calls = running.intake, running.calls
+    place = intake.place_of(row)
     if not place.must_compute:
         return place, None
     assert isinstance(place, Slot)
-    return place, _paid(running.calls.acompute([place]))
+    return place, _paid(calls.acompute([place]))
 
 
 # Tasks in which calls are made: a loop itself keeps none alive.

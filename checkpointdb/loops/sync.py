@@ -175,9 +175,9 @@ def call(running: Running, row: Any) -> Any:
 def _settled(waited: tuple[Running, Place]) -> None:
     """Wait until a row is settled that another thread computes."""
     running, place = waited
-    settled = threading.Event()
-    with waiting(first_of(place), running.job.spec.name):
-        running.in_flight.when_settled(place, settled.set)
+    settled, in_flight = threading.Event(), running.in_flight
+    with waiting(first_of(place), running.name):
+        in_flight.when_settled(place, settled.set)
         settled.wait()
 
 
