@@ -91,6 +91,8 @@ class Step(Generic[P, R]):
         self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta
         self._where = store
+        if not isinstance(store, Store):  # wherever the program goes, it stays the same file
+            self._path = os.path.abspath(os.fspath(store))
         self._lock = threading.Lock()
         self._store: Store | None = store if isinstance(store, Store) else None
         self._single_calls: Running | None = None
@@ -250,6 +252,8 @@ class Step(Generic[P, R]):
         if on_change is not None:
             options["on_change"] = on_change
         where = self._where if store is None else store
+        if store is None and not isinstance(where, Store):
+            where = self._path
         return Step(self.__wrapped__, where, version=self.version, **options)
 
     def _options(self) -> StepOptions:
@@ -290,7 +294,7 @@ class Step(Generic[P, R]):
     def path(self) -> str:
         """The path of the store, with links resolved; the file need not exist yet."""
         where = self._where
-        return where.path if isinstance(where, Store) else os.path.realpath(os.fspath(where))
+        return where.path if isinstance(where, Store) else os.path.realpath(self._path)
 
     def flush(self) -> None:
         """Commit what is pending and make it survive a power cut."""
@@ -305,7 +309,7 @@ class Step(Generic[P, R]):
             )
             if self._store is None or reopen:
                 assert not isinstance(self._where, Store)
-                self._store = Store(self._where, durability=self._settings.durability)
+                self._store = Store(self._path, durability=self._settings.durability)
             return self._store
 
     @functools.cached_property

@@ -19,7 +19,8 @@ class Store:
 
     Promises: creation is whole or not at all, and durable; a commit is all or nothing; what a
     commit acknowledged survives a power cut (`durability="power"`) or the death of the process
-    (`"process"`); `flush` always makes everything before it survive a power cut.
+    (`"process"`); `flush` always makes everything before it survive a power cut. A store that
+    nobody names any more, nor a step or a run that is open, is closed.
 
     Args:
         path: the file; created, mode 0600, if it does not exist.
@@ -50,7 +51,8 @@ class Store:
         if create and not os.path.lexists(self.path):
             files.create(self.path, vfs)
         self.log = Log(self.path, durability, vfs)
-        lifetime.opened(self, self.log.forked)
+        lifetime.opened(self.log, self.log.forked)
+        lifetime.give_back(self, self.log)
 
     def __enter__(self) -> Self:
         return self
@@ -99,17 +101,12 @@ class Store:
         Raises:
             StoreFullError: no space; what is pending stays so, flush again.
         """
-        self.log.commit_buffers()
-        self.log.sync()
+        self.log.flush()
 
     @interrupts.whole
     def close(self) -> None:
         """Flush, then close the file. What is pending is kept if that fails. Can be repeated."""
-        if self.closed:
-            return
-        self.log.close_buffers()
         self.log.close()
-        lifetime.closed(self)
 
     @property
     def closed(self) -> bool:

@@ -97,7 +97,7 @@ def close_all(force=False):
         with contextlib.suppress(CheckpointError) if force else contextlib.nullcontext():
             store.close()
         if not store.closed:
-            for connection in store.log.handles():
+            for connection in store.forked():
                 connection.close()
             lifetime.closed(store)
 

@@ -25,7 +25,7 @@ class Open(Protocol):
         """Save what is pending and close."""
 
 
-# Strong references: a store that nobody names any more may still have results to save.
+# Strong references: what nobody names any more may still have results to save.
 _open: dict[Any, Callable[[], list[Any]]] = {}
 
 
@@ -44,6 +44,18 @@ def opened(store: Open, forked: Callable[[], list[Any]]) -> None:
         from multiprocessing.util import Finalize
 
         Finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
+
+
+def give_back(handle: object, store: Open) -> None:
+    """Close `store` as soon as nobody has the handle to it: a process may make thousands."""
+    weakref.finalize(handle, _close_unnamed, store).atexit = False
+
+
+def _close_unnamed(store: Open) -> None:
+    try:
+        store.close()
+    except Exception:  # nobody is there to have it; the exit of the process tries again
+        log.exception("checkpointdb: a store that nobody uses any more could not be closed")
 
 
 def closed(store: Open) -> None:

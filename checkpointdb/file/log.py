@@ -21,7 +21,7 @@ import msgspec
 
 from .. import interrupts
 from ..errors import StoreError
-from . import codes, leases, pragmas
+from . import codes, leases, lifetime, pragmas
 from . import connection as files
 from .append import (
     ENTRIES_PER_STATEMENT,
@@ -119,7 +119,10 @@ class Log:
 
     @interrupts.whole
     def close(self) -> None:
-        """Close the file, synced; every buffer must be empty by now."""
+        """Commit what is on its way and close the file, synced. Can be repeated."""
+        if self.closed:
+            return
+        self.close_buffers()
         self._shorten_tail()
         self.sync()
         with self.lock, self._reading, files.mapped(self.path):
@@ -127,6 +130,7 @@ class Log:
             self._reader.close()
             self._writer.close()
             self._writer = None
+        lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -157,6 +161,12 @@ class Log:
         """Commit what is on its way."""
         for buffer in list(self._buffers):
             buffer.commit()
+
+    @interrupts.whole
+    def flush(self) -> None:
+        """Commit what is on its way, and make it survive a power cut."""
+        self.commit_buffers()
+        self.sync()
 
     def close_buffers(self) -> None:
         """Commit what is on its way; nothing more will come."""

@@ -36,6 +36,7 @@ class Session:
         self._job, self._rows, self._in_task = job, rows, in_task
         self.step = f"step {job.spec.name!r} version {job.spec.version!r}"
         self._running: Running | None = None
+        self._ended: tuple[Report, int] | None = None  # what is left of it: no store is kept open
         self._loop: Callable[[], Any] = _no_loop
 
     def driven_by(self, iterator: Any) -> None:
@@ -44,11 +45,15 @@ class Session:
 
     def report(self) -> Report:
         """Return the counts so far."""
+        if self._ended is not None:
+            return self._ended[0]
         return Report() if self._running is None else self._running.report()
 
     @property
     def stale(self) -> int:
         """How many saved results were computed by other code, as of the beginning."""
+        if self._ended is not None:
+            return self._ended[1]
         return 0 if self._running is None else self._running.stale_before()
 
     def end_at_exit(self) -> None:
@@ -67,6 +72,15 @@ class Session:
         """End the run, if it has begun and nobody has ended it."""
         if self._running is not None:
             end(self._running, "closed")
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep the counts alone of a run that has ended, and not its store."""
+        running = self._running
+        if running is not None and running.ended:
+            self._ended = running.report(), running.stale_before()
+            self._running = None
+            del self._job
 
     @contextmanager
     def running(self) -> Iterator[tuple[Running, Signals]]:
@@ -99,6 +113,7 @@ class Session:
         finally:
             _unfinished.discard(self)
             signals.restore()
+            self._let_go()
 
     def _progress(self) -> AbstractContextManager[Any]:
         """Show the run's progress, if it was asked for."""
