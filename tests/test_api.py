@@ -88,9 +88,13 @@ def test_every_error_of_ours_is_a_checkpoint_error_with_its_attributes():
     errors = [
         value
         for value in vars(checkpointdb).values()
-        if isinstance(value, type) and issubclass(value, Exception)
+        if isinstance(value, type)
+        and issubclass(value, Exception)
+        and not issubclass(value, Warning)
     ]
     assert len(errors) >= 8
+    assert checkpointdb.StaleResultsError("m", 3, ("a",)).changes == ("a",)
+    assert issubclass(checkpointdb.StaleResultsWarning, UserWarning)
     assert all(issubclass(error, checkpointdb.CheckpointError) for error in errors)
     assert checkpointdb.StoreFullError("m", "p").path == "p"
     assert repr(checkpointdb.EncodeError("m").result) == "MISSING"

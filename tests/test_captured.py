@@ -223,6 +223,12 @@ SILENT = {
     "an object that counts": "class O:\n    def __init__(self): self.n = id(self)\n"
     "    def ask(self, row):\n        self.n += 1\n        return row\n"
     f"OBJ = O()\n{STEP}def f(row): return OBJ.ask(row)",
+    "an object that another name changes": "import time\nclass O:\n"
+    "    def __init__(self): self.calls, self.at = [time.time()], time.time()\n"
+    "    def ask(self, row):\n        self.calls.append(row)\n        self.at = 0\n"
+    "        return row\n"
+    "OBJ = O()\nBOTH = {'obj': OBJ, 'm': 'a'}\n"
+    f"{STEP}def f(row): return str(BOTH) and OBJ.ask(row)[:0]",
     "a nonlocal": f"def make():\n    n = id(object())\n    {STEP}    def f(row):\n"
     "        nonlocal n\n        n += 1\n        return row\n    return f\nf = make()",
 }

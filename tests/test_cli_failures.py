@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import threading
 
 import pyarrow.parquet as pq
 import pytest
@@ -226,16 +227,16 @@ def test_money_is_spent_saved_and_budgeted_over_all_runs(here):
 
 def test_what_was_paid_for_refused_results_is_wasted(here):
     """Also when the rows were answered later: the history is kept."""
-    good = []
+    good = threading.Event()  # no captured value: that it is set is no other binding
 
     def label(row):
-        return {"n": row["n"], "good": bool(good)}
+        return {"n": row["n"], "good": good.is_set()}
 
     options = {"store": "rows.ckpt", "version": 1, "on_error": "record", "cost": lambda _: 0.5}
     rows = [{"n": n} for n in range(4)]
     for _ in range(2):
         list(ck.run(label, rows, valid=lambda result: result["good"] or result["n"] < 3, **options))
-        good.append(True)
+        good.set()
     seen = json.loads(invoke("inspect", "rows.ckpt", "--json").stdout)
     (step,) = seen["steps"]
     assert (step["cost"], step["wasted"], step["saved"]) == (2.5, 0.5, 1.5)

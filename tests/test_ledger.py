@@ -53,18 +53,18 @@ def test_a_call_is_in_the_ledger_while_it_is_made(store_path):
 def test_a_call_whose_exception_ends_the_run_stays_listed(store_path):
     """It was sent, and nothing is recorded of it: it may have been billed. The next run's answer
     takes it off."""
-    ok = False
+    ok = threading.Event()  # no captured value: that it is set is no other binding
 
     @ckpt.step(store_path, version=1)
     def step(row):
-        if row == 2 and not ok:
+        if row == 2 and not ok.is_set():
             raise TimeoutError
         return row
 
     with pytest.raises(TimeoutError):
         list(step.run(range(5), ledger=True))
     assert [(c.position, c.input, c.step) for c in open_calls(store_path)] == [(2, 2, "step")]
-    ok = True
+    ok.set()
     list(step.run(range(5), ledger=True))
     assert open_calls(store_path) == []
 

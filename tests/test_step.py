@@ -387,7 +387,10 @@ def test_a_field_that_key_names_and_the_row_lacks(store_path, calls, row):
 
 def test_fields_of_objects_can_make_the_key(store_path, calls):
     """key= names attributes where rows are objects."""
-    label = SEQUENTIAL.step(lambda row: calls.append(row) or row.x, store_path, name="s", key="x")
+    label = SEQUENTIAL.step(
+        lambda row: calls.append(row) or row.x, store_path, name="s", key="x",
+        on_changed_input="reuse",
+    )  # fmt: skip
     assert [label(Point(1, 0.5)), label(Point(1, 1.5)), label(Point(2))] == [1, 1, 2]
     assert len(calls) == 2
 

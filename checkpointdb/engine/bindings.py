@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import BindingError
 from ..values.keys import depends_digest
 from .captured import Captured, Roots
-from .stale import differences
+from .stale import differences, in_short
 
 # By code object and identity: what the first one was bound to, whether or not it still lives. The
 # code object is kept, so that its id stays its own.
@@ -37,7 +37,7 @@ def check_binding(captured: Captured, *identity: Any) -> None:
     path, step, version = identity[:3]
     raise BindingError(
         f"step {step!r} version {version!r} in {path}: the same code was run in this process with "
-        f"other values: {', '.join(told)}. Each would get the other's saved answers. Put them into "
+        f"other values: {in_short(told)}. Each would get the other's saved answers. Put them into "
         f"the key with depends={{{called!r}: {value}}}, or give each step a name of its own. No "
         "call was made"
     )

@@ -142,7 +142,7 @@ def _roots(walk: Walk, depends: Mapping[str, Any]) -> Roots:
             continue
         leaves = {
             place.path + path: leaf
-            for path, leaf in Content(place.value, place.name).leaves.items()
+            for path, leaf in Content(place.value, place.name, walk.touched).leaves.items()
             if not walk.is_assigned(place.root, place.path + path)
         }
         if leaves:

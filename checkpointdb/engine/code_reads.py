@@ -75,7 +75,7 @@ def _reads_of(code: types.CodeType) -> Reads:
         visitor.visit(node)
     # A bare name that is assigned is a local one, unless the byte code says otherwise.
     assigned = {chain for chain in visitor.assigned if chain[1]}
-    assigned |= {(name, ()) for name in _assigned_outside(code) | visitor.changed}
+    assigned |= {(name, ()) for name in _assigned_outside(code)}
     return Reads(code_print(code), names, frozenset(visitor.read), frozenset(assigned))
 
 
@@ -121,7 +121,6 @@ class _Visitor(ast.NodeVisitor):
     def __init__(self) -> None:
         self.read: set[Chain] = set()
         self.assigned: set[Chain] = set()
-        self.changed: set[str] = set()  # names whose value is changed by a call
 
     def _note(self, node: ast.expr) -> None:
         chain = chain_of(node)
@@ -152,10 +151,8 @@ class _Visitor(ast.NodeVisitor):
             chain = chain_of(called.value)
             if chain is None:
                 self.visit(called)
-            elif chain[1]:
-                self.assigned.add(chain)
             else:
-                self.changed.add(chain[0])
+                self.assigned.add((chain[0], (*chain[1], _END)))  # not the name: what it names
             if chain is not None:
                 self.read.add((chain[0], (*chain[1], (".", called.attr))))
         else:
@@ -207,6 +204,11 @@ def _longer(base: ast.expr, element: tuple[Any, Any]) -> Chain | None:
         if not isinstance(value, str | int):
             return name, (*path, _END)
     return name, (*path, (kind, value))
+
+
+def is_changed(path: Path) -> bool:
+    """Tell whether an assigned path is that of a container whose content is changed."""
+    return bool(path) and path[-1] == _END
 
 
 def without_end(path: Path) -> Path:

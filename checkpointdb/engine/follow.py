@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 
-from .code_reads import Element, Path, reads_of, without_end
+from .code_reads import Element, Path, is_changed, reads_of, without_end
 from .fingerprint import function_of, outline_print, stripped
 from .partials import bound_names
 from .plain import (
     ABSENT,
     NO_ITEM,
     Content,
+    Touched,
     fields_of,
     is_changeable,
     is_own_class,
@@ -73,6 +74,7 @@ class Walk:
         self._labels: dict[str, Any] = {}
         self._read: dict[tuple[str, Path], Found] = {}
         self._assigned: set[tuple[str, Path]] = set()
+        self.touched = Touched()  # objects that the followed code changes
         inside = function_of(fn)
         self._inside = getattr(inside, "__func__", inside)
         self._home = getattr(self._inside, "__globals__", {})
@@ -114,10 +116,20 @@ class Walk:
                 place = self._locate(task, name, without_end(path), of, assigned=True)
                 if place is not None:
                     self._assigned.add((place.root, place.path))
+                    self._note_assigned(task, name, path, of, place)
             for name, path in sorted(reads.read, key=repr):
                 place = self._locate(task, name, without_end(path), of)
                 if place is not None and not (reads.blind and is_changeable(place.value)):
                     self._note(place)
+
+    def _note_assigned(self, task: _Task, name: str, path: Path, of: str, place: Found) -> None:
+        """Note which object is changed, or which member of it, for it has other names too."""
+        if is_changed(path):
+            self.touched.objects.add(id(place.value))
+        elif path:
+            owner = self._locate(task, name, path[:-1], of)
+            if owner is not None:
+                self.touched.members.add((id(owner.value), path[-1]))
 
     def _defaults(self, fn: Any, of: str) -> None:
         code = fn.__code__

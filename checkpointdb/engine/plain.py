@@ -100,15 +100,24 @@ def is_secret_value(value: Any) -> bool:
     return any("Secret" in kind.__name__ for kind in type(value).__mro__)
 
 
+class Touched(msgspec.Struct):
+    """Ids of objects whose content the step's own code changes, and of members that it assigns."""
+
+    objects: set[int] = msgspec.field(default_factory=set)
+    members: set[tuple[int, Any]] = msgspec.field(default_factory=set)
+
+
 class Content:
     """The leaves of one value, and the functions and classes among them.
 
     Args:
         value: anything.
         name: what it is called, for it may be a secret.
+        touched: what is left out.
     """
 
-    def __init__(self, value: Any, name: Any) -> None:
+    def __init__(self, value: Any, name: Any, touched: Touched | None = None) -> None:
+        self._touched = touched or Touched()
         self.leaves: dict[Path, Leaf] = {}
         self.code: list[tuple[Path, Any]] = []
         self._inside: set[int] = set()
@@ -117,6 +126,8 @@ class Content:
 
     def _walk(self, value: Any, path: Path) -> None:
         if len(self.leaves) > MOST_LEAVES or is_secret_value(value) or value is ABSENT:
+            return
+        if id(value) in self._touched.objects:
             return
         if callable(value) and not isinstance(value, Mapping) and _is_code(value):
             self.code.append((path, value))
@@ -139,6 +150,8 @@ class Content:
         self._inside.add(id(value))
         before = len(self.leaves)
         for element, child in children:
+            if (id(value), element) in self._touched.members:
+                continue
             if not is_secret(element[1]):
                 self._walk(child, (*path, element))
         self._inside.discard(id(value))

@@ -46,15 +46,20 @@ class Stale(msgspec.Struct, frozen=True):
     @property
     def named(self) -> str:
         """What differs, in a line."""
-        more = len(self.changes) - MOST_NAMED
-        told = ", ".join(self.changes[:MOST_NAMED])
-        return told + (f" and {more} more" if more > 0 else "")
+        return in_short(self.changes)
 
     @property
     def expected(self) -> str:
         """What it takes to compute them again, going by what it took."""
         cost = f"about ${self.cost:,.2f} and " if self.cost else ""
         return f"{cost}about {self.seconds:,.0f} s of calls"
+
+
+def in_short(changes: Sequence[str]) -> str:
+    """Return the first few of some differences, and how many more there are."""
+    more = len(changes) - MOST_NAMED
+    told = ", ".join(changes[:MOST_NAMED])
+    return told + (f" and {more} more" if more > 0 else "")
 
 
 def find_stale(log: Log | Reader, step: int, present: Captured) -> Stale:
