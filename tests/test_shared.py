@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -171,10 +172,11 @@ def test_a_worker_that_hangs_keeps_its_rows(workers, store_path, monkeypatch):
 
 def slow_step(path, calls, seconds):
     """A step with a handle of its own, as another process has it."""
+    pauses = itertools.repeat(seconds)  # no plain value: what it gives tells no code from another
 
     def label(row):
         calls.append(row)
-        time.sleep(seconds)
+        time.sleep(next(pauses))
         return row
 
     return ckpt.step(Store(path), version=1, name="label", save=on_exit())(label)

@@ -123,6 +123,8 @@ class Log:
         if self.closed:
             return
         self.close_buffers()
+        if self.closed:  # the last of them had the last handle to the store, which closed it
+            return
         self._shorten_tail()
         self.sync()
         with self.lock, self._reading, files.mapped(self.path):
