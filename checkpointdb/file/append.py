@@ -41,6 +41,12 @@ def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry
     writer.execute(_insert_sql(len(entries), simple), values)
 
 
+def insert_all(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry]) -> None:
+    """Append any number of entries; the caller's transaction."""
+    for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
+        insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
+
+
 def _with_rare(values: list[Any], entries: Sequence[Entry]) -> list[Any]:
     rows = zip(*[iter(values)] * 7, strict=True)
     return [

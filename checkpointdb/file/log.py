@@ -27,6 +27,7 @@ from .append import (
     ENTRIES_PER_STATEMENT,
     delete_keys,
     insert,
+    insert_all,
     supersede,
     transaction,
     update_run,
@@ -271,8 +272,7 @@ class Log:
             worker: under `shared=True`, whose claims the entries fulfil.
 
         Returns:
-            Entries that came late: another worker's result of the same key was committed first
-            and stays. None of them without `worker`.
+            Entries that came late: of `worker`, when another's result of their key is saved.
 
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
@@ -290,10 +290,8 @@ class Log:
             with self._reading if full else contextlib.nullcontext():
                 with transaction(writer):
                     late = self._late(entries) if worker else []
-                    if late:
-                        entries = [entry for entry in entries if entry not in late]
-                    for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
-                        insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
+                    entries = [it for it in entries if it not in late] if late else entries
+                    insert_all(writer, step, run, entries)
                     if replaced:
                         supersede(writer, replaced)
                     if counts:
@@ -340,8 +338,7 @@ class Log:
         total = 0
         with self._writing() as writer, transaction(writer):
             for entries in batches:
-                for i in range(0, len(entries), ENTRIES_PER_STATEMENT):
-                    insert(writer, step, run, entries[i : i + ENTRIES_PER_STATEMENT])
+                insert_all(writer, step, run, entries)
                 total += len(entries)
             self._unsynced = self.durability != "power"
         return total
