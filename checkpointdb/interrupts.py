@@ -344,5 +344,25 @@ def _reset_in_child() -> None:
     _awaited.clear()
 
 
+# A signal that comes to a child before its handlers are reset would be lost, and with it the
+# child's end: it waits, blocked, until they are. By thread, for any thread may fork.
+_mask = threading.local()
+
+
+def _block() -> None:
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _begin_child() -> None:
+    try:
+        _reset_in_child()
+    finally:
+        _unblock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_in_child)
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_begin_child)
