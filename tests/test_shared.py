@@ -23,7 +23,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
 from checkpointdb.engine import sharing
 from checkpointdb.events import CameLate
-from checkpointdb.file import leases, log, processes
+from checkpointdb.file import append, leases, log, processes
 from checkpointdb.file.log import Log
 
 pytestmark = pytest.mark.loops
@@ -280,6 +280,7 @@ def test_a_run_that_cannot_be_saved_keeps_no_row_from_others(store_path, monkeyp
             raise apsw.FullError("disk is full")
         return release(*args)
 
+    monkeypatch.setattr(append, "insert", no_room)
     monkeypatch.setattr(log, "insert", no_room)
     monkeypatch.setattr(leases, "release", no_room_either)
     calls = []

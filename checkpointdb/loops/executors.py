@@ -110,7 +110,7 @@ def _returned(value: Any) -> Any:
 
 
 def _call(fn: Any, rows: Any, key: bytes) -> Any:
-    calling.set(((_Row(key),), None))
+    token = calling.set(((_Row(key),), None))
     try:
         return getattr(fn, "__wrapped__", fn)(rows)
     except Exception as error:
@@ -119,6 +119,8 @@ def _call(fn: Any, rows: Any, key: bytes) -> Any:
         except Exception:  # noqa: BLE001 - unpickling it at the other end would break the pool
             return _Raised(type(error), str(error), traceback.format_exc())
         raise
+    finally:
+        calling.reset(token)
 
 
 class _Row(NamedTuple):
