@@ -55,7 +55,11 @@ def test_a_run_tells_what_happens(store_path, paid, driver):
     driver.results(run)
     assert events[0] == RunStarted("label", 1, store_path, 1, "every(rows=5)", "4 rows")
     commits = of_kind(events, Committed)
-    assert [commit.rows for commit in commits] == [5, 5, 5, 5]
+    if driver is THREADS:  # a row may come while a commit is under way: it goes with the next
+        assert sum(commit.rows for commit in commits) == 20
+        assert {commit.rows for commit in commits} <= {4, 5, 6, 7, 8}
+    else:
+        assert [commit.rows for commit in commits] == [5, 5, 5, 5]
     assert all(commit.seconds > 0 for commit in commits)
     (failed,) = of_kind(events, RowFailed)
     assert failed == RowFailed("label", 7, "ValueError", "no luck with row 7", 1, True)
