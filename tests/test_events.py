@@ -57,7 +57,8 @@ def test_a_run_tells_what_happens(store_path, paid, driver):
     commits = of_kind(events, Committed)
     if driver is THREADS:  # a row may come while a commit is under way: it goes with the next
         assert sum(commit.rows for commit in commits) == 20
-        assert {commit.rows for commit in commits} <= {4, 5, 6, 7, 8}
+        assert all(commit.rows > 0 for commit in commits)
+        assert len(commits) <= 8
     else:
         assert [commit.rows for commit in commits] == [5, 5, 5, 5]
     assert all(commit.seconds > 0 for commit in commits)
