@@ -161,6 +161,8 @@ POOL = """
 """
 
 
+# It hung once in a whole run beside others, never alone: open (issue 9), and opt-in until then.
+@pytest.mark.soak
 def test_the_workers_of_a_pool_that_is_terminated_lose_nothing(tmp_path):
     """`with Pool()` ends its workers by SIGTERM: what they computed is saved."""
     assert end(start(tmp_path, POOL, "fork"))[0] == 0
