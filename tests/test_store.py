@@ -110,6 +110,22 @@ def test_a_look_up_just_after_a_commit_takes_no_row_for_a_repeat(open_store, mon
     assert superseded(log.store) == [2]
 
 
+def test_a_note_that_finds_no_room_does_not_undo_the_commit_before_it(open_store):
+    """Else what is committed would count as pending, and be committed again."""
+    one, two = Log(open_store()), Log(open_store())
+    one.add(1)
+
+    def full(cursor, sql, bindings):
+        if "system_superseded" in sql:
+            raise apsw.FullError("database or disk is full")
+        return True
+
+    two.store.log._writer.exec_trace = full
+    two.add(1)
+    two.store.log._writer.exec_trace = None
+    assert [record.id for record in two.store.records()] == [2]
+
+
 def test_what_a_crash_left_unsaid_the_index_says(open_store, monkeypatch):
     """A kill between a commit and its note: the next extension of the index notes it."""
     monkeypatch.setattr(key_index, "TAIL", 10)

@@ -324,7 +324,8 @@ class Log:
             # A retry has said so in its own transaction. What is left are rows that two computed at
             # the same time; if we die right here, the next extension of the index notes them.
             if unsaid := set(repeated).difference(entry.replaces for entry in entries):
-                supersede(writer, sorted(unsaid))
+                with contextlib.suppress(apsw.FullError, apsw.BusyError):  # they are committed
+                    supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
         self._file.save_if_gone()
 
