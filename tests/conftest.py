@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 
 from checkpointdb import CheckpointError, Store
+from checkpointdb.engine.current import calling_now
 from checkpointdb.file import lifetime
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
@@ -34,6 +35,7 @@ def pytest_xdist_auto_num_workers(config):
 def no_leaks(tmp_path):
     """Close what a test left to the exit of the process, and fail if that leaves anything open."""
     yield
+    assert calling_now() is None, "the test's end is still inside a call"
     close_all()
     deadline = time.monotonic() + 2
     while (left := leaks(tmp_path)) and time.monotonic() < deadline:

@@ -10,7 +10,7 @@ from .. import interrupts
 from ..file.records import Entry, SentCall
 from .budget import Budget
 from .committer import Committer
-from .current import calling
+from .current import calling, calling_now, leave
 from .failures import Failed, failure, to_error_text
 from .in_flight import InFlight
 from .job import Spec
@@ -65,13 +65,14 @@ class Calls:
     @interrupts.computes
     def compute(self, slots: list[Slot]) -> None:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
-        outer = calling.get()
+        outer = calling_now()
         if outer is None and interrupts.state.ending:
             interrupts.halt()
         start = self.begin(slots) if self._needs_begin else perf_counter()
-        token = calling.set((slots, outer))
+        call = slots, outer
         self._flying.append(None)
         try:
+            calling.set(call)
             returned = self._fn(self.argument(slots))
         except BaseException as error:
             self._flying.pop()
@@ -81,17 +82,18 @@ class Calls:
             self._flying.pop()
             self.keep(slots, returned, start)
         finally:
-            calling.reset(token)
+            leave(call)
 
     async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
-        outer = calling.get()
+        outer = calling_now()
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
         start = self.begin(slots) if self._needs_begin else perf_counter()
-        token, call = calling.set((slots, outer)), interrupts.depart()
+        call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
+            calling.set(call)
             returned = await self._fn(self.argument(slots))
         except BaseException as error:
             if not self.fail(slots, error, start):
@@ -100,8 +102,8 @@ class Calls:
             self._keep_whole(slots, returned, start)
         finally:
             self._flying.pop()  # only now: the event loop must not wait for a commit
-            calling.reset(token)
-            interrupts.land(call)
+            leave(call)
+            interrupts.land(departed)
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""

@@ -10,6 +10,24 @@ Calling = tuple[Any, "Calling | None"]
 calling: ContextVar[Calling | None] = ContextVar("checkpointdb_calling", default=None)
 
 
+def calling_now() -> Calling | None:
+    """Return the innermost call that is being made.
+
+    A Ctrl-C can fall between the end of a call and its leaving of `calling`; a call is over when
+    its rows are settled, whatever stands there.
+    """
+    call = calling.get()
+    while call is not None and all(slot.settled for slot in call[0]):
+        call = call[1]
+    return call
+
+
+def leave(call: Calling) -> None:
+    """Let the call be over, where it is the innermost: a coroutine may be closed elsewhere."""
+    if calling.get() is call:
+        calling.set(call[1])
+
+
 def current_key() -> str:
     """Return the key of the row that this step is called for, as 32 hex digits.
 
@@ -19,7 +37,7 @@ def current_key() -> str:
     Raises:
         RuntimeError: no step is being called by a run here.
     """
-    call = calling.get()
+    call = calling_now()
     if call is None:
         raise RuntimeError("current_key() is for use inside a step while a run calls it")
     key: bytes = call[0][0].key
@@ -28,7 +46,7 @@ def current_key() -> str:
 
 def rows_being_called() -> list[Any]:
     """Return the rows of all calls that the caller is inside of, the innermost first."""
-    rows, call = [], calling.get()
+    rows, call = [], calling_now()
     while call is not None:
         rows += call[0]
         call = call[1]
