@@ -41,6 +41,7 @@ from .engine.options import (
     step_settings,
 )
 from .engine.partials import bound_in_key
+from .engine.source import is_async_source
 from .file.log import Durability
 from .loops import sync
 from .loops.run_iterator import Run
@@ -183,18 +184,23 @@ class Step(Generic[P, R]):
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
         checked = run_options("run", options)
-        kinds = (Iterable, AsyncIterable) if self._spec.is_async else Iterable
-        check_rows(rows, kinds)
+        check_rows(rows, (Iterable, AsyncIterable))
+        if is_async_source(rows) and not (
+            self._spec.is_async and (checked.concurrency > 1 or checked.shared)
+        ):
+            from .loops.bridge import readable
+
+            rows = readable(rows, checked, self._spec.is_async)
         session, loop = Session(self._job(checked), rows), self._loop(checked)
         return Run(session, drive=lambda: sync.drive(session, loop))
 
     def _loop(self, options: Options) -> sync.Loop:
         concurrency = options.concurrency
         if self._spec.is_async:
-            from .loops import asynchronous
+            from .loops.bridge import bridged
 
             _refuse_executor(options)
-            return lambda run, signals: asynchronous.bridged(run, signals, concurrency)
+            return bridged(self.name, options)
         if options.executor is not None:
             from .loops.executors import in_executor
 

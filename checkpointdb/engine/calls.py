@@ -60,6 +60,11 @@ class Calls:
         # one entry a call that has not returned: threads append and pop it without a lock
         self._flying: list[None] = [] if under_way is None else under_way
 
+    @property
+    def name(self) -> str:
+        """The name of the step."""
+        return self._spec.name
+
     # --- call
 
     @interrupts.computes

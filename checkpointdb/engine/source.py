@@ -61,6 +61,12 @@ class Source:
             self._arriving = aiter(self.rows)
         return await anext(self._arriving, END)
 
+    async def aclose(self) -> None:
+        """End an async generator, or run, that was not read to its end."""
+        close = getattr(self._arriving, "aclose", None)
+        if close is not None:
+            await close()
+
     def raise_error(self) -> None:
         """Raise what the user's iterator raised, once the rows before it are done."""
         if self.error is not None:

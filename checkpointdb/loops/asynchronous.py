@@ -1,11 +1,11 @@
-"""The loops over a run for async steps: in tasks, also from sync code. Know what to await."""
+"""The loop over a run for async code, in its own event loop. Knows what to await."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -15,7 +15,6 @@ from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
 from ..engine.waiting import waiting
 from ..interrupts import one_call
-from .loop_thread import LoopThread
 from .reorder import Reorder
 from .session import Session
 from .signals import Signals
@@ -130,7 +129,8 @@ class Tasks:
 
         An empty list says that nothing is in flight and a deferred signal can be delivered.
         """
-        self._signals.wake_by(asyncio.get_running_loop(), self._wake)
+        loop = asyncio.get_running_loop()
+        self._signals.wake_by(lambda: loop.call_soon_threadsafe(self._wake.set))
         async with self._awaited_at_the_end():
             async with aclosing(self._places()) as places:
                 async for place in places:
@@ -269,31 +269,3 @@ async def _finish(
             cancelled = error
     if cancelled is not None:
         raise cancelled
-
-
-def bridged(running: Running, signals: Signals, concurrency: int) -> Iterator[Any]:
-    """Run an async loop from sync code, in a thread with an event loop of its own.
-
-    A thread, so that it works inside Jupyter's running loop as well.
-    """
-    results = running.results
-    with LoopThread() as loop:
-        chunks = loop.wait(_begin, running, signals, concurrency)
-        try:
-            while (places := loop.wait(_next, chunks)) is not None:
-                if not places:
-                    stop(running, signals)
-                for place in places:
-                    yield results.take(place)
-        finally:
-            loop.wait(chunks.aclose)
-
-
-async def _begin(
-    running: Running, signals: Signals, concurrency: int
-) -> AsyncGenerator[list[Place]]:
-    return Tasks(running, concurrency, signals).chunks()
-
-
-async def _next(chunks: AsyncIterator[list[Place]]) -> list[Place] | None:
-    return await anext(chunks, None)

@@ -12,13 +12,10 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import interrupts
 from ..interrupts import STOPS, Deferring
-
-if TYPE_CHECKING:
-    import asyncio  # a fifth of the time that importing checkpointdb takes: only where needed
 
 log = logging.getLogger("checkpointdb.run")
 
@@ -53,9 +50,9 @@ class Signals(Deferring):
                 self._previous[number] = previous
                 signal.signal(number, self)
 
-    def wake_by(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-        """Set `event` when a signal is deferred, for a loop that waits."""
-        self._wake = lambda: loop.call_soon_threadsafe(event.set)
+    def wake_by(self, wake: Callable[[], object]) -> None:
+        """Call `wake` when a signal is deferred, for a loop that waits."""
+        self._wake = wake
 
     def restore(self) -> None:
         """Give the signals back to the handlers they were taken from; deliver a deferred one."""

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -15,6 +14,7 @@ from .. import interrupts
 from ..engine.begin import Running
 from ..engine.rows import EqualRow, Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
+from ..engine.source import END
 from ..engine.waiting import waiting
 from .reorder import Reorder
 from .session import Session
@@ -22,6 +22,9 @@ from .signals import Signals
 from .thread_pool import DaemonPool
 
 Loop = Callable[[Running, Signals], Iterator[Any]]
+Compute = Callable[[list[Slot]], None]
+
+WATCH_EVERY = 0.25  # seconds in which nothing happened
 
 
 def drive(session: Session, loop: Loop) -> Iterator[Any]:
@@ -30,10 +33,10 @@ def drive(session: Session, loop: Loop) -> Iterator[Any]:
         yield from loop(running, signals)
 
 
-def sequential(running: Running, signals: Signals) -> Iterator[Any]:
-    """Call the step for one row after the other."""
-    intake, calls, results = running.intake, running.calls, running.results
-    compute, take = calls.compute, results.take
+def sequential(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
+    """Call the step for one row after the other, with `compute` if it is not to be called here."""
+    intake, results, calls = running.intake, running.results, running.calls
+    compute, take = compute or calls.compute, results.take
     for place in intake.slots():
         if place.must_compute:
             compute([place])  # type: ignore[list-item]
@@ -42,19 +45,20 @@ def sequential(running: Running, signals: Signals) -> Iterator[Any]:
             stop(running, signals)
 
 
-def batches(running: Running, signals: Signals) -> Iterator[Any]:
+def batches(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
     """Call a batch step for some rows at a time, hits left out."""
-    intake, calls, results = running.intake, running.calls, running.results
+    intake, results, calls = running.intake, running.results, running.calls
+    compute = compute or calls.compute
     order = Reorder(running.in_flight, running.options)
     for place in intake.slots():
         unit = order.push(place) or (order.rest() if order.full else [])
         if unit:
-            calls.compute(unit)
+            compute(unit)
         yield from map(results.take, order.ready())
         if signals.deferred is not None:
             stop(running, signals)
     if unit := order.rest():
-        calls.compute(unit)
+        compute(unit)
     yield from map(results.take, order.ready())
 
 
@@ -78,28 +82,44 @@ class Pooled:
     Rows are read and results are given out in the caller's thread; what returns is kept in the
     pool's, so that a slow consumer does not hold up saving. However the loop ends, calls in flight
     are awaited.
+
+    Args:
+        running: the run.
+        submit: begins a call; what it returns is done when the call's results are kept.
+        concurrency: how many calls may be in flight.
+        watch: called every `WATCH_EVERY` while nothing happens.
     """
 
     def __init__(
-        self, running: Running, submit: Callable[[list[Slot]], Future[None]], concurrency: int
+        self,
+        running: Running,
+        submit: Callable[[list[Slot]], Future[None]],
+        concurrency: int,
+        watch: Callable[[], object] | None = None,
     ) -> None:
         self._running, self._submit, self._concurrency = running, submit, concurrency
-        self._intake, self._results = running.intake, running.results
+        self._intake, self._results, self._watch = running.intake, running.results, watch
+        self.places: Iterator[Place | None] = self._intake.slots()  # None: none came yet
         self._order = Reorder(running.in_flight, running.options, concurrency)
         self._sent: dict[Future[None], list[Slot]] = {}
-        self._finished: SimpleQueue[Future[None]] = SimpleQueue()
+        self._finished: SimpleQueue[Future[Any] | None] = SimpleQueue()
+        self.wake = self._finished.put
 
     def results(self, signals: Signals) -> Iterator[Any]:
         """Yield results, in input order if they are to be in order."""
-        order, places, more = self._order, self._intake.slots(), True
+        order, places, more = self._order, self.places, True
+        signals.wake_by(lambda: self.wake(None))
         try:
             while more or len(order):
                 for slot in self._intake.poll_claimed():
                     self._start([slot])
                 if more and self._has_room:
-                    place = next(places, None)
-                    more = place is not None
-                    self._start(order.rest() if place is None else order.push(place))
+                    place = next(places, END)
+                    more = place is not END
+                    if place is None:
+                        self._wait(comes=True)
+                    else:
+                        self._start(order.push(place) if more else order.rest())
                 else:
                     self._wait()
                 while not self._finished.empty():
@@ -122,12 +142,15 @@ class Pooled:
             self._sent[future] = unit
             future.add_done_callback(self._finished.put)
 
-    def _wait(self) -> None:
-        """Wait for something to happen that lets the loop go on."""
+    def _wait(self, comes: bool = False) -> None:
+        """Wait for something to happen that lets the loop go on; a row that comes, perhaps."""
         self._running.check_process()
-        if self._sent:
-            with suppress(Empty):
-                self._reap(POLL_EVERY if self._intake.is_following else None)
+        if self._sent or comes:
+            try:
+                self._reap(POLL_EVERY if self._intake.is_following else WATCH_EVERY)
+            except Empty:
+                if self._watch is not None:
+                    self._watch()
         elif unit := self._order.rest():
             self._start(unit)
         elif self._intake.is_following:
@@ -137,7 +160,8 @@ class Pooled:
     @interrupts.in_calls
     def _reap(self, timeout: float | None = None) -> None:
         future = self._finished.get(timeout=timeout)
-        if self._sent.pop(future, None):
+        if future in self._sent:
+            del self._sent[future]
             future.result()
 
     def _pause(self, signals: Signals) -> None:
