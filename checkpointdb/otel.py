@@ -6,7 +6,9 @@ label.run(rows, on_event=Telemetry())
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from .events import CameLate, Committed, RowFailed, RunEnded, RunStarted
@@ -22,9 +24,10 @@ except ImportError as error:  # pragma: no cover - depends on the environment
 class Telemetry:
     """Turn a run's events into a span and metrics of the global, or the given, providers.
 
-    The span `checkpointdb.run` lasts from start to end, with the report as attributes; commits are
-    histogram `checkpointdb.commit.duration` (seconds) and counter `checkpointdb.rows.committed`;
-    failures are counter `checkpointdb.rows.failed` by error type.
+    The span `checkpointdb.run` lasts from start to end, with the report as attributes; it is the
+    parent of spans that the step opens, in threads and tasks too, not in other processes. Commits
+    are histogram `checkpointdb.commit.duration` (seconds) and counter
+    `checkpointdb.rows.committed`; failures are counter `checkpointdb.rows.failed` by error type.
     """
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
@@ -52,6 +55,16 @@ class Telemetry:
                 self._late.add(1, attributes)
             case RunEnded():
                 self._end(event)
+
+    @contextlib.contextmanager
+    def around_call(self, store: str, run: int) -> Iterator[None]:
+        """Make the run's span the current one while its step is called."""
+        span = self._spans.get((store, run))
+        if span is None:
+            yield
+            return
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield
 
     def _start(self, event: RunStarted, attributes: dict[str, Any]) -> None:
         span = self._tracer.start_span(

@@ -238,6 +238,8 @@ class Step(Generic[P, R]):
         check_rows(rows, (Iterable, AsyncIterable))
         from .loops import asynchronous
 
+        if isinstance(rows, Run) and rows.is_synchronous:
+            rows = asynchronous.off_the_loop(rows)
         session = Session(self._job(checked), rows, in_task=True)
         return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
 

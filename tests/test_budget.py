@@ -165,7 +165,9 @@ def test_a_policy_can_count_money(store_path, paid, driver):
     events = []
     driver.run(step, paid.rows(25), cost=usd, on_event=events.append)
     commits = [event.rows for event in events if isinstance(event, ckpt.events.Committed)]
-    assert commits == [5] * 5
+    assert sum(commits) == 25
+    if driver.concurrency == 1:  # else a row may come during a commit: it goes with the next
+        assert commits == [5] * 5
     assert events[0].loss_window == "$0.045"
 
 

@@ -61,8 +61,9 @@ class Running:
             log, spec, options, run, self.source, self.in_flight, tally, self.sharing,
             stale.runs if spec.settings.on_change == "recompute" else frozenset(),
         )  # fmt: skip
+        observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
-            spec, options, self.committer, self.in_flight, tally, budget, ledger,
+            observed, options, self.committer, self.in_flight, tally, budget, ledger,
             None if self.sharing is None else self.sharing.under_way,
         )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
@@ -101,7 +102,7 @@ class Running:
 
     def forked(self) -> None:
         """Make it safe to drop in a forked child."""
-        for part in (self.committer, self.tally, self.in_flight):
+        for part in (self.committer, self.tally, self.in_flight, self.calls):
             part.forked()
 
     def close(self) -> None:
@@ -186,6 +187,7 @@ def end(running: Running, how: str) -> None:
         if running.sharing is not None:  # whatever becomes of what is pending: nobody computes here
             running.sharing.end()
     running.ended = True
+    running.calls.close()
     running.tally.end()
     log.detach(running)
     log.end_run(running.id, running.committer.counts(), how)
@@ -196,6 +198,24 @@ def end(running: Running, how: str) -> None:
     )  # fmt: skip
     emit(event, job.options.on_event)
     running.intake.changed.warn_at_end()
+
+
+def _observed(spec: Spec, listener: Any, store: str, run: int) -> Spec:
+    """Have the listener's `around_call`, if it has one, around each call of the step."""
+    around = getattr(listener, "around_call", None)
+    if around is None:
+        return spec
+    fn = spec.fn
+
+    def call(argument: Any) -> Any:
+        with around(store, run):
+            return fn(argument)
+
+    async def acall(argument: Any) -> Any:
+        with around(store, run):
+            return await fn(argument)
+
+    return msgspec.structs.replace(spec, fn=acall if spec.is_async else call)
 
 
 def _warn_of_twin(job: Job, step: int) -> None:

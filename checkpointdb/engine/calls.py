@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
+from collections.abc import Callable
+from concurrent.futures import Executor
 from time import perf_counter
 from typing import Any
 
@@ -57,6 +60,13 @@ class Calls:
         self._needs_begin = budget is not None or ledger is not None
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
+        self._add = committer.put if spec.is_async else committer.add
+        # rows of an async step that leave once a commit is done, and what `commit_due` takes
+        self._due: list[tuple[Slot, int]] = []
+        # the user's own functions may take long: not on the event loop that other calls are on
+        judges = (options.cost, options.valid, options.on_event)
+        self._is_judged = spec.is_async and any(judge is not None for judge in judges)
+        self._executor: Executor | None = None  # one thread for what must not hold up a loop
         # one entry a call that has not returned: threads append and pop it without a lock
         self._flying: list[None] = [] if under_way is None else under_way
 
@@ -101,14 +111,47 @@ class Calls:
             calling.set(call)
             returned = await self._fn(self.argument(slots))
         except BaseException as error:
-            if not self.fail(slots, error, start):
+            if not await self._settled(self.fail, slots, error, start):
                 raise
         else:
-            self._keep_whole(slots, returned, start)
+            await self._settled(self._keep_whole, slots, returned, start)
         finally:
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
+
+    async def _settled(self, settle: Callable[..., Any], *args: Any) -> Any:
+        """Keep the outcome of an async call; whatever may take long is done beside the loop."""
+        try:
+            return await self._beside(settle, *args) if self._is_judged else settle(*args)
+        finally:
+            if self._due:
+                due, self._due = self._due, []
+                try:
+                    await self._beside(self._committer.commit_due, min(at for _, at in due))
+                finally:  # only now may anybody have the results
+                    self._in_flight.leave(slot for slot, _ in due)
+
+    async def _beside(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call `fn` in a thread of the run's; it comes to its end even if we are cancelled."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "checkpointdb-keep")
+        context = contextvars.copy_context()
+        called = self._executor.submit(context.run, fn, *args)
+        return await asyncio.shield(asyncio.wrap_future(called))
+
+    def close(self) -> None:
+        """Let the thread end, if there is one; a call that returns later gets another."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+
+    def forked(self) -> None:
+        """In a forked child: the thread stayed with the parent."""
+        self._executor, self._is_judged = None, False
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -179,12 +222,20 @@ class Calls:
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
-        try:
-            self._committer.add(entry, now, len(self._flying))
-        finally:  # only now may anybody have the result
-            self._in_flight.leave((slot,))
+        self._take(slot, entry, now)
         if problem is not None:
             raise problem
+
+    def _take(self, slot: Slot, entry: Entry, now: float) -> None:
+        """Make an outcome pending, or durable if that is due; only then may anybody have it."""
+        due = None
+        try:
+            due = self._add(entry, now, len(self._flying))
+        finally:
+            if due is None:
+                self._in_flight.leave((slot,))
+            else:
+                self._due.append((slot, due))
 
     def _keep_batch(self, slots: list[Slot], values: Any, seconds: float) -> None:
         """Keep each result of a batch that can be kept, before any raises."""
@@ -276,7 +327,9 @@ class Calls:
 
     def _settle_rest(self, slots: list[Slot], error: BaseException) -> None:
         """Settle the rows that are not: whoever waits for one must not wait for ever."""
-        self._in_flight.give_up([slot for slot in slots if not slot.settled], error)
+        kept = [slot for slot, _ in self._due]
+        rest = [slot for slot in slots if not slot.settled and slot not in kept]
+        self._in_flight.give_up(rest, error)
 
     def _record(
         self, slots: list[Slot], error: BaseException, start: float, result: Any = None
@@ -291,10 +344,7 @@ class Calls:
                 slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,
                 slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
             )  # fmt: skip
-            try:
-                self._committer.add(entry, now, len(self._flying))
-            finally:
-                self._in_flight.leave((slot,))
+            self._take(slot, entry, now)
 
 
 def _dollars(cost: Any) -> float:

@@ -78,7 +78,13 @@ class Committer:
         return len(self._entries)
 
     def add(self, entry: Entry, now: float, in_flight: int = 0) -> None:
-        """Take over one outcome, and commit if the policy says so.
+        """Take over one outcome, and commit if the policy says so."""
+        commits = self.put(entry, now, in_flight)
+        if commits is not None:
+            self.commit_due(commits)
+
+    def put(self, entry: Entry, now: float, in_flight: int = 0) -> int | None:
+        """Take over one outcome; if the policy says to commit, return what `commit_due` takes.
 
         Args:
             entry: what `Log.append` takes.
@@ -105,10 +111,15 @@ class Committer:
             sizes.elapsed = now - self._last_commit
             is_due, commits = self._error is not None or self._due(sizes), self._commits
         if is_due:
-            self._commit_unless_done(commits, waiting=1)
-        elif is_first and self._is_measured:
+            return commits
+        if is_first and self._is_measured:
             assert self._timer is not None
             self._timer.wake()
+        return None
+
+    def commit_due(self, commits: int) -> None:
+        """Commit what `put` found due."""
+        self._commit_unless_done(commits, waiting=1)
 
     @interrupts.whole
     def commit(self) -> None:

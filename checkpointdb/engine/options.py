@@ -84,7 +84,9 @@ class RunOptions(TypedDict, total=False):
             computed by one of them. Costs a transaction, not synced, for each few rows.
         ledger: note each call durably before it is made, in groups; after a crash `ckpt inspect`
             lists calls that may have been billed without an answer. Costs a commit a group.
-        on_event: called with each event of the run, in the thread where it happens.
+        on_event: called with each event of the run, in the thread where it happens; of an async
+            step, never on its event loop. If it has a method `around_call(store, run)`, the context
+            manager that this returns is around each call of the step.
     """
 
     concurrency: int

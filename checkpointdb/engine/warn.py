@@ -28,6 +28,11 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 def _users_frame() -> FrameType:
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame.f_back is not None and is_ours(frame):
         frame = frame.f_back
     return frame
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Tell whether a frame is of this package, and not the user's."""
+    return frame.f_code.co_filename.startswith(_OURS)

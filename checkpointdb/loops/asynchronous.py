@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -31,6 +33,19 @@ async def adrive(session: Session, concurrency: int) -> AsyncIterator[Any]:
                     stop(running, signals)
                 for place in places:
                     yield results.take(place)
+        await asyncio.to_thread(running.commit)  # so that the end has nothing left that takes long
+
+
+async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
+    """Yield the results of another, synchronous run; a thread waits for its calls, not the loop."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    reader = ThreadPoolExecutor(1, "checkpointdb-rows")
+    read = functools.partial(context.run, next, iter(rows), END)
+    try:
+        while (row := await loop.run_in_executor(reader, read)) is not END:
+            yield row
+    finally:
+        reader.shutdown(wait=False)
 
 
 async def acall(running: Running, row: Any) -> Any:

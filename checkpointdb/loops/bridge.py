@@ -17,7 +17,7 @@ from ..engine.calls import Calls
 from ..engine.options import Options
 from ..engine.rows import Place, Slot
 from ..engine.source import END
-from ..engine.warn import warn
+from ..engine.warn import is_ours, warn
 from .loop_thread import LoopThread, shared_loop
 from .signals import Signals
 from .sync import Loop, Pooled, batches, sequential
@@ -79,7 +79,7 @@ class _Workers:
         self._running, self._calls = running, running.calls
         self._loop, self._size = loop.loop, size
         self._todo: deque[tuple[Future[None], list[Slot]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._is_called = False
 
     def __enter__(self) -> _Workers:
@@ -109,13 +109,16 @@ class _Workers:
             task.cancel()
 
     async def _work(self) -> None:
+        me: Any = (
+            asyncio.current_task()
+        )  # asked now: in a child that the step forks nobody can tell
         try:
             while self._todo:
                 future, unit = self._todo.popleft()
                 if future.set_running_or_notify_cancel():
                     await self._call(future, unit)
         finally:
-            self._tasks.discard(asyncio.current_task())
+            self._tasks.discard(me)
 
     async def _call(self, future: Future[None], unit: list[Slot]) -> None:
         try:
@@ -202,10 +205,12 @@ class _Watch:
 
 def _step_on(frame: FrameType | None) -> tuple[str, FrameType] | None:
     """Return the step that is on a stack, and the frame of its own function."""
-    inner = frame
+    function = None
     while frame is not None:
-        if frame.f_code is Calls.acompute.__code__ and inner is not frame:
+        if frame.f_code is Calls.acompute.__code__:
             calls: Calls = frame.f_locals["self"]
-            return calls.name, inner  # type: ignore[return-value]
-        inner, frame = frame, frame.f_back
+            return None if function is None else (calls.name, function)
+        if not is_ours(frame):
+            function = frame
+        frame = frame.f_back
     return None
