@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from time import perf_counter
@@ -63,6 +65,8 @@ class Calls:
         self._add = committer.put if spec.is_async else committer.add
         # rows of an async step that leave once a commit is done, and what `commit_due` takes
         self._due: list[tuple[Slot, int]] = []
+        self._is_committing = False
+        self._lock = threading.Lock()  # of these two; no other is taken under it
         # the user's own functions may take long: not on the event loop that other calls are on
         judges = (options.cost, options.valid, options.on_event)
         self._is_judged = spec.is_async and any(judge is not None for judge in judges)
@@ -111,26 +115,63 @@ class Calls:
             calling.set(call)
             returned = await self._fn(self.argument(slots))
         except BaseException as error:
-            if not await self._settled(self.fail, slots, error, start):
+            if not await self._failed(slots, error, start):
                 raise
         else:
-            await self._settled(self._keep_whole, slots, returned, start)
+            if self._is_judged:
+                await self._beside(self.keep, slots, returned, start)
+            else:
+                self._keep_whole(slots, returned, start)
         finally:
+            if self._due:
+                await self._commit_due(slots)
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
 
-    async def _settled(self, settle: Callable[..., Any], *args: Any) -> Any:
-        """Keep the outcome of an async call; whatever may take long is done beside the loop."""
+    async def _failed(self, slots: list[Slot], error: BaseException, start: float) -> bool:
+        if self._is_judged:
+            recorded: bool = await self._beside(self.fail, slots, error, start)
+            return recorded
+        return self.fail(slots, error, start)
+
+    async def _commit_due(self, slots: list[Slot]) -> None:
+        """Have what is due committed beside the event loop; only then may anybody have it.
+
+        One call commits for all that return meanwhile, and the others wait for it.
+        """
+        with self._lock:
+            is_first, self._is_committing = not self._is_committing, True
+        if not is_first:
+            await self._all_settled(slots)
+            return
+        due = self._next_due()
         try:
-            return await self._beside(settle, *args) if self._is_judged else settle(*args)
-        finally:
-            if self._due:
-                due, self._due = self._due, []
-                try:
-                    await self._beside(self._committer.commit_due, min(at for _, at in due))
-                finally:  # only now may anybody have the results
-                    self._in_flight.leave(slot for slot, _ in due)
+            while due:
+                await self._beside(self._committer.commit_due, min(at for _, at in due))
+                self._in_flight.leave(slot for slot, _ in due)
+                due = self._next_due()
+        finally:  # it failed, or we are cancelled: what returned is pending still
+            while due:
+                self._in_flight.leave(slot for slot, _ in due)
+                due = self._next_due()
+
+    def _next_due(self) -> list[tuple[Slot, int]]:
+        with self._lock:
+            due, self._due = self._due, []
+            self._is_committing = bool(due)
+        return due
+
+    async def _all_settled(self, slots: list[Slot]) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        for slot in slots:
+            if not slot.settled:
+                settled = asyncio.Event()
+                wake = functools.partial(loop.call_soon_threadsafe, settled.set)
+                self._in_flight.when_settled(slot, wake)
+                await settled.wait()
 
     async def _beside(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Call `fn` in a thread of the run's; it comes to its end even if we are cancelled."""
@@ -151,7 +192,8 @@ class Calls:
 
     def forked(self) -> None:
         """In a forked child: the thread stayed with the parent."""
-        self._executor, self._is_judged = None, False
+        self._executor, self._is_judged, self._is_committing = None, False, False
+        self._lock = threading.Lock()
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -235,7 +277,8 @@ class Calls:
             if due is None:
                 self._in_flight.leave((slot,))
             else:
-                self._due.append((slot, due))
+                with self._lock:
+                    self._due.append((slot, due))
 
     def _keep_batch(self, slots: list[Slot], values: Any, seconds: float) -> None:
         """Keep each result of a batch that can be kept, before any raises."""
