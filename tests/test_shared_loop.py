@@ -377,6 +377,30 @@ def test_the_results_of_any_run_are_the_rows_of_any_other(tmp_path, inner, outer
     assert len(paid) <= 60 + 2 * 6  # three in flight of each step, and as many about to be saved
 
 
+def test_rows_from_another_run_are_read_off_the_users_loop(store_path):
+    """The run inside waits for its call, and the loop that awaits the run outside still turns."""
+    began, go = threading.Event(), threading.Event()
+
+    @ckpt.step(store_path, version=1)
+    def first(row):
+        began.set()
+        assert go.wait(20)
+        return row
+
+    @ckpt.step(store_path, version=1)
+    async def second(row):
+        return row * 2
+
+    async def main():
+        task = asyncio.create_task(_gather(second.arun(first.run(range(3)))))
+        while not began.is_set():
+            await asyncio.sleep(0.001)
+        go.set()
+        return await task
+
+    assert asyncio.run(main()) == [0, 2, 4]
+
+
 # --- context
 
 trace_of = contextvars.ContextVar("trace_of", default="none")
