@@ -127,6 +127,7 @@ class _Row(NamedTuple):
     """What a worker knows of the row."""
 
     key: bytes
+    settled: bool = False
 
 
 class _Raised(NamedTuple):
