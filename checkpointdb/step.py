@@ -42,7 +42,7 @@ from .engine.options import (
 )
 from .engine.partials import bound_in_key
 from .engine.source import is_async_source
-from .file.log import Durability
+from .file.opened import Durability
 from .loops import sync
 from .loops.run_iterator import Run
 from .loops.session import Session

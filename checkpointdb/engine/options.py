@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 import msgspec
 
 from ..errors import EncodeError
-from ..file.log import Durability
+from ..file.opened import Durability
 from ..policy import SavePolicy, adaptive, check_policy
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 from ..values.redact import Redact, Redactor

@@ -1,0 +1,199 @@
+"""What a store has beside its records: steps, codes, runs, claims, calls. Knows SQL; no rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from .. import interrupts
+from . import codes, leases
+from . import connection as files
+from .append import transaction, update_run
+from .opened import Durability, Opened
+from .processes import Process, alive, this_process
+from .records import Code, Registered, SavedCode, SentCall
+
+MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
+
+
+class Registry(Opened):
+    """An open store file, and its small tables."""
+
+    def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
+        super().__init__(path, durability, vfs)
+        self._own_runs: set[int] = set()
+
+    # --- steps and their codes
+
+    @interrupts.whole
+    def register_step(
+        self, name: str, version: int | str, key_recipe: str, on_change: str | None = None
+    ) -> Registered:
+        """Return what the store knows of a step; add it if it is new."""
+        with self._writing() as writer:
+            writer.execute(
+                """
+                insert or ignore into steps (name, version, key_recipe, created_at, on_change)
+                values (?, ?, ?, ?, ?)
+                """,
+                (name, version, key_recipe, time.time(), on_change),
+            )
+            row: Any = writer.execute(
+                """
+                select id, key_recipe,
+                       (select fingerprint from runs join step_code on step_code.id = runs.code
+                         where runs.step = steps.id order by runs.id desc limit 1),
+                       on_change
+                  from steps where name = ? and version = ?
+                """,
+                (name, version),
+            ).fetchone()
+        return Registered(*row)
+
+    @interrupts.whole
+    def update_recipe(self, step: int, key_recipe: str) -> None:
+        """Store a step's new key recipe."""
+        with self._writing() as writer:
+            writer.execute("update steps set key_recipe = ? where id = ?", (key_recipe, step))
+
+    @interrupts.whole
+    def update_on_change(self, step: int, on_change: str) -> None:
+        """Store what a step's runs are told to do with results of other code."""
+        with self._writing() as writer:
+            writer.execute("update steps set on_change = ? where id = ?", (on_change, step))
+
+    def codes(self, step: int) -> list[SavedCode]:
+        """Return the codes that a step was run with."""
+        with self.lock, files.mapped(self.path):
+            return codes.codes(self._reader, step)
+
+    @interrupts.whole
+    def accept(self, step: int, code: Code, undo: bool) -> None:
+        """Note that a step's results so far are as good as those of `code`; or take that back."""
+        with self._writing() as writer, transaction(writer):
+            codes.accept(writer, step, code, undo)
+            self._unsynced = self.durability != "power"
+        self.sync()
+
+    # --- runs
+
+    @interrupts.whole
+    def begin_run(
+        self,
+        step: int,
+        policy: str,
+        loss_window: str,
+        meta: str | None,
+        code: Code | None = None,
+    ) -> int:
+        """Record that a run begins, by which process and with which code; return its id."""
+        now, process = time.time(), this_process()
+        with self._writing() as writer, transaction(writer):
+            writer.execute(
+                """
+                insert into runs (step, code, store, started_at, updated_at,
+                                  host, boot, pid_namespace, pid, pid_ticks,
+                                  policy, loss_window, durability, meta)
+                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
+                        ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (step, code and codes.code_id(writer, step, code), now,
+                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
+            )  # fmt: skip
+            run = writer.last_insert_rowid()
+        self._own_runs.add(run)
+        return run
+
+    def run_elsewhere(self, step: int) -> tuple[int, int] | None:
+        """Return id and pid of a run of a step that another process of this machine has open."""
+        with self._reading, files.mapped(self.path):
+            open_: list[Any] = self._reader.execute(
+                """
+                select id, host, boot, pid_namespace, pid, pid_ticks
+                  from runs where step = ? and ended is null order by id desc limit ?
+                """,
+                (step, MOST_ALIVE),
+            ).fetchall()
+        here = this_process()
+        for run, *fields in open_:
+            process = Process(*fields)
+            if process != here and alive(process):
+                return run, process.pid
+        return None
+
+    @interrupts.whole
+    def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
+        """Write a run's last counts and how it ended, and make it all survive a power cut."""
+        with self._writing() as writer:
+            update_run(writer, run, counts, ended)
+            self._unsynced = self.durability != "power"
+        self.sync()
+
+    # --- single-flight across processes: `file/leases.py`
+
+    @interrupts.whole
+    def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
+        """Claim the keys that no live worker holds; return those."""
+        with self._light(), self._writing() as writer, transaction(writer):
+            return leases.take(writer, worker, keys)
+
+    @interrupts.whole
+    def renew_claims(self, worker: str) -> None:
+        """Extend a worker's leases."""
+        with self._light(), self._writing() as writer:
+            leases.renew(writer, worker)
+
+    @interrupts.whole
+    def release_claims(self, worker: str) -> None:
+        """Give up all that a worker holds."""
+        with self._light(), self._writing() as writer:
+            leases.release(writer, worker)
+
+    def is_unclaimed(self, key: bytes) -> bool:
+        """Tell whether nobody alive holds this key."""
+        with self._reading, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                "select worker, expires from system_claims where key = ?", (key,)
+            ).fetchone()
+        return row is None or leases.is_void(*row)
+
+    # --- calls sent, and what they cost
+
+    @interrupts.whole
+    def send(self, step: int, run: int, calls: Sequence[SentCall]) -> None:
+        """Record, durably, that calls are about to be made."""
+        now = time.time()
+        with self._writing() as writer, transaction(writer):
+            self._file.check()
+            for call in calls:
+                writer.execute(
+                    "insert or replace into sent_calls values (?, ?, ?, ?, ?, ?, ?)",
+                    (call.key, step, run, call.position, now, call.input, call.input_form),
+                )
+            self._unsynced = self.durability != "power"
+
+    def spent_before(self, step: int) -> tuple[float, int]:
+        """Return the cost of all of a step's records, and the last id."""
+        with self._reading, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                "select cost, (select value from system_state where name = 'indexed_to')"
+                "  from steps where id = ?",
+                (step,),
+            ).fetchone()
+        newer, last = self.spent(step, 0, row[1])
+        return row[0] + newer, last
+
+    def spent(self, step: int, run: int, after: int) -> tuple[float, int]:
+        """Return the cost of a step's records after an id, one run's left out, and the last id."""
+        with self._reading, files.mapped(self.path):
+            row: Any = self._reader.execute(
+                """
+                select total(cost) filter (where step = ? and run <> ?), max(id) from records
+                 where id > ?
+                """,
+                (step, run, after),
+            ).fetchone()
+        return row[0], row[1] or after
