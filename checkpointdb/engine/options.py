@@ -30,7 +30,9 @@ class StepOptions(TypedDict, total=False):
             unless given.
         save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
         durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
-        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
+        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own. Runs
+            that live beside each other draw different ones, unless they are `shared`; so do the
+            direct calls of processes. Who begins later gets first what those before left.
         input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
             of it), `"none"`, for personal data: the text is not in the store, but who has a row can
             still test whether it is there. Arguments that `key=` leaves out are never kept.

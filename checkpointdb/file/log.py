@@ -66,6 +66,7 @@ class Log(Registry):
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
         super().__init__(path, durability, vfs)
         self._buffers: set[Buffer] = set()
+        self.calls: Any = None  # numbers the direct calls: see `engine/occurrences.py`
 
     @interrupts.whole
     def close(self) -> None:
@@ -75,6 +76,7 @@ class Log(Registry):
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
+        self._end_all_counters()
         self._shorten_tail()
         self.sync()
         self._close()

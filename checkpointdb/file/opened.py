@@ -40,6 +40,7 @@ class Opened:
         self._vfs = vfs
         self.lock = threading.RLock()
         self._reading = threading.RLock()
+        self.shut = threading.Event()  # set once it is closed
         self._unsynced = False
         self._pid = os.getpid()
         self._writer: apsw.Connection | None = files.open_writer(path, durability, vfs)
@@ -86,6 +87,7 @@ class Opened:
             self._reader.close()
             self._writer.close()
             self._writer = None
+        self.shut.set()
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import msgspec
 
 from .. import interrupts
-from . import codes, leases
+from ..errors import StoreError
+from . import codes, leases, occurrences
 from . import connection as files
 from .append import transaction, update_run
+from .occurrences import Counter, Kind
 from .opened import Durability, Opened
 from .processes import Process, alive, this_process
 from .records import Code, Registered, SavedCode, SentCall
@@ -25,6 +28,8 @@ class Registry(Opened):
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
         super().__init__(path, durability, vfs)
         self._own_runs: set[int] = set()
+        self._counters: set[Counter] = set()  # that count, or whose end is not written yet
+        self._done: set[Counter] = set()  # those
 
     # --- steps and their codes
 
@@ -147,10 +152,10 @@ class Registry(Opened):
             leases.renew(writer, worker)
 
     @interrupts.whole
-    def release_claims(self, worker: str) -> None:
-        """Give up all that a worker holds."""
+    def release_claims(self, worker: str, keys: Sequence[bytes] | None = None) -> None:
+        """Give up what a worker holds of some keys, or all that it holds."""
         with self._light(), self._writing() as writer:
-            leases.release(writer, worker)
+            leases.release(writer, worker, keys)
 
     def is_unclaimed(self, key: bytes) -> bool:
         """Tell whether nobody alive holds this key."""
@@ -159,6 +164,71 @@ class Registry(Opened):
                 "select worker, expires from system_claims where key = ?", (key,)
             ).fetchone()
         return row is None or leases.is_void(*row)
+
+    # --- the numbers of equal rows: `file/occurrences.py`
+
+    @interrupts.whole
+    def begin_counter(self, kind: Kind, shared: bool = False) -> Counter:
+        """Begin to count equal rows."""
+        self._end_counters()
+        with self._light(), self._writing() as writer, transaction(writer):
+            counter = occurrences.begin(writer, kind, shared)
+        self._counters.add(counter)
+        return counter
+
+    @interrupts.whole
+    def take_occurrences(
+        self, counter: Counter, contents: Sequence[bytes], starts: dict[bytes, int], deaths: int
+    ) -> tuple[list[int], int]:
+        """Return the lowest free number of each row, and how many counters died beside this one.
+
+        Args:
+            counter: who takes them.
+            contents: keys without a number.
+            starts: where to look from; forgotten if another one died.
+            deaths: as returned the time before.
+        """
+        with self._light(), self._writing() as writer, transaction(writer):
+            now = occurrences.deaths_beside(writer, counter)
+            if now != deaths:
+                starts.clear()
+            return occurrences.take(writer, counter, contents, starts), now
+
+    @interrupts.whole
+    def give_back_occurrence(self, counter: Counter, content: bytes, n: int) -> None:
+        """Free a number that led to no outcome."""
+        with self._light(), self._writing() as writer:
+            occurrences.give_back(writer, counter, content, n)
+
+    @interrupts.whole
+    def renew_counter(self, counter: Counter) -> None:
+        """Say that a counter still counts."""
+        with self._light(), self._writing() as writer:
+            occurrences.renew(writer, counter)
+
+    @interrupts.whole
+    def unknown_counters(self, counter: Counter) -> dict[int, float]:
+        """Return the counters beside this one that may live or not: id, end of the lease."""
+        with self._light(), self._writing() as writer, transaction(writer):
+            return occurrences.unknown_beside(writer, counter)
+
+    @interrupts.whole
+    def end_counter(self, counter: Counter) -> None:
+        """Count no more; if the store cannot be written now, the next one to begin says so."""
+        self._done.add(counter)
+        self._end_counters()
+
+    def _end_counters(self) -> None:
+        if done := set(self._done):
+            with contextlib.suppress(StoreError):
+                with self._light(), self._writing() as writer, transaction(writer):
+                    occurrences.end(writer, done)
+                self._done -= done
+                self._counters -= done
+
+    def _end_all_counters(self) -> None:
+        self._done |= self._counters
+        self._end_counters()
 
     # --- calls sent, and what they cost
 

@@ -54,25 +54,58 @@ async def acall(running: Running, row: Any) -> Any:
     The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
     goes on in the background and is kept when it returns; the end of the loop waits for it.
     """
-    in_flight, results = running.in_flight, running.results
+    intake, results = running.intake, running.results
     while True:
         place, worker = _begin_call(running, row)
-        if worker is not None:
-            try:
-                await asyncio.wait({worker})
-            except asyncio.CancelledError:
-                _leave(worker)
-                raise
-            worker.result()
-        elif not place.settled:
-            settled = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-            with waiting(first_of(place), running.name):
-                in_flight.when_settled(place, wake)
-                await settled.wait()
-        if not orphaned(place):
-            return results.take(place)
+        try:
+            if isinstance(place, Slot) and worker is None and not place.settled:
+                worker = await _followed(running, place)
+            if worker is not None:
+                await _worked(worker)
+            elif not place.settled:
+                await _settled(running, place)
+            if not orphaned(place):
+                return results.take(place)
+        except BaseException as error:
+            if worker is None or worker.done():  # else it goes on in the background
+                intake.withdraw(place, error)
+            raise
+
+
+async def _worked(worker: asyncio.Task[None]) -> None:
+    try:
+        await asyncio.wait({worker})
+    except asyncio.CancelledError:
+        _leave(worker)
+        raise
+    worker.result()
+
+
+async def _settled(running: Running, place: Place) -> None:
+    """Wait until a row is settled that another task or thread computes."""
+    settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
+    wake = functools.partial(loop.call_soon_threadsafe, settled.set)
+    with waiting(first_of(place), running.name):
+        in_flight.when_settled(place, wake)
+        await settled.wait()
+
+
+async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
+    """Wait until a row is settled that another process computes; or begin its call, if ours."""
+    running.commit()  # another process may be waiting for what is pending here
+    while not slot.settled:
+        await asyncio.sleep(POLL_EVERY)
+        if worker := _take_over(running, slot):
+            return worker
+    return None
+
+
+@one_call
+def _take_over(running: Running, slot: Slot) -> asyncio.Task[None] | None:
+    """Begin the call of a row if it is ours to compute by now."""
+    intake, calls = running.intake, running.calls
+    intake.take_over([slot])
+    return _paid(calls.acompute([slot])) if slot.must_compute else None
 
 
 @one_call
