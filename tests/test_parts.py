@@ -90,7 +90,17 @@ def test_the_rule_knows_every_part():
         )
     chains = [chain(node) for node in ast.walk(init)]
     names = {names[1] for names in chains if names[0] == "self" and len(names) == 2}
-    values = {"job", "options", "id", "ended", "step", "captured", "stale", "_inside"}
+    values = {
+        "job",
+        "options",
+        "id",
+        "ended",
+        "step",
+        "captured",
+        "stale",
+        "_inside",
+        "is_given_back",
+    }
     assert names - values <= PARTS
 
 

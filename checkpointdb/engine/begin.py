@@ -42,6 +42,7 @@ class Running:
     ) -> None:
         log, spec, options = job.store.log, job.spec, job.options
         self.job, self.options, self.id, self.ended = job, options, run, False
+        self.is_given_back = False  # closed because it was idle
         self.step, self.captured, self.stale = step, captured, stale
         self._inside = spec.inside
         self.tally = tally = Tally(spec.name, options.on_event, spec.settings.redactor)
@@ -116,6 +117,15 @@ class Running:
     def close(self) -> None:
         """End a run that nobody goes on with."""
         end(self, "closed")
+
+    def give_back(self) -> bool:
+        """Close the store if these direct calls are idle, and alone on it; tell whether it is."""
+        store = self.job.store
+        if len(self.in_flight) or not store.log.is_alone(self):
+            return False
+        self.is_given_back = True
+        store.close()
+        return store.closed
 
     def stale_before(self) -> int:
         """Return how many saved results were computed by other code when the run began."""

@@ -48,6 +48,11 @@ class StepOptions(TypedDict, total=False):
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
+        on_error, valid, cost, shared: what direct calls go by, and runs unless they are given
+            another: see `RunOptions`. A direct call returns or raises: what `"record"` saves as a
+            failure is raised as well, and a result that `valid` refuses is a `ValueError` with the
+            result attached, saved as a failure. Under `shared` a direct call waits while another
+            process computes its row.
     """
 
     name: str | None
@@ -62,6 +67,10 @@ class StepOptions(TypedDict, total=False):
     on_changed_input: OnChange
     redact: Redact | tuple[Redact, ...]
     ignore: tuple[str, ...]
+    on_error: OnError
+    valid: Callable[[Any], bool] | None
+    cost: Callable[[Any], float] | None
+    shared: bool
 
 
 class RunOptions(TypedDict, total=False):
@@ -126,8 +135,13 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     on_changed_input: OnChange = "warn"
     redact: Redact | tuple[Redact, ...] = ()
     ignore: tuple[str, ...] = ()
+    on_error: OnError = "raise"
+    valid: Callable[[Any], bool] | None = None
+    cost: Callable[[Any], float] | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        self.of_calls  # noqa: B018 - or raise
         check_choice("on_change", self.on_change, get_args(OnChange))
         check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
         Redactor(self.redact)  # or raise
@@ -144,6 +158,16 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     def redactor(self) -> Redactor:
         """What to keep out of what is stored and shown."""
         return Redactor(self.redact)
+
+    @property
+    def of_calls(self) -> Options:
+        """What direct calls go by."""
+        return Options(**self.of_runs)
+
+    @property
+    def of_runs(self) -> dict[str, Any]:
+        """What runs go by that are not given another."""
+        return {name: getattr(self, name) for name in _OF_BOTH}
 
     @property
     def policy(self) -> SavePolicy:
@@ -237,6 +261,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 _OF_STEP = ("store", "version", *StepOptions.__annotations__)
 _OF_RUN = (*RunOptions.__annotations__,)
+_OF_BOTH = tuple(name for name in _OF_STEP if name in _OF_RUN)
 
 
 def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
@@ -250,10 +275,13 @@ def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
     return StepSettings(**given)
 
 
-def run_options(function: str, given: Mapping[str, Any]) -> Options:
-    """Return the keywords that `function` was given as a run's options; see `step_settings`."""
+def run_options(function: str, given: Mapping[str, Any], settings: StepSettings) -> Options:
+    """Return the keywords that `function` was given as a run's options; see `step_settings`.
+
+    What it was not given is as the step has it.
+    """
     _check_known(function, given, _OF_RUN, _OF_STEP, "step(...)")
-    return Options(**given)
+    return Options(**settings.of_runs | dict(given))
 
 
 def split(function: str, given: AllOptions) -> tuple[StepOptions, RunOptions]:
@@ -276,7 +304,7 @@ def _check_known(
     owner: str,
 ) -> None:
     for name in given:
-        if name in elsewhere:
+        if name in elsewhere and name not in known:
             raise TypeError(f"{name}= belongs to {owner}, not to {function}(...)")
         if name not in known:
             meant = _meant(name, known, elsewhere, owner)
@@ -287,5 +315,5 @@ def _meant(name: str, known: tuple[str, ...], elsewhere: tuple[str, ...], owner:
     close = difflib.get_close_matches(name.lower(), (*known, *elsewhere), 1)
     if not close:
         return f"; it takes {', '.join(known)}"
-    where = f", which belongs to {owner}" if close[0] in elsewhere else ""
+    where = f", which belongs to {owner}" if close[0] not in known else ""
     return f": did you mean {close[0]}{where}?"

@@ -106,6 +106,10 @@ class Log(Registry):
         """Forget a buffer."""
         self._buffers.discard(buffer)
 
+    def is_alone(self, buffer: Buffer) -> bool:
+        """Tell whether nothing else is on its way here."""
+        return self._buffers == {buffer}
+
     def commit_buffers(self) -> None:
         """Commit what is on its way."""
         for buffer in list(self._buffers):

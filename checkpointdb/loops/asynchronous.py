@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -16,6 +16,7 @@ from ..engine.rows import Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
 from ..engine.waiting import waiting
+from ..errors import StoreError
 from ..interrupts import one_call
 from .reorder import Reorder
 from .session import Session
@@ -48,15 +49,22 @@ async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
         reader.shutdown(wait=False)
 
 
-async def acall(running: Running, row: Any) -> Any:
+async def acall(begun: Callable[[], Running], row: Any) -> Any:
     """Call an async step for one row outside any loop; from any task.
 
     The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
     goes on in the background and is kept when it returns; the end of the loop waits for it.
+    `begun` returns the run of these calls, begun again if its store was closed.
     """
-    intake, results = running.intake, running.results
     while True:
-        place, worker = _begin_call(running, row)
+        running = begun()
+        intake, results = running.intake, running.results
+        try:
+            place, worker = _begin_call(running, row)
+        except StoreError:
+            if not running.is_given_back:  # or as idle, just before this call
+                raise
+            continue
         try:
             if isinstance(place, Slot) and worker is None and not place.settled:
                 worker = await _followed(running, place)
