@@ -48,11 +48,13 @@ class StepOptions(TypedDict, total=False):
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
-        on_error, valid, cost, shared: what direct calls go by, and runs unless they are given
-            another: see `RunOptions`. A direct call returns or raises: what `"record"` saves as a
-            failure is raised as well, and a result that `valid` refuses is a `ValueError` with the
-            result attached, saved as a failure. Under `shared` a direct call waits while another
-            process computes its row.
+        on_error: of direct calls, and of runs unless they are given another, like the next three.
+            A direct call returns or raises: `"record"` saves its failure, and it raises as well.
+        valid: a result that it refuses is saved as a failure; a direct call raises a `ValueError`
+            with the result attached.
+        cost: dollars of a result, saved with it.
+        shared: True for each row to be computed by one of several processes: a direct call waits
+            while another process computes its row.
     """
 
     name: str | None
