@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from .engine.captured import Captured
-from .engine.occurrences import Occurrences
+from .engine.occurrences import Counts
 from .engine.stale import Stale, find_stale, stale_by_newest
 from .file.read import Reader
 from .file.records import Record, StepInfo
@@ -90,7 +90,7 @@ def plan(
         recompute: whether these are to be computed again.
     """
     counts = dict.fromkeys(("rows", "hits", "misses", "failed", "duplicates", "stale"), 0)
-    seen, source = Occurrences(), iter(rows)
+    seen, source = Counts(), iter(rows)
     with _reading(path) as reader:
         step = _step(reader, name, version)
         stale = _stale_runs(reader, step, captured)

@@ -42,8 +42,9 @@ from .engine.options import (
 )
 from .engine.partials import bound_in_key
 from .engine.source import is_async_source
-from .file.log import Durability
-from .loops import sync
+from .errors import StoreError
+from .file.opened import Durability
+from .loops import direct, sync
 from .loops.run_iterator import Run
 from .loops.session import Session
 from .loops.travel import arrive, parts_of
@@ -97,6 +98,7 @@ class Step(Generic[P, R]):
         self._lock = threading.Lock()
         self._store: Store | None = store if isinstance(store, Store) else None
         self._single_calls: Running | None = None
+        self._is_store_named = False
         self._method = is_method(fn)
         self.__wrapped__ = fn
         interrupts.watch()
@@ -152,9 +154,16 @@ class Step(Generic[P, R]):
         if self._spec.is_async:
             from .loops import asynchronous
 
-            return asynchronous.acall(self._call_run(), row)  # type: ignore[return-value]
-        result: R = sync.call(self._call_run(), row)
-        return result
+            return asynchronous.acall(self._call_run, row)  # type: ignore[return-value]
+        while True:
+            running = self._call_run()
+            try:
+                result: R = sync.call(running, row)
+            except StoreError:
+                if not running.is_given_back:  # or as idle, just before this call
+                    raise
+            else:
+                return result
 
     @overload
     def run(
@@ -183,7 +192,7 @@ class Step(Generic[P, R]):
             EncodeError: while iterating: a row, before the step is called; or a result, attached.
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
-        checked = run_options("run", options)
+        checked = run_options("run", options, self._settings)
         check_rows(rows, (Iterable, AsyncIterable))
         if is_async_source(rows) and not (
             self._spec.is_async and (checked.concurrency > 1 or checked.shared)
@@ -231,7 +240,7 @@ class Step(Generic[P, R]):
         Raises:
             TypeError: the step is not an `async def`; and as `run`.
         """
-        checked = run_options("arun", options)
+        checked = run_options("arun", options, self._settings)
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
@@ -296,7 +305,7 @@ class Step(Generic[P, R]):
         Args:
             undo: True to take that back; returns how many are stale again.
         """
-        return accept(Job(self.store, self._spec, self._save), undo)
+        return accept(Job(self._opened(), self._spec, self._save), undo)
 
     @property
     def path(self) -> str:
@@ -306,11 +315,15 @@ class Step(Generic[P, R]):
 
     def flush(self) -> None:
         """Commit what is pending and make it survive a power cut."""
-        self.store.flush()
+        self._opened().flush()
 
     @property
     def store(self) -> Store:
         """The store, opened now if it was not."""
+        self._is_store_named = True  # whoever has it finds it open
+        return self._opened()
+
+    def _opened(self) -> Store:
         with self._lock:
             reopen = (
                 self._store is not None and self._store.closed and self._where is not self._store
@@ -349,13 +362,13 @@ class Step(Generic[P, R]):
 
     def _job(self, options: Options) -> Job:
         spec = self._spec if options.batch_size is None else self._batch_spec
-        return Job(self.store, spec, self._save, self._meta, options)
+        return Job(self._opened(), spec, self._save, self._meta, options)
 
     def _call_run(self) -> Running:
         """Return the run of single calls, begun now if none is open, or the step has changed."""
         run = self._single_calls
         if run is None or run.closed or run.is_outdated(self._spec):
-            store = self.store
+            store = self._opened()
             with self._lock:
                 run = self._single_calls
                 if run is None or run.closed or run.is_outdated(self._spec):
@@ -363,7 +376,10 @@ class Step(Generic[P, R]):
                         run.commit()  # it stays open for calls that are in flight
                     fn = self._apply if self._spec.is_async else self._invoke
                     spec = msgspec.structs.replace(self._spec, fn=fn)
-                    run = self._single_calls = begin(Job(store, spec, self._save, self._meta))
+                    job = Job(store, spec, self._save, self._meta, self._settings.of_calls)
+                    run = self._single_calls = begin(job)
+                    if self._where is not store:
+                        direct.opened(run, lambda: not self._is_store_named)
         return run
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,8 @@ from typing import Self
 from . import interrupts
 from .file import connection as files
 from .file import lifetime
-from .file.log import Durability, Log
+from .file.log import Log
+from .file.opened import Durability
 from .file.read import Reader, Status
 from .file.records import Record, RunInfo, StepInfo
 

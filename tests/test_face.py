@@ -118,6 +118,10 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "on_changed_input": "reuse",
         "redact": "email",
         "ignore": ("STARTED",),
+        "on_error": "record",
+        "valid": bool,
+        "cost": float,
+        "shared": True,
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

@@ -33,6 +33,11 @@ for i in range(n):
     elif how == "kept":
         kept.append(ckpt.run(plain, [i], store="a.ckpt", version=1))
         assert list(kept[-1]) == [i] and kept[-1].report.rows == 1
+    elif how == "calls":
+        assert step.replace(store=f"part-{i % 50}.ckpt")(i) == i
+    elif how == "async calls":
+        import asyncio
+        assert asyncio.run(ckpt.step(f"part-{i % 50}.ckpt", version=1)(later)(i)) == i
     elif how == "closed":
         run = ckpt.run(plain, range(9), store="a.ckpt", version=1)
         assert next(run) == 0
@@ -47,7 +52,18 @@ for i in range(n):
     else:
         assert list(step.replace(store=f"part-{i % 50}.ckpt").run([i])) == [i]
 """
-HOW = ["run", "async", "threads", "kept", "closed", "forgotten", "failing", "replace"]
+HOW = [
+    "run",
+    "async",
+    "threads",
+    "kept",
+    "closed",
+    "forgotten",
+    "failing",
+    "replace",
+    "calls",
+    "async calls",
+]
 
 
 @pytest.mark.parametrize("how", HOW)

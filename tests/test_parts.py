@@ -40,7 +40,7 @@ from checkpointdb.values.keys import Keyer
 
 PARTS = {
     "running", "intake", "calls", "results", "committer", "in_flight", "tally", "source",
-    "sharing", "budget", "ledger", "session", "order",
+    "sharing", "occurrences", "budget", "ledger", "session", "order",
 }  # fmt: skip
 
 
@@ -90,7 +90,17 @@ def test_the_rule_knows_every_part():
         )
     chains = [chain(node) for node in ast.walk(init)]
     names = {names[1] for names in chains if names[0] == "self" and len(names) == 2}
-    values = {"job", "options", "id", "ended", "step", "captured", "stale", "_inside"}
+    values = {
+        "job",
+        "options",
+        "id",
+        "ended",
+        "step",
+        "captured",
+        "stale",
+        "_inside",
+        "is_given_back",
+    }
     assert names - values <= PARTS
 
 
@@ -577,9 +587,9 @@ def test_sharing_follows_rows_of_others_and_takes_them_over(store, ids, monkeypa
     assert ours.waiting
     (followed,) = ours.followed()
     assert ours.followed() == []  # not again within the time of a poll
-    assert ours.take_over([followed]) == [] and ours.waiting
+    assert ours.take_over([followed], [followed]) == [] and ours.waiting
     theirs.end()
-    assert ours.take_over([followed]) == [followed] and not ours.waiting
+    assert ours.take_over([followed], [followed]) == [followed] and not ours.waiting
     ours.end()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..engine.options import OnChange
 from ..errors import CheckpointError
-from ..file.log import Durability
+from ..file.opened import Durability
 from ..policy import SavePolicy
 from ..step import Step
 from ..store import Store

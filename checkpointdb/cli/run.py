@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..engine.options import Options, RunOptions
+from ..engine.options import Options, RunOptions, StepSettings
 from .group import (
     column_option,
     limit_option,
@@ -45,8 +45,6 @@ from .sources import Source
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "record"]),
-    default="raise",
-    show_default=True,
     help="A row that fails ends the run, or is recorded while the run continues.",
 )
 @click.option("--no-retry-failed", is_flag=True, help="Leave rows that failed earlier as failed.")
@@ -130,7 +128,7 @@ def _open_job(
         )  # fmt: skip
         if output:
             check_apart(output, found.path)
-        asked = _asked(step, **options)
+        asked = _asked(step, found._settings, **options)
         may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
         shape = Shape(column, merge, error_column if may_fail else None)
         bar = sys.stderr.isatty() if progress is None else progress
@@ -138,15 +136,28 @@ def _open_job(
 
 
 def _asked(
-    step: str, *, no_retry_failed: bool, stop_on: tuple[str, ...], cost: str | None, **rest: Any
+    step: str,
+    settings: StepSettings,
+    *,
+    no_retry_failed: bool,
+    stop_on: tuple[str, ...],
+    cost: str | None,
+    on_error: Any,
+    shared: bool,
+    **rest: Any,
 ) -> RunOptions:
-    """Return the options of the run, checked before anything is opened or paid."""
-    if rest["max_cost"] is not None and cost is None:
+    """Return the options of the run, checked before anything is opened or paid.
+
+    What is not given is as the step has it.
+    """
+    if rest["max_cost"] is not None and cost is None and settings.cost is None:
         raise click.UsageError("--max-cost needs --cost, a function from a result to its dollars")
     asked: Any = rest | {
         "retry_failed": not no_retry_failed,
         "stop_on": tuple(look_up(name, step) for name in stop_on),
-        "cost": None if cost is None else look_up(cost, step),
+        "cost": settings.cost if cost is None else look_up(cost, step),
+        "on_error": on_error or settings.on_error,
+        "shared": shared or settings.shared,
     }
     try:
         Options(**asked)

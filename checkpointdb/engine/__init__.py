@@ -24,15 +24,16 @@ report, or call the step for a single row.
 - `Sharing._lock` is held while claims are given up in the log.
 - `Log.lock` is held around each use of the file but looking up, which has a lock of its own. They
   are taken under any of those above.
-- `InFlight._lock`, `Tally._lock` and that of `Occurrences` are held for a few instructions, and
+- `Occurrences._lock` is held while the log is asked for numbers.
+- `InFlight._lock` and `Tally._lock` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
 - The table of `waiting.py` has a lock of its own, held for a few instructions.
 - A signal's handler commits in the main thread, but never while that is inside a commit or between
   a step's return and its keeping (`interrupts.py`). In a forked child all locks are made new.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.
 
-So the order is: `Committer`, `Budget` or `Ledger`; then `Log.lock`, the innermost, or one of the
-short ones. None is held while the step or the source of rows runs.
+So the order is: `Committer`, `Budget`, `Ledger` or `Occurrences`; then `Log.lock`, the innermost,
+or one of the short ones. None is held while the step or the source of rows runs.
 
 A result is pending before its row leaves `InFlight`, and found in the log before it is pending no
 more: an equal row that comes at any moment finds it in one of them.

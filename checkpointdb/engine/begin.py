@@ -21,6 +21,7 @@ from .in_flight import InFlight
 from .intake import Intake
 from .job import Job, Spec
 from .ledger import Ledger
+from .occurrences import Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .results import Results
 from .sharing import Sharing
@@ -41,6 +42,7 @@ class Running:
     ) -> None:
         log, spec, options = job.store.log, job.spec, job.options
         self.job, self.options, self.id, self.ended = job, options, run, False
+        self.is_given_back = False  # closed because it was idle
         self.step, self.captured, self.stale = step, captured, stale
         self._inside = spec.inside
         self.tally = tally = Tally(spec.name, options.on_event, spec.settings.redactor)
@@ -52,6 +54,11 @@ class Running:
         if options.ledger:
             ledger = Ledger(lambda calls: log.send(step, run, calls))
         self.sharing = Sharing(log) if options.shared else None
+        self.occurrences = None
+        if spec.separate:
+            self.occurrences = (
+                of_calls(log) if rows is None else Occurrences(log, "run", options.shared)
+            )
         self.committer = Committer(
             log, job.save, tally, step, run,
             ledger=options.ledger,
@@ -59,12 +66,14 @@ class Running:
         )  # fmt: skip
         self.intake = Intake(
             log, spec, options, run, self.source, self.in_flight, tally, self.sharing,
+            self.occurrences,
             stale.runs if spec.settings.on_change == "recompute" else frozenset(),
         )  # fmt: skip
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
             observed, options, self.committer, self.in_flight, tally, budget, ledger,
             None if self.sharing is None else self.sharing.under_way,
+            is_direct=rows is None,
         )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
 
@@ -108,6 +117,15 @@ class Running:
     def close(self) -> None:
         """End a run that nobody goes on with."""
         end(self, "closed")
+
+    def give_back(self) -> bool:
+        """Close the store if these direct calls are idle, and alone on it; tell whether it is."""
+        store = self.job.store
+        if len(self.in_flight) or not store.log.is_alone(self):
+            return False
+        self.is_given_back = True
+        store.close()
+        return store.closed
 
     def stale_before(self) -> int:
         """Return how many saved results were computed by other code when the run began."""
@@ -164,7 +182,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     run = store.log.begin_run(known.id, policy, window, meta, code_of(captured))
     if rows is not None and not job.options.shared:
         _warn_of_twin(job, known.id)
-    running = Running(job, known.id, run, () if rows is None else rows, captured, stale)
+    running = Running(job, known.id, run, rows, captured, stale)
     store.log.attach(running)
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
@@ -190,6 +208,8 @@ def end(running: Running, how: str) -> None:
     running.calls.close()
     running.tally.end()
     log.detach(running)
+    if running.occurrences is not None:
+        running.occurrences.end()
     log.end_run(running.id, running.committer.counts(), how)
     window = running.committer.loss_window
     event = RunEnded(
@@ -226,8 +246,10 @@ def _warn_of_twin(job: Job, step: int) -> None:
     twin = job.store.log.run_elsewhere(step)
     if twin is not None:
         run, pid = twin
+        cost = "rows that both come to are paid twice"
+        if job.spec.separate:
+            cost = "each of them pays for samples of its own"
         warn(
             f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now, too (run "
-            f"{run}): rows that both come to are paid twice. Stop one of them, or give shared=True "
-            "to both"
+            f"{run}): {cost}. Stop one of them, or give shared=True to both"
         )

@@ -39,6 +39,7 @@ class Calls:
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
         under_way: a list to have an entry for each call that has not returned.
+        is_direct: whether these are direct calls: what is recorded is raised, too.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Calls:
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         under_way: list[None] | None = None,
+        is_direct: bool = False,
     ) -> None:
         self._spec, self._options = spec, options
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
@@ -59,6 +61,7 @@ class Calls:
         self._fn, self._encode = spec.fn, spec.codec.encode
         self._is_batch = options.batch_size is not None
         self._redactor = spec.settings.redactor
+        self._is_direct = is_direct
         self._needs_begin = budget is not None or ledger is not None
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
@@ -328,10 +331,11 @@ class Calls:
             problem = ValueError(
                 f"valid= refused the result of row {slot.position}: {value!r:.200}"
             )
+            problem.result = value  # type: ignore[attr-defined]
             shown = self._redactor.text(str(problem), slot.row)
             slot.failed = Failed(slot.row, "invalid", shown, "", slot.attempts + 1)
         recorded = self._is_recorded(problem)
-        if not recorded:
+        if self._is_direct or not recorded:
             slot.error = problem
         self._tally.failed([slot], problem, recorded)
         return cost, None if recorded else problem
@@ -382,6 +386,7 @@ class Calls:
         for slot in slots:
             attempts = slot.attempts + 1
             slot.failed = failure(slot.row, attempts, error, self._redactor)
+            slot.error = error if self._is_direct else None
             text = to_error_text(slot.failed, result, self._redactor)
             entry = Entry(
                 slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,

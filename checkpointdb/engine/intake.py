@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Generator, Iterator, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-from ..errors import CheckpointError, EncodeError, KeyCollisionError
+from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
 from ..file.log import UNCOMMITTED, Log
 from ..file.records import Found
 from .changed_input import ChangedInput
@@ -44,6 +45,7 @@ class Intake:
         in_flight: where a row to be computed enters.
         tally: told of rows that are refused.
         sharing: under `shared=True`.
+        occurrences: under `duplicates="separate"`.
         stale_runs: runs whose results are to be computed again.
     """
 
@@ -57,18 +59,19 @@ class Intake:
         in_flight: InFlight,
         tally: Tally,
         sharing: Sharing | None = None,
+        occurrences: Occurrences | None = None,
         stale_runs: frozenset[int] = frozenset(),
     ) -> None:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
-        self._sharing, self._stale_runs = sharing, stale_runs
+        self._sharing, self._occurrences, self._stale_runs = sharing, occurrences, stale_runs
         self._redactor = spec.settings.redactor
-        self.changed = ChangedInput(log, spec, single=source.rows == ())
+        self._is_direct = source.is_calls
+        self.changed = ChangedInput(log, spec, single=source.is_calls)
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
         self._positions = itertools.count()
-        self._seen = Occurrences() if spec.separate else None
         self._last: Slot | None = None
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
 
@@ -149,8 +152,7 @@ class Intake:
         for place in places:
             if isinstance(place, Slot):
                 self.changed.forget(place.content or place.key)
-            if self._seen is not None and isinstance(place, Slot) and place.content:
-                self._seen.uncount(place.content)
+                self.give_back(place)
 
     def admit(self, row: Any) -> Place:
         """Give the next row of an async source its slot."""
@@ -192,10 +194,21 @@ class Intake:
             slot.key = slot.content = b""
             self._refuse(slot, another)
             return slot
-        if self._seen is not None:
-            slot.content, slot.occurrence = key, self._seen.count(key)
-            slot.key = self._spec.keyer.nth(key, slot.occurrence)
         return slot
+
+    def _number(self, slots: Sequence[Slot]) -> None:
+        """Tell equal rows apart, by which of them each is."""
+        assert self._occurrences is not None
+        unnumbered = [slot for slot in slots if not (slot.settled or slot.content)]
+        numbers = self._occurrences.take([slot.key for slot in unnumbered])
+        for slot, n in zip(unnumbered, numbers, strict=True):
+            slot.content, slot.occurrence = slot.key, n
+            slot.key = self._spec.keyer.nth(slot.content, slot.occurrence)
+
+    def give_back(self, slot: Slot) -> None:
+        """Let the next equal row have the number of one that led to no outcome."""
+        if self._occurrences is not None and slot.content:
+            self._occurrences.give_back(slot.content, slot.occurrence)
 
     def _refuse(self, slot: Slot, error: CheckpointError) -> None:
         """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
@@ -209,6 +222,8 @@ class Intake:
         self._in_flight.leave([slot])
 
     def _look_up(self, slots: Sequence[Slot]) -> list[Place]:
+        if self._occurrences is not None and slots:
+            self._number(slots)
         places, entered, collided = self._in_flight.enter(slots)
         if self.changed.is_watched:
             self.changed.among_equal(slots, places)
@@ -281,6 +296,8 @@ class Intake:
         return _collision(slot, f"record {found.id}", found.id)
 
     def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
+        if self._is_direct:
+            return True  # who calls once more wants it tried once more
         if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):
             return False
         return not (following and found.attempts > slot.attempts)
@@ -294,6 +311,22 @@ class Intake:
                 self._refuse(slot, error)
             else:
                 slot.must_compute = True
+
+    def withdraw(self, place: Place, error: BaseException) -> None:
+        """Leave no trace of a direct call that raised, but what is saved of it.
+
+        The next equal row gets its number, and no other process waits for it.
+        """
+        if not isinstance(place, Slot):
+            return
+        if not place.settled:  # it was left while another process computed it
+            self._in_flight.give_up([place], error)
+        if place.data is not None and place.failed is None:
+            return  # it has its result, and what raised came after that
+        with suppress(StoreError):
+            self.give_back(place)
+            if self._sharing is not None and place.must_compute:
+                self._sharing.release([place])
 
     # --- rows of other workers
 
@@ -313,7 +346,12 @@ class Intake:
         """Check the rows claimed by other workers; return those we must now compute ourselves."""
         if self._sharing is None or not (followed := self._sharing.followed()):
             return []
-        ours = self._sharing.take_over(self._settle_saved(followed, following=True))
+        return self.take_over(followed)
+
+    def take_over(self, followed: list[Slot]) -> list[Slot]:
+        """Settle rows that other workers have saved, and return those that are ours by now."""
+        assert self._sharing is not None
+        ours = self._sharing.take_over(followed, self._settle_saved(followed, following=True))
         if ours:  # one may have been saved and released since we looked
             ours = self._settle_saved(ours, following=True)
         self._open(ours)

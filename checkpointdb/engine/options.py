@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 import msgspec
 
 from ..errors import EncodeError
-from ..file.log import Durability
+from ..file.opened import Durability
 from ..policy import SavePolicy, adaptive, check_policy
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 from ..values.redact import Redact, Redactor
@@ -30,7 +30,9 @@ class StepOptions(TypedDict, total=False):
             unless given.
         save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
         durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
-        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own.
+        duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own. Runs
+            that live beside each other draw different ones, unless they are `shared`; so do the
+            direct calls of processes. Who begins later gets first what those before left.
         input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
             of it), `"none"`, for personal data: the text is not in the store, but who has a row can
             still test whether it is there. Arguments that `key=` leaves out are never kept.
@@ -46,6 +48,13 @@ class StepOptions(TypedDict, total=False):
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
+        on_error: of direct calls, and of runs unless they are given another, like the next three.
+            A direct call returns or raises: `"record"` saves its failure, and it raises as well.
+        valid: a result that it refuses is saved as a failure; a direct call raises a `ValueError`
+            with the result attached.
+        cost: dollars of a result, saved with it.
+        shared: True for each row to be computed by one of several processes: a direct call waits
+            while another process computes its row.
     """
 
     name: str | None
@@ -60,6 +69,10 @@ class StepOptions(TypedDict, total=False):
     on_changed_input: OnChange
     redact: Redact | tuple[Redact, ...]
     ignore: tuple[str, ...]
+    on_error: OnError
+    valid: Callable[[Any], bool] | None
+    cost: Callable[[Any], float] | None
+    shared: bool
 
 
 class RunOptions(TypedDict, total=False):
@@ -124,8 +137,13 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     on_changed_input: OnChange = "warn"
     redact: Redact | tuple[Redact, ...] = ()
     ignore: tuple[str, ...] = ()
+    on_error: OnError = "raise"
+    valid: Callable[[Any], bool] | None = None
+    cost: Callable[[Any], float] | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        self.of_calls  # noqa: B018 - or raise
         check_choice("on_change", self.on_change, get_args(OnChange))
         check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
         Redactor(self.redact)  # or raise
@@ -142,6 +160,16 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     def redactor(self) -> Redactor:
         """What to keep out of what is stored and shown."""
         return Redactor(self.redact)
+
+    @property
+    def of_calls(self) -> Options:
+        """What direct calls go by."""
+        return Options(**self.of_runs)
+
+    @property
+    def of_runs(self) -> dict[str, Any]:
+        """What runs go by that are not given another."""
+        return {name: getattr(self, name) for name in _OF_BOTH}
 
     @property
     def policy(self) -> SavePolicy:
@@ -235,6 +263,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 _OF_STEP = ("store", "version", *StepOptions.__annotations__)
 _OF_RUN = (*RunOptions.__annotations__,)
+_OF_BOTH = tuple(name for name in _OF_STEP if name in _OF_RUN)
 
 
 def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
@@ -248,10 +277,13 @@ def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
     return StepSettings(**given)
 
 
-def run_options(function: str, given: Mapping[str, Any]) -> Options:
-    """Return the keywords that `function` was given as a run's options; see `step_settings`."""
+def run_options(function: str, given: Mapping[str, Any], settings: StepSettings) -> Options:
+    """Return the keywords that `function` was given as a run's options; see `step_settings`.
+
+    What it was not given is as the step has it.
+    """
     _check_known(function, given, _OF_RUN, _OF_STEP, "step(...)")
-    return Options(**given)
+    return Options(**settings.of_runs | dict(given))
 
 
 def split(function: str, given: AllOptions) -> tuple[StepOptions, RunOptions]:
@@ -274,7 +306,7 @@ def _check_known(
     owner: str,
 ) -> None:
     for name in given:
-        if name in elsewhere:
+        if name in elsewhere and name not in known:
             raise TypeError(f"{name}= belongs to {owner}, not to {function}(...)")
         if name not in known:
             meant = _meant(name, known, elsewhere, owner)
@@ -285,5 +317,5 @@ def _meant(name: str, known: tuple[str, ...], elsewhere: tuple[str, ...], owner:
     close = difflib.get_close_matches(name.lower(), (*known, *elsewhere), 1)
     if not close:
         return f"; it takes {', '.join(known)}"
-    where = f", which belongs to {owner}" if close[0] in elsewhere else ""
+    where = f", which belongs to {owner}" if close[0] not in known else ""
     return f": did you mean {close[0]}{where}?"

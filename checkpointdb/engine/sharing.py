@@ -46,6 +46,8 @@ class Sharing:
 
     def claim(self, slots: Sequence[Slot]) -> list[Slot]:
         """Return the rows that are ours to compute; the others are followed."""
+        with self._lock:
+            self._used = perf_counter()  # from here on claims are kept, for a while
         ours = self._log.claim(self.worker, [slot.key for slot in slots])
         for slot in slots:
             if slot.key not in ours:
@@ -65,18 +67,24 @@ class Sharing:
         self._polled = perf_counter()
         return list(self._claimed_elsewhere.values())
 
-    def take_over(self, slots: Sequence[Slot]) -> list[Slot]:
+    def take_over(self, followed: Sequence[Slot], unsaved: Sequence[Slot]) -> list[Slot]:
         """Claim those rows whose worker is gone, and return them; follow the others, and no more.
 
         Args:
-            slots: the rows that were followed and are not saved.
+            followed: rows that other workers had claimed.
+            unsaved: those that are not saved yet.
         """
-        self._claimed_elsewhere = {slot.key: slot for slot in slots}
-        orphans = [slot for slot in slots if self._log.is_unclaimed(slot.key)]
-        ours = self.claim(orphans) if orphans else []
-        for slot in ours:
-            del self._claimed_elsewhere[slot.key]
-        return ours
+        orphans = [slot for slot in unsaved if self._log.is_unclaimed(slot.key)]
+        ours = {slot.key for slot in self.claim(orphans)} if orphans else set[bytes]()
+        still = {slot.key for slot in unsaved} - ours
+        for slot in followed:
+            if slot.key not in still:
+                self._claimed_elsewhere.pop(slot.key, None)
+        return [slot for slot in unsaved if slot.key in ours]
+
+    def release(self, slots: Sequence[Slot]) -> None:
+        """Give up rows of ours that were not computed: another worker may try."""
+        self._log.release_claims(self.worker, [slot.key for slot in slots])
 
     def end(self) -> None:
         """Give up what is still claimed, and stop renewing; can be repeated.

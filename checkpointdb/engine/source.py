@@ -21,6 +21,8 @@ class Source:
     """
 
     def __init__(self, rows: Any) -> None:
+        self.is_calls = rows is None  # each direct call brings a row of its own
+        rows = () if rows is None else rows
         self.is_list = type(rows) in (list, tuple)
         self.is_async = is_async_source(rows)
         self.reading = False  # inside the user's iterator: no paid result is at risk there

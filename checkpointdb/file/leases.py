@@ -64,6 +64,11 @@ def is_void(worker: str, expires: float) -> bool:
     return expires < now() if living is None else not living
 
 
+def is_unknown(worker: str) -> bool:
+    """Tell whether it cannot be told from here if a worker's process lives."""
+    return alive(_process_of(worker)) is None
+
+
 def renew(writer: apsw.Connection, worker: str) -> None:
     """Extend a worker's leases."""
     writer.execute(
@@ -71,6 +76,12 @@ def renew(writer: apsw.Connection, worker: str) -> None:
     )
 
 
-def release(writer: apsw.Connection, worker: str) -> None:
-    """Give up all that a worker holds."""
-    writer.execute("delete from system_claims where worker = ?", (worker,))
+def release(writer: apsw.Connection, worker: str, keys: Sequence[bytes] | None = None) -> None:
+    """Give up what a worker holds of some keys, or all that it holds."""
+    if keys is None:
+        writer.execute("delete from system_claims where worker = ?", (worker,))
+    else:
+        writer.execute(
+            "delete from system_claims where worker = ? and key in (select value from carray(?))",
+            (worker, apsw.carray(tuple(keys))),
+        )

@@ -1,27 +1,17 @@
-"""The one writer of a store, and the look-ups beside it. Knows bytes, SQL and locks; no rows.
-
-Who holds which lock: `Log.lock` is held around every use of the writing connection, `_reading`
-around the reading one and the index of keys in memory, so that nobody who looks rows up waits for a
-commit. `_reading` may be taken under `Log.lock`, and that under a run's own lock, never the other
-way round.
-"""
+"""The one writer of a store's records, and the look-ups beside it. Knows bytes and SQL; no rows."""
 
 from __future__ import annotations
 
 import array
 import contextlib
-import os
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import apsw
-import msgspec
 
 from .. import interrupts
 from ..errors import StoreError
-from . import codes, leases, lifetime, pragmas
+from . import codes, lifetime
 from . import connection as files
 from .append import (
     ENTRIES_PER_STATEMENT,
@@ -33,25 +23,12 @@ from .append import (
     update_run,
 )
 from .delete import check_alone, choose, delete
-from .find import Finder
 from .key_index import extend
-from .log_file import LogFile
-from .processes import Process, alive, this_process
+from .opened import Durability
 from .read import Reader
-from .records import (
-    Code,
-    Entry,
-    Found,
-    Made,
-    Registered,
-    RunInfo,
-    SavedCode,
-    SentCall,
-)
+from .records import Entry, Found, Made, RunInfo
+from .registry import Registry
 
-Durability = Literal["power", "process"]
-
-MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
 UNCOMMITTED = 0  # the run of a record that is not committed yet
 
 
@@ -73,7 +50,7 @@ class Buffer(Protocol):
         """Make new locks, in a forked child."""
 
 
-class Log:
+class Log(Registry):
     """An open store file as the engine sees it: append, find, claim; safe to share by threads.
 
     Promises: a commit is all or nothing; what it acknowledged survives a power cut
@@ -87,36 +64,9 @@ class Log:
     """
 
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
-        self.path, self.durability = path, durability
-        self._vfs = vfs
-        self.lock = threading.RLock()
-        self._reading = threading.RLock()
+        super().__init__(path, durability, vfs)
         self._buffers: set[Buffer] = set()
-        self._unsynced = False
-        self._pid = os.getpid()
-        self._own_runs: set[int] = set()
-        self._writer: apsw.Connection | None = files.open_writer(path, durability, vfs)
-        with files.mapped(path):
-            self._reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
-            try:
-                pragmas.harden(self._reader)
-                pragmas.tune_reader(self._reader)
-                self._finder = Finder(path, self._reader)
-                self._file = LogFile(path, self._writer)  # SQLite has made the -wal by now
-            except BaseException:  # an open connection would keep the -wal and its locks
-                self._reader.close()
-                self._writer.close()
-                raise
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed, or belongs to the process this one was forked from."""
-        return self._writer is None or self.is_forked
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether it belongs to the process that this one was forked from."""
-        return self._pid != os.getpid()
+        self.calls: Any = None  # numbers the direct calls: see `engine/occurrences.py`
 
     @interrupts.whole
     def close(self) -> None:
@@ -126,21 +76,17 @@ class Log:
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
+        self._end_all_counters()
         self._shorten_tail()
         self.sync()
-        with self.lock, self._reading, files.mapped(self.path):
-            assert self._writer is not None
-            self._reader.close()
-            self._writer.close()
-            self._writer = None
+        self._close()
         lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
-        self.lock, self._reading = threading.RLock(), threading.RLock()
         for buffer in list(self._buffers):
             buffer.forked()
-        return [self._writer, self._reader]
+        return super().forked()
 
     def _shorten_tail(self) -> None:
         """Spare the next process that opens the store the reading of a long tail."""
@@ -160,6 +106,10 @@ class Log:
         """Forget a buffer."""
         self._buffers.discard(buffer)
 
+    def is_alone(self, buffer: Buffer) -> bool:
+        """Tell whether nothing else is on its way here."""
+        return self._buffers == {buffer}
+
     def commit_buffers(self) -> None:
         """Commit what is on its way."""
         for buffer in list(self._buffers):
@@ -175,21 +125,6 @@ class Log:
         """Commit what is on its way; nothing more will come."""
         for buffer in list(self._buffers):
             buffer.close()
-
-    @interrupts.whole
-    def sync(self) -> None:
-        """Make every commit so far survive a power cut, whatever the durability."""
-        with self._writing() as writer:
-            if self._unsynced:  # an empty commit syncs nothing: write something, fully synced
-                pragmas.set_durability(writer, "power")
-                try:
-                    writer.execute(
-                        "update system_state set value = value + 1 where name = 'flushes'"
-                    )
-                finally:
-                    pragmas.set_durability(writer, self.durability)
-                self._unsynced = False
-            self._file.save_if_gone()
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the newest outcome of each key, pending or committed, None where there is none.
@@ -344,188 +279,12 @@ class Log:
             self._unsynced = self.durability != "power"
         return total
 
-    # --- single-flight across processes: `file/leases.py`
-
-    @interrupts.whole
-    def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
-        """Claim the keys that no live worker holds; return those."""
-        with self._light(), self._writing() as writer, transaction(writer):
-            return leases.take(writer, worker, keys)
-
-    @interrupts.whole
-    def renew_claims(self, worker: str) -> None:
-        """Extend a worker's leases."""
-        with self._light(), self._writing() as writer:
-            leases.renew(writer, worker)
-
-    @interrupts.whole
-    def release_claims(self, worker: str) -> None:
-        """Give up all that a worker holds."""
-        with self._light(), self._writing() as writer:
-            leases.release(writer, worker)
-
-    def is_unclaimed(self, key: bytes) -> bool:
-        """Tell whether nobody alive holds this key."""
-        with self._reading, files.mapped(self.path):
-            row: Any = self._reader.execute(
-                "select worker, expires from system_claims where key = ?", (key,)
-            ).fetchone()
-        return row is None or leases.is_void(*row)
-
-    @contextlib.contextmanager
-    def _light(self) -> Iterator[None]:
-        """Write without waiting for the disk: a claim that a power cut undoes harms nobody."""
-        with self._writing() as writer:
-            pragmas.set_durability(writer, "process")
-            try:
-                yield
-            finally:
-                pragmas.set_durability(writer, self.durability)
-
-    @interrupts.whole
-    def send(self, step: int, run: int, calls: Sequence[SentCall]) -> None:
-        """Record, durably, that calls are about to be made."""
-        now = time.time()
-        with self._writing() as writer, transaction(writer):
-            self._file.check()
-            for call in calls:
-                writer.execute(
-                    "insert or replace into sent_calls values (?, ?, ?, ?, ?, ?, ?)",
-                    (call.key, step, run, call.position, now, call.input, call.input_form),
-                )
-            self._unsynced = self.durability != "power"
-
-    def spent_before(self, step: int) -> tuple[float, int]:
-        """Return the cost of all of a step's records, and the last id."""
-        with self._reading, files.mapped(self.path):
-            row: Any = self._reader.execute(
-                "select cost, (select value from system_state where name = 'indexed_to')"
-                "  from steps where id = ?",
-                (step,),
-            ).fetchone()
-        newer, last = self.spent(step, 0, row[1])
-        return row[0] + newer, last
-
-    def spent(self, step: int, run: int, after: int) -> tuple[float, int]:
-        """Return the cost of a step's records after an id, one run's left out, and the last id."""
-        with self._reading, files.mapped(self.path):
-            row: Any = self._reader.execute(
-                """
-                select total(cost) filter (where step = ? and run <> ?), max(id) from records
-                 where id > ?
-                """,
-                (step, run, after),
-            ).fetchone()
-        return row[0], row[1] or after
-
-    @interrupts.whole
-    def register_step(
-        self, name: str, version: int | str, key_recipe: str, on_change: str | None = None
-    ) -> Registered:
-        """Return what the store knows of a step; add it if it is new."""
-        with self._writing() as writer:
-            writer.execute(
-                """
-                insert or ignore into steps (name, version, key_recipe, created_at, on_change)
-                values (?, ?, ?, ?, ?)
-                """,
-                (name, version, key_recipe, time.time(), on_change),
-            )
-            row: Any = writer.execute(
-                """
-                select id, key_recipe,
-                       (select fingerprint from runs join step_code on step_code.id = runs.code
-                         where runs.step = steps.id order by runs.id desc limit 1),
-                       on_change
-                  from steps where name = ? and version = ?
-                """,
-                (name, version),
-            ).fetchone()
-        return Registered(*row)
-
-    @interrupts.whole
-    def update_recipe(self, step: int, key_recipe: str) -> None:
-        """Store a step's new key recipe."""
-        with self._writing() as writer:
-            writer.execute("update steps set key_recipe = ? where id = ?", (key_recipe, step))
-
-    @interrupts.whole
-    def update_on_change(self, step: int, on_change: str) -> None:
-        """Store what a step's runs are told to do with results of other code."""
-        with self._writing() as writer:
-            writer.execute("update steps set on_change = ? where id = ?", (on_change, step))
-
-    def codes(self, step: int) -> list[SavedCode]:
-        """Return the codes that a step was run with."""
-        with self.lock, files.mapped(self.path):
-            return codes.codes(self._reader, step)
-
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; what is pending is committed first."""
         if ids:
             self.commit_buffers()
         with self.lock, files.mapped(self.path):
             return codes.made_by(self._reader, step, ids)
-
-    @interrupts.whole
-    def accept(self, step: int, code: Code, undo: bool) -> None:
-        """Note that a step's results so far are as good as those of `code`; or take that back."""
-        with self._writing() as writer, transaction(writer):
-            codes.accept(writer, step, code, undo)
-            self._unsynced = self.durability != "power"
-        self.sync()
-
-    @interrupts.whole
-    def begin_run(
-        self,
-        step: int,
-        policy: str,
-        loss_window: str,
-        meta: str | None,
-        code: Code | None = None,
-    ) -> int:
-        """Record that a run begins, by which process and with which code; return its id."""
-        now, process = time.time(), this_process()
-        with self._writing() as writer, transaction(writer):
-            writer.execute(
-                """
-                insert into runs (step, code, store, started_at, updated_at,
-                                  host, boot, pid_namespace, pid, pid_ticks,
-                                  policy, loss_window, durability, meta)
-                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
-                        ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                """,
-                (step, code and codes.code_id(writer, step, code), now,
-                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
-            )  # fmt: skip
-            run = writer.last_insert_rowid()
-        self._own_runs.add(run)
-        return run
-
-    def run_elsewhere(self, step: int) -> tuple[int, int] | None:
-        """Return id and pid of a run of a step that another process of this machine has open."""
-        with self._reading, files.mapped(self.path):
-            open_: list[Any] = self._reader.execute(
-                """
-                select id, host, boot, pid_namespace, pid, pid_ticks
-                  from runs where step = ? and ended is null order by id desc limit ?
-                """,
-                (step, MOST_ALIVE),
-            ).fetchall()
-        here = this_process()
-        for run, *fields in open_:
-            process = Process(*fields)
-            if process != here and alive(process):
-                return run, process.pid
-        return None
-
-    @interrupts.whole
-    def end_run(self, run: int, counts: dict[str, Any], ended: str) -> None:
-        """Write a run's last counts and how it ended, and make it all survive a power cut."""
-        with self._writing() as writer:
-            update_run(writer, run, counts, ended)
-            self._unsynced = self.durability != "power"
-        self.sync()
 
     @interrupts.whole
     def forget(
@@ -554,33 +313,3 @@ class Log:
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:
             return reader.runs()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        with self.lock, files.mapped(self.path):
-            self._check_open()
-            assert self._writer is not None
-            if self._writer.in_transaction:  # a handler of the user's own raised inside of one
-                self._writer.execute("rollback")
-            if self._file.is_doubtful:
-                self._file.begin_anew()
-                self._unsynced = True  # the main file is, but not yet that the log is begun anew
-            try:
-                yield self._writer
-            except apsw.IOError:
-                self._file.is_doubtful = True
-                raise
-
-    def _check_open(self) -> None:
-        if self._writer is None:
-            raise StoreError(f"{self.path}: the store is closed", self.path)
-        self.check_process()
-
-    def check_process(self) -> None:
-        """Raise in a child forked from the process that opened the file."""
-        if self.is_forked:
-            raise StoreError(
-                f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
-                "from it: open the store anew in the child",
-                self.path,
-            )

@@ -113,6 +113,21 @@ create table system_claims (
   worker   text not null,
   expires  real not null
 ) without rowid;
+create table system_counters (
+  id       integer primary key autoincrement,
+  kind     text not null,
+  shared   integer not null,
+  worker   text not null,
+  expires  real not null,
+  ended    integer,
+  deaths   integer not null default 0
+);
+create table system_occurrences (
+  content  blob not null,
+  n        integer not null,
+  counter  integer not null references system_counters (id),
+  primary key (content, n, counter)
+) without rowid;
 create table system_key_index (
   key  blob primary key,
   id   integer not null

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -16,6 +16,7 @@ from ..engine.rows import Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
 from ..engine.waiting import waiting
+from ..errors import StoreError
 from ..interrupts import one_call
 from .reorder import Reorder
 from .session import Session
@@ -48,31 +49,71 @@ async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
         reader.shutdown(wait=False)
 
 
-async def acall(running: Running, row: Any) -> Any:
+async def acall(begun: Callable[[], Running], row: Any) -> Any:
     """Call an async step for one row outside any loop; from any task.
 
     The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
     goes on in the background and is kept when it returns; the end of the loop waits for it.
+    `begun` returns the run of these calls, begun again if its store was closed.
     """
-    in_flight, results = running.in_flight, running.results
     while True:
-        place, worker = _begin_call(running, row)
-        if worker is not None:
-            try:
-                await asyncio.wait({worker})
-            except asyncio.CancelledError:
-                _leave(worker)
+        running = begun()
+        intake, results = running.intake, running.results
+        try:
+            place, worker = _begin_call(running, row)
+        except StoreError:
+            if not running.is_given_back:  # or as idle, just before this call
                 raise
-            worker.result()
-        elif not place.settled:
-            settled = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-            with waiting(first_of(place), running.name):
-                in_flight.when_settled(place, wake)
-                await settled.wait()
-        if not orphaned(place):
-            return results.take(place)
+            continue
+        try:
+            if isinstance(place, Slot) and worker is None and not place.settled:
+                worker = await _followed(running, place)
+            if worker is not None:
+                await _worked(worker)
+            elif not place.settled:
+                await _settled(running, place)
+            if not orphaned(place):
+                return results.take(place)
+        except BaseException as error:
+            if worker is None or worker.done():  # else it goes on in the background
+                intake.withdraw(place, error)
+            raise
+
+
+async def _worked(worker: asyncio.Task[None]) -> None:
+    try:
+        await asyncio.wait({worker})
+    except asyncio.CancelledError:
+        _leave(worker)
+        raise
+    worker.result()
+
+
+async def _settled(running: Running, place: Place) -> None:
+    """Wait until a row is settled that another task or thread computes."""
+    settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
+    wake = functools.partial(loop.call_soon_threadsafe, settled.set)
+    with waiting(first_of(place), running.name):
+        in_flight.when_settled(place, wake)
+        await settled.wait()
+
+
+async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
+    """Wait until a row is settled that another process computes; or begin its call, if ours."""
+    running.commit()  # another process may be waiting for what is pending here
+    while not slot.settled:
+        await asyncio.sleep(POLL_EVERY)
+        if worker := _take_over(running, slot):
+            return worker
+    return None
+
+
+@one_call
+def _take_over(running: Running, slot: Slot) -> asyncio.Task[None] | None:
+    """Begin the call of a row if it is ours to compute by now."""
+    intake, calls = running.intake, running.calls
+    intake.take_over([slot])
+    return _paid(calls.acompute([slot])) if slot.must_compute else None
 
 
 @one_call

@@ -187,13 +187,17 @@ def call(running: Running, row: Any) -> Any:
     intake, calls, results = running.intake, running.calls, running.results
     while True:
         place = intake.place_of(row)
-        if place.must_compute:
-            assert isinstance(place, Slot)
-            calls.compute([place])
-        elif not place.settled:
-            interrupts.in_the_open(_settled, (running, place))
-        if not orphaned(place):
-            return results.take(place)
+        try:
+            if not (place.must_compute or place.settled):
+                wait = _followed if isinstance(place, Slot) else _settled
+                interrupts.in_the_open(wait, (running, place))
+            if place.must_compute:
+                calls.compute([place])  # type: ignore[list-item]
+            if not orphaned(place):
+                return results.take(place)
+        except BaseException as error:
+            intake.withdraw(place, error)
+            raise
 
 
 def _settled(waited: tuple[Running, Place]) -> None:
@@ -203,6 +207,16 @@ def _settled(waited: tuple[Running, Place]) -> None:
     with waiting(first_of(place), running.name):
         in_flight.when_settled(place, settled.set)
         settled.wait()
+
+
+def _followed(waited: tuple[Running, Any]) -> None:
+    """Wait until a row is settled that another process computes, or ours to compute."""
+    running, slot = waited
+    intake = running.intake
+    running.commit()  # another process may be waiting for what is pending here
+    while not (slot.settled or slot.must_compute):
+        time.sleep(POLL_EVERY)
+        intake.take_over([slot])
 
 
 def orphaned(place: Place) -> bool:

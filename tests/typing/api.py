@@ -88,9 +88,9 @@ of_step: ckpt.StepOptions = {"name": "work", "save": ckpt.every(rows=1)}
 assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
 assert_type(ckpt.run(awork, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
 assert_type(ckpt.arun(awork, ROWS, store="rows.ckpt", version=1), ckpt.Run[Label])
-assert_type(
-    ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_step, **of_run), ckpt.Run[Label]
-)
+of_both: ckpt.AllOptions = {"name": "work", "concurrency": 4, "on_error": "record"}
+assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_step), ckpt.Run[Label])
+assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_both), ckpt.Run[Label])
 assert_type(ckpt.run(len, ROWS, store=label.store, version="a", ordered=False), ckpt.Run[int])
 ckpt.step("rows.ckpt", version=1, **of_step)(work).run(ROWS, **of_run)
 ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurency=3)  # type: ignore[call-overload]
