@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -24,11 +26,40 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """Return any value as JSON, for people and programs. What JSON lacks becomes text."""
+    """Return any value as JSON, for people and programs. What JSON lacks becomes text.
+
+    Half of a surrogate pair is written as its escape, which JSON allows: `json` reads it back.
+    """
     try:
         return msgspec.json.encode(value, enc_hook=_fields)
     except (TypeError, UnicodeEncodeError):  # keys that are no strings; lone surrogates
-        return msgspec.json.encode(repr(value).encode("ascii", "backslashreplace").decode())
+        # inside of JSON's quotes a backslash escape is the character itself
+        text = json.dumps(_spelled(value), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+def visible(text: str) -> str:
+    """Return `text` with its lone surrogates, which no file can hold, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _spelled(value: Any) -> Any:
+    """Return a value of types that the standard library writes as JSON, and only those."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        pairs = [(_name(name), _spelled(child)) for name, child in value.items()]
+        named = dict(pairs)
+        return named if len(named) == len(pairs) else pairs
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_spelled(child) for child in value]
+    return _spelled(msgspec.to_builtins(value, enc_hook=_fields))
+
+
+def _name(name: Any) -> str:
+    return name if isinstance(name, str) else to_json(name).decode().strip('"')
 
 
 def _fields(value: Any) -> Any:
@@ -38,21 +69,26 @@ def _fields(value: Any) -> Any:
 class Shape:
     """How a row and its result become one row of output.
 
-    By default the result is one more column, so that it can never overwrite a column of the input.
-    Under `merge` a result that is a dict adds its own columns, and a clash of names is an error.
+    By default the result is one more column, so that it can never overwrite a column of the input;
+    CSV takes one that is a dict apart. Under `merge` a result that is a dict adds its own columns
+    everywhere, and a clash of names is an error.
     A row that is not a dict goes under the column `input`. A row that failed has, where its result
     would be, an object in the column `error`.
 
     Args:
         column: of the result.
-        merge: whether results are merged into their rows.
+        merge: whether results are merged into their rows; None: in CSV only, without clashes.
         error: column of failures, None where there can be none.
     """
 
     def __init__(
-        self, column: str = "result", merge: bool = False, error: str | None = None
+        self, column: str = "result", merge: bool | None = None, error: str | None = None
     ) -> None:
         self.column, self.merge, self.error = column, merge, error
+
+    def added(self) -> tuple[str, ...]:
+        """Return the columns that results add whatever they are."""
+        return () if self.merge else (self.column,)
 
     def check(self, row: Any, where: str) -> None:
         """Refuse a row that has a column with one of our names, before the step is paid for it.
