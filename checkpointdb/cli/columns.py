@@ -79,8 +79,17 @@ class Columns:
                 return array
         except self._failures:
             pass
-        del self._declared[name]
+        self._declare_wider(name)
         return None
+
+    def _declare_wider(self, name: str) -> None:
+        """Let a column's declared type go; one of nanoseconds may do as microseconds.
+
+        Those span all years: an int96 of the year 2500 is one that Arrow's nanoseconds cannot hold.
+        """
+        kind = self._declared.pop(name)
+        if self._arrow.types.is_timestamp(kind) and kind.unit == "ns":
+            self._declared[name] = self._arrow.timestamp("us", kind.tz)
 
 
 def _as_text(value: Any) -> str | None:

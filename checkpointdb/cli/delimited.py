@@ -55,9 +55,10 @@ def csv_rows(
         if len(fields) == len(header):
             yield line, dict(zip(header, fields, strict=True))
         elif fields:
+            much = f"quote a field that holds {_shown(delimiter)}"
+            advice = much if len(fields) > len(header) else "write empty fields too"
             raise TableError(
-                f"{name}:{line}: {len(fields)} fields, but the header has {len(header)}: quote a "
-                f"field that holds {_shown(delimiter)} or a line break"
+                f"{name}:{line}: {len(fields)} fields, but the header has {len(header)}: {advice}"
             )
 
 
@@ -80,7 +81,8 @@ def _check_header(name: str, line: int, fields: list[str], delimiter: str, is_as
             f"{name}:{line}: the header names a column twice, and a row has one value a name: "
             f"{', '.join(map(repr, twice))}: rename one of them in the file"
         )
-    text = delimiter.join(fields)
+    # what holds a line break was in quotes, and means what is in it
+    text = delimiter.join(field for field in fields if "\n" not in field and "\r" not in field)
     other = max(COMMON.replace(delimiter, ""), key=text.count)
     if not is_asked and text.count(other) >= len(fields):
         raise TableError(

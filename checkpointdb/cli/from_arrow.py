@@ -51,7 +51,7 @@ class FromArrow:
                 self._check(group, f"{place}{'.' * bool(place)}{field.name}")
 
     def rows(self, batch: Any, wide: Any = None) -> list[dict[str, Any]]:
-        """Return the rows of a batch; `wide` is the same one with int96 read as microseconds."""
+        """Return the rows of a batch; `wide` is the same one with int96 read as seconds."""
         others = [None] * batch.num_columns if wide is None else wide.columns
         names = batch.schema.names
         columns = [self.values(*pair) for pair in zip(batch.columns, others, strict=True)]
@@ -120,10 +120,10 @@ class FromArrow:
         counts = array.cast(self._whole(array.type)).to_pylist()
         factor = factor_of(array.type, self._is)
         if wide is not None and wide.type != array.type:
-            micros = wide.cast(self._pa.int64()).to_pylist()
+            seconds = wide.cast(self._pa.int64()).to_pylist()
             counts = [
                 None if coarse is None else _joined(coarse, fine)
-                for coarse, fine in zip(micros, counts, strict=True)
+                for coarse, fine in zip(seconds, counts, strict=True)
             ]
         return [None if count is None else convert(count * factor) for count in counts]
 
@@ -155,7 +155,7 @@ def factor_of(kind: Any, test: Any) -> int:
     return ticks.SECOND // PER_SECOND[kind.unit]
 
 
-def _joined(micros: int, wrapped: int) -> int:
-    """Return ticks from microseconds that span all years and nanoseconds that wrapped around."""
-    nanos = (wrapped - micros * 1000) % (1 << 64)
-    return micros * 1000 + (nanos if nanos < 1000 else 0)
+def _joined(seconds: int, wrapped: int) -> int:
+    """Return ticks from seconds that span all years and nanoseconds that wrapped around."""
+    ticks_ = seconds * ticks.SECOND
+    return ticks_ + (wrapped - ticks_) % (1 << 64)

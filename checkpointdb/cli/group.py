@@ -92,6 +92,9 @@ limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after 
 column_option = click.option(
     "--column", default="result", show_default=True, help="The result's column."
 )
+error_column_option = click.option(
+    "--error-column", default="error", show_default=True, help="The column of rows that failed."
+)
 merge_option = click.option(
     "--merge/--no-merge",
     default=None,

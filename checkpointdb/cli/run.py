@@ -15,6 +15,7 @@ from .formats import Dialect
 from .group import (
     column_option,
     dialect_options,
+    error_column_option,
     limit_option,
     merge_option,
     on_change_option,
@@ -64,9 +65,7 @@ from .sources import Source
 @click.option("--shared", is_flag=True, help="Other processes run the same rows at the same time.")
 @click.option("--ledger", is_flag=True, help="Note each call on disk before it is made.")
 @column_option
-@click.option(
-    "--error-column", default="error", show_default=True, help="The column of rows that failed."
-)
+@error_column_option
 @merge_option
 @click.option("--progress/--no-progress", default=None, help="A progress bar; on if in a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")

@@ -133,7 +133,11 @@ class Shape:
 
     def join_failure(self, row: Any, failed: Failed) -> dict[str, Any]:
         """Return the row of output for a row that failed."""
-        error = {"type": failed.error_type, "message": failed.message, "attempts": failed.attempts}
+        return self.join_error(row, failed.error_type, failed.message, failed.attempts)
+
+    def join_error(self, row: Any, type: str, message: str, attempts: int) -> dict[str, Any]:
+        """Return the row of output for a row that failed, by what is known of its last attempt."""
+        error = {"type": type, "message": visible(message), "attempts": attempts}
         return _columns(row) | {self.error or "error": error}
 
 

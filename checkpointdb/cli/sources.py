@@ -131,7 +131,7 @@ class Source:
             again: Iterator[Any] | None = None
             if _has_int96(self._parquet):  # Arrow keeps its nanoseconds or its range, not both
                 other = stack.enter_context(open(self.path, "rb"))
-                coarse = parquet.ParquetFile(other, coerce_int96_timestamp_unit="us")
+                coarse = parquet.ParquetFile(other, coerce_int96_timestamp_unit="s")
                 again = coarse.iter_batches(batch_size=_BATCH)
             while True:
                 try:

@@ -38,9 +38,16 @@ def _times(pa: Any, values: list[Any], kind: Any) -> Any:
     else:
         count = ticks.of_duration if test.is_duration(kind) else ticks.of_moment
     factor = factor_of(kind, test)
-    counts = [None if value is None else count(value) // factor for value in values]
+    counts = [None if value is None else _whole(count(value), factor) for value in values]
     whole = pa.int32() if kind.bit_width == 32 else pa.int64()
     return pa.array(counts, whole).view(kind)
+
+
+def _whole(count: int, factor: int) -> int:
+    whole, rest = divmod(count, factor)
+    if rest:
+        raise ValueError("finer than the type")
+    return whole
 
 
 def _lists(pa: Any, values: list[Any], kind: Any) -> Any:
