@@ -200,11 +200,11 @@ def test_a_damaged_parquet_file_is_an_error_that_names_the_row(path):
     assert "after row 0" in read_until_error(name)[1]
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.jsonl.gz"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.txt.gz"])
 def test_an_unknown_ending_is_refused_with_those_known(path, name):
-    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
+    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv, \.tsv or \.parquet"):
         Source(path(name, ""))
-    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
+    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv, \.tsv or \.parquet"):
         write(path(name), [])
 
 

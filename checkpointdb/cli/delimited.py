@@ -68,10 +68,18 @@ def _records(name: str, reader: Any) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise TableError(f"{name}:{line}: {error}") from error
+            raise TableError(f"{name}:{line}: {_in_words(str(error))}") from error
         if fields is None:
             return
         yield line, fields
+
+
+def _in_words(problem: str) -> str:
+    if "expected after" in problem:
+        return "text follows a closing quote: write a quote that is part of a field twice"
+    if "unexpected end" in problem:
+        return "a quote is opened on this line or after it, and never closed"
+    return problem
 
 
 def _check_header(name: str, line: int, fields: list[str], delimiter: str, is_asked: bool) -> None:

@@ -50,9 +50,9 @@ def parsed(problem: str, line: bytes) -> Any:
             return json.loads(line.decode())
         except (ValueError, RecursionError):
             pass
-        if isinstance(error, UnicodeDecodeError):
-            raise TableError(f"{problem}: not UTF-8: {error}: give the --encoding") from error
-        raise TableError(f"{problem}: {error}") from error
+        is_text = not isinstance(error, UnicodeDecodeError) and b"\0" not in line
+        advice = "" if is_text else ": it is not UTF-8: give the --encoding, such as utf-16"
+        raise TableError(f"{problem}: {error}{advice}") from error
 
 
 class JsonArray:

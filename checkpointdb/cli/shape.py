@@ -59,7 +59,14 @@ def _spelled(value: Any) -> Any:
 
 
 def _name(name: Any) -> str:
-    return name if isinstance(name, str) else to_json(name).decode().strip('"')
+    """Return the key of a dict as text, the same that msgspec makes of it."""
+    if isinstance(name, str):
+        return name
+    try:
+        (text,) = msgspec.json.decode(msgspec.json.encode({name: None}, enc_hook=_fields))
+    except UnicodeEncodeError:
+        text = str(name)
+    return str(text)
 
 
 def _fields(value: Any) -> Any:

@@ -140,9 +140,14 @@ class Source:
                 except (pyarrow.ArrowException, OSError, ValueError) as error:
                     raise TableError(f"{self.name}: after row {number}: {error}") from error
                 if batch is None:
-                    return
+                    break
                 yield from enumerate(rows, number)
                 number += len(rows)
+        if number != self._parquet.metadata.num_rows:
+            raise TableError(
+                f"{self.name}: damaged: {number} rows, but it says that it has "
+                f"{self._parquet.metadata.num_rows}"
+            )
 
 
 def _has_int96(file: Any) -> bool:

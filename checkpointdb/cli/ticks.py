@@ -26,7 +26,7 @@ _MOMENT = re.compile(
     r"([+-]?\d{4,})-(\d\d)-(\d\d)"
     r"(?:T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:([+-])(\d\d):(\d\d)(?::(\d\d))?)?)?"
 )
-_CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
+_CLOCK = re.compile(r"(-?)(\d\d+):(\d\d):(\d\d)(?:\.(\d{1,9}))?")
 _DURATION = re.compile(r"(-?)PT(\d+)(?:\.(\d{1,9}))?S")
 
 
@@ -121,8 +121,8 @@ def _calendar(days: int) -> str:
 
 
 def _clock(ticks: int) -> str:
-    seconds, nanos = divmod(ticks, SECOND)
-    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    seconds, nanos = divmod(abs(ticks), SECOND)
+    clock = "-" * (ticks < 0) + f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"{clock}.{nanos:09}" if nanos else clock
 
 
@@ -159,8 +159,9 @@ def of_time(value: Any) -> int:
             raise ValueError("a time of day with a zone")
         value = value.isoformat()
     match = _matched(_CLOCK, value)
-    hours, minutes, seconds = (int(part) for part in match.groups()[:3])
-    return (hours * 3600 + minutes * 60 + seconds) * SECOND + _fraction(match[4])
+    hours, minutes, seconds = (int(part) for part in match.group(2, 3, 4))
+    ticks = (hours * 3600 + minutes * 60 + seconds) * SECOND + _fraction(match[5])
+    return -ticks if match[1] else ticks
 
 
 def of_duration(value: Any) -> int:
