@@ -303,6 +303,27 @@ def test_a_key_that_is_no_text_does_not_cost_the_row_its_shape():
     assert json.loads(to_json({1: HALF, "1": 2})) == [["1", HALF], ["1", 2]]
 
 
+def test_arrays_and_times_of_other_libraries_are_written_whole(here):
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    result = {
+        "array": numpy.arange(2000.0),
+        "scalar": numpy.int64(5),
+        "at": pandas.Timestamp("2020-01-01 05:06"),
+        "ns": pandas.Timestamp(1001),
+        "pairs": [("a", 1), ("b", 2)],
+    }
+    wanted = {
+        "array": [float(n) for n in range(2000)],
+        "scalar": 5,
+        "at": T,
+        "ns": "1970-01-01T00:00:00.000001001",
+        "pairs": [("a", 1), ("b", 2)],
+    }
+    assert Shape().join({"n": numpy.int64(1)}, result, "") == {"n": 1, "result": wanted}
+    write("out.parquet", [Shape().join({}, result, "")])
+    assert pq.read_table("out.parquet").to_pylist() == [{"result": wanted}]
+
+
 # --- CSV
 
 
@@ -500,3 +521,15 @@ def test_a_result_that_has_no_place_names_the_line_of_its_row(here):
         "r.csv:2: --merge would overwrite column 'n'"
         in run("r.csv", "-o", "out.csv", "--merge", code=1).stderr
     )
+
+
+def test_a_table_that_has_fewer_rows_than_it_says_is_damaged(here):
+    pq.write_table(pa.table({"n": [1, 2, 3, 4, 5]}), "in.parquet")
+    data = (here / "in.parquet").read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    at = data.index(b"\x16\x0a", footer)  # the number of rows, 5, as Thrift writes it
+    (here / "in.parquet").write_bytes(data[:at] + b"\x16\x0c" + data[at + 2 :])
+    assert pq.ParquetFile("in.parquet").metadata.num_rows == 6
+    said = run("in.parquet", code=1).stderr
+    assert "in.parquet: damaged: 5 rows, but it says that it has 6" in said
+    assert len(read_results("x.ckpt")) == 5

@@ -17,7 +17,7 @@ from ..loops.run_iterator import Run
 from ..step import Step
 from ..values.codec import decode, encode
 from .display import safe
-from .shape import Shape, plain
+from .shape import Shape
 from .sinks import OutputClosedError, writing
 from .sources import Source
 
@@ -102,7 +102,7 @@ class FileRun:
             if failed:
                 write(self.shape.join_failure(row, result))
             else:
-                write(self.shape.join(row, plain(result), self.source.place(line)))
+                write(self.shape.join(row, result, self.source.place(line)))
 
     def _bar(self, run: Run[Any]) -> Progress:
         return Progress(

@@ -19,9 +19,18 @@ _KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with objects of user classes as dicts; dates and the like stay."""
-    if is_plain(value):
+    """Return `value` made of builtin types: objects of user classes are dicts, arrays lists.
+
+    Dates and the like stay. What has more digits than they have is the text that `ticks` makes.
+    """
+    if is_plain(value) or type(value) in _KEPT:
         return value
+    if type(value) is dict:
+        return {name: plain(child) for name, child in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, set | frozenset):
+        return [plain(child) for child in value]
     return msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_fields)
 
 
@@ -70,7 +79,16 @@ def _name(name: Any) -> str:
 
 
 def _fields(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else str(value)
+    """Return what a value that is no builtin is made of, or else its text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if hasattr(value, "to_pydatetime") and not value.nanosecond:  # of pandas
+        return value.to_pydatetime()
+    if hasattr(value, "dtype") and hasattr(value, "tolist") and value.dtype.kind not in "mM":
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return str(value)
 
 
 class Shape:
@@ -121,7 +139,7 @@ class Shape:
         Raises:
             TableError: under `merge`, the result is no dict, or would overwrite another value.
         """
-        joined = _columns(row)
+        joined, result = _columns(row), plain(result)
         if not self.merge:
             joined[self.column] = result
             return joined
@@ -149,4 +167,5 @@ class Shape:
 
 
 def _columns(row: Any) -> dict[str, Any]:
+    row = plain(row)
     return dict(row) if isinstance(row, dict) else {"input": row}
