@@ -86,7 +86,8 @@ def remedy(path: str, message: str) -> list[str] | None:
 def said(message: str, path: str) -> str:
     line = next((line for line in message.splitlines() if line.startswith("Error")), message)
     text = line.replace(path, os.path.basename(path)).removeprefix("Error: ")
-    return " ".join(text.replace("\t", r"\t").split())[:160]
+    shown = " ".join(text.replace("\t", r"\t").split())[:160]
+    return shown.encode("ascii", "backslashreplace").decode()
 
 
 def ckpt(*arguments: str) -> None:
@@ -283,8 +284,17 @@ def page(found: list[tuple[str, str, str]]) -> str:
         "of files; the files are not part of this repository.",
         "",
         f"Of {len(found)} files {counts['agrees']} agree: {plain} as they are, the others with the",
-        f"option that the error names. {counts['refused']} are refused with a reason,",
-        f"{counts['differs']} differ.",
+        f"option that the error names. {counts['refused']} are refused with a reason: files that",
+        "are damaged, which `pyarrow` refuses too; CSV with lines of several lengths, open quotes",
+        "or columns of one name, made to test that; JSON that is one object and has no rows.",
+        f"{counts['differs']} differ:",
+        "",
+        "- CSV: text that a spreadsheet would run as a formula gets a `'` before it (docs/cli.md).",
+        "- `timestamp[ns]` written as `timestamp[us]`: int96 of years that Arrow's nanoseconds",
+        "  wrap around. All values are there, which `pyarrow` does not read without an option; as",
+        "  text where microseconds do not hold them either.",
+        "- A time before midnight or at 24:00 is text; `pyarrow` wraps it around.",
+        "- A decimal with more digits than its column's type has: the type is a wider one.",
     ]
     for outcome_, title in (
         ("differs", "Files that differ"),

@@ -23,6 +23,7 @@ from checkpointdb.cli.formats import Dialect, TableError
 from checkpointdb.cli.shape import Shape, to_json
 from checkpointdb.cli.sinks import writing
 from checkpointdb.cli.sources import Source
+from checkpointdb.file.read import Reader
 from checkpointdb.values.canonical import canonical
 from checkpointdb.values.codec import Codec, decode, encode
 
@@ -137,8 +138,6 @@ def test_parquet_keeps_each_value_and_its_type(here, kind):
 
 
 def read_results(store):
-    from checkpointdb.file.read import Reader
-
     with Reader(store) as reader:
         return [{"result": record.result} for record in reader.records()]
 
@@ -268,6 +267,22 @@ def test_a_declared_type_that_would_change_a_value_is_let_go(here):
     assert pq.read_table("out.parquet").to_pylist() == rows
 
 
+def test_fields_that_may_not_be_null_are_where_their_struct_is(here):
+    """And a struct without fields, which Parquet's writer refuses, costs nothing."""
+    inner = pa.struct([pa.field("a", pa.int8(), nullable=False)])
+    column = pa.array([[{"a": 1}], [None], None], pa.list_(inner))
+    pq.write_table(pa.table({"x": column}), "in.parquet")
+    run("in.parquet", "-o", "out.parquet")
+    out = pq.read_table("out.parquet")
+    assert out.column("x").to_pylist() == column.to_pylist()
+    assert out.schema.field("x").type.value_type.field("a").type == pa.int8()
+    whole = pa.array([[{"a": 1}]], pa.list_(inner))
+    write("whole.parquet", [{"x": [{"a": 1}]}], declared={"x": whole.type})
+    assert pq.read_schema("whole.parquet").field("x").type == whole.type
+    write("none.parquet", [{"x": None}], declared={"x": pa.struct([("s", pa.struct([]))])})
+    assert pq.read_table("none.parquet").to_pylist() == [{"x": None}]
+
+
 # --- half of a surrogate pair
 
 HALF = "a\ud83d"
@@ -294,6 +309,25 @@ def test_half_of_a_surrogate_pair_costs_no_output(here, ending):
         assert other["error"]["message"] == r"a\ud83d"
     elif ending != "json":  # text is UTF-8 there: the escape, for people to see
         assert read(f"out.{ending}")[0]["t"] == r"a\ud83d"
+
+
+def test_half_of_a_surrogate_pair_is_shown_by_every_command(here):
+    (here / "step.py").write_text("def same(row):\n    return {'t': row['t']}\n")
+    (here / "in.jsonl").write_text('{"t":"a\\ud83d"}\n')
+    run("in.jsonl")
+    for command in (
+        ("inspect", "x.ckpt", read_key("x.ckpt"), "--json"),
+        ("why", "x.ckpt", '{"t":"a\\ud83d"}', "--json"),
+        ("inspect", "x.ckpt", read_key("x.ckpt")),
+    ):
+        done = invoke(*command)
+        assert done.exit_code == 0 and r"a\ud83d" in done.stdout, done.output
+        assert "--json" not in command or json.loads(done.stdout)
+
+
+def read_key(store):
+    with Reader(store) as reader:
+        return next(reader.records()).key
 
 
 def test_a_key_that_is_no_text_does_not_cost_the_row_its_shape():

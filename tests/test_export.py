@@ -57,6 +57,8 @@ def test_several_inputs_are_refused_unless_one_is_named(here):
     assert numbers(here) == [1, 2, 3]
     export("--run", "2")
     assert numbers(here) == [9, 4]
+    export("--rows", "new.jsonl", "--run", "1")
+    assert numbers(here) == [2, 3]
     export("--all")
     assert sorted(numbers(here)) == [1, 2, 3, 4, 9]
 

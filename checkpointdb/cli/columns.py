@@ -13,7 +13,7 @@ from .arrow_types import ArrowTypes
 from .formats import arrow
 from .from_arrow import FromArrow
 from .shape import to_json, visible
-from .to_arrow import to_arrow
+from .to_arrow import is_writable, nullable, to_arrow
 
 Rows = list[dict[str, Any]]
 
@@ -36,7 +36,9 @@ class Columns:
         self._found = ArrowTypes(self._arrow)
         self._back = FromArrow(self._arrow, path)
         self._types: dict[str, Any] = dict.fromkeys(names, self._arrow.null())
-        self._declared = {name: kind for name, kind in declared.items() if kind is not None}
+        self._declared = {
+            name: kind for name, kind in declared.items() if kind and is_writable(kind)
+        }
         self._failures = (self._arrow.ArrowException, OverflowError, TypeError, ValueError)
 
     def learn(self, rows: Rows) -> None:
@@ -83,13 +85,11 @@ class Columns:
         return None
 
     def _declare_wider(self, name: str) -> None:
-        """Let a column's declared type go; one of nanoseconds may do as microseconds.
-
-        Those span all years: an int96 of the year 2500 is one that Arrow's nanoseconds cannot hold.
-        """
+        """Let a column's declared type go; first for one whose fields may all be null."""
         kind = self._declared.pop(name)
-        if self._arrow.types.is_timestamp(kind) and kind.unit == "ns":
-            self._declared[name] = self._arrow.timestamp("us", kind.tz)
+        wider = nullable(self._arrow, kind)
+        if wider != kind:
+            self._declared[name] = wider
 
 
 def _as_text(value: Any) -> str | None:

@@ -57,8 +57,8 @@ def name_of(zone: dt.tzinfo | None) -> str | None:
     """
     if zone is None:
         return None
-    if isinstance(zone, zoneinfo.ZoneInfo) and zone.key:
-        return zone.key
+    if key := getattr(zone, "key", None) or getattr(zone, "zone", None):  # the latter is pytz's
+        return str(key)
     if zone == dt.UTC:
         return "UTC"
     text = str(zone)

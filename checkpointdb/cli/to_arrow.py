@@ -69,5 +69,27 @@ def _structs(pa: Any, values: list[Any], kind: Any) -> Any:
                  field.type)
         for field in fields
     ]  # fmt: skip
+    for field, array in zip(fields, inner, strict=True):
+        if array.null_count and not field.nullable:  # no row has it, or a struct is null itself
+            raise ValueError(f"{field.name} may not be null")
     mask = pa.array([value is None for value in values], pa.bool_())
     return pa.StructArray.from_arrays(inner, fields=fields, mask=mask)
+
+
+def is_writable(kind: Any) -> bool:
+    """Tell whether Parquet has the type: not a struct without fields, in which nothing can be."""
+    inner = [kind.field(n).type for n in range(kind.num_fields)]
+    return all(map(is_writable, inner)) and (bool(inner) or str(kind) != "struct<>")
+
+
+def nullable(pa: Any, kind: Any) -> Any:
+    """Return a type whose fields may all be null, as they are where the struct itself is."""
+    if pa.types.is_struct(kind):
+        return pa.struct([_nullable(pa, field) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_nullable(pa, kind.value_field))
+    return kind
+
+
+def _nullable(pa: Any, field: Any) -> Any:
+    return field.with_type(nullable(pa, field.type)).with_nullable(True)

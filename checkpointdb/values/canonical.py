@@ -47,7 +47,7 @@ pack_plain: Pack = msgspec.msgpack.Encoder().encode  # of a value that `is_plain
 # Codes are part of the file format and of every key: never reuse one.
 _MAP, _TUPLE, _SET, _FROZENSET, _BIGINT, _DECIMAL = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _PATH, _ENUM, _OBJECT, _CALL = range(7, 16)
-_SURROGATES = 32  # text with half of a surrogate pair, which JSON can spell and UTF-8 cannot
+_SURROGATES = 36  # text with half of a surrogate pair, which JSON can spell and UTF-8 cannot
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> int:  # noqa: C901 - flat, see below
