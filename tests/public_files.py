@@ -290,11 +290,12 @@ def page(found: list[tuple[str, str, str]]) -> str:
         f"{counts['differs']} differ:",
         "",
         "- CSV: text that a spreadsheet would run as a formula gets a `'` before it (docs/cli.md).",
-        "- `timestamp[ns]` written as `timestamp[us]`: int96 of years that Arrow's nanoseconds",
-        "  wrap around. All values are there, which `pyarrow` does not read without an option; as",
-        "  text where microseconds do not hold them either.",
+        "- `timestamp[ns]` written as `timestamp[us]` or text: int96 of years that nanoseconds do",
+        "  not reach. All values are there, which `pyarrow` does not read without an option.",
         "- A time before midnight or at 24:00 is text; `pyarrow` wraps it around.",
         "- A decimal with more digits than its column's type has: the type is a wider one.",
+        "- A field that may not be null, in a struct that is null itself: it may be null. A struct",
+        "  without fields, which Parquet's writer refuses, is written as null or as text.",
     ]
     for outcome_, title in (
         ("differs", "Files that differ"),
