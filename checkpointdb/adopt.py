@@ -50,7 +50,7 @@ def adopt(
     name = step if name is None else name
     with Reader(store.path) as reader:
         info = _step(reader, step, old)
-        before = _keyed_with(reader, info)
+        before = keyed_with(reader, info)
         after = before if depends is None else depends
         if (step, old, before) == (name, new, after):
             raise ValueError(f"from and to are both version {old!r}")
@@ -87,7 +87,7 @@ class Depends(msgspec.Struct, frozen=True):
         return Code(f"adopted:{self.digest.hex()}", msgspec.json.encode(roots).decode())
 
 
-def _keyed_with(reader: Reader, info: StepInfo) -> Depends:
+def keyed_with(reader: Reader, info: StepInfo) -> Depends:
     """Return what the newest run's `depends=` was."""
     codes = reader.codes(info.id)
     runs = [run for run in reader.runs(info.name) if run.version == info.version]

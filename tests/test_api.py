@@ -193,7 +193,7 @@ NO_OPEN = """
     ckpt_command("inspect", path)
     ckpt_command("inspect", path, "--runs", "--json")
     ckpt_command("inspect", path, ckpt.key_of("label", 1, 7))
-    ckpt_command("export", path, "-o", directory + "/out.jsonl")
+    ckpt_command("export", path, "--all", "-o", directory + "/out.jsonl")
     with ckpt.Store(path) as other:
         other.flush()
     store.close()

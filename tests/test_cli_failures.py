@@ -101,8 +101,8 @@ def test_a_failed_row_has_an_error_where_its_result_would_be(here):
     assert table[2] == {"n": 2, "result": None, "error": wanted | {"attempts": 3}}
     with open("out.csv", newline="") as file:
         cells = list(csv.DictReader(file))
-    assert cells[1] == {"n": "1", "result": '{"n2":2}', "error": ""}
-    assert cells[2]["result"] == "" and json.loads(cells[2]["error"])["attempts"] == 2
+    assert cells[1] == {"n": "1", "n2": "2", "error": ""}
+    assert cells[2]["n2"] == "" and json.loads(cells[2]["error"])["attempts"] == 2
 
 
 def test_the_next_run_tries_failed_rows_again_and_no_others(here):

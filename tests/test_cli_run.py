@@ -146,6 +146,9 @@ def test_merge_column_and_limit(here):
     done = invoke("run", "steps.py:length", "rows.jsonl", "-o", "out.csv", "--column", "size",
                   "--limit", "2", "--store", "a.ckpt", "--version", "1")  # fmt: skip
     assert "1 hits, 1 computed" in done.stderr  # the first was computed and is not paid twice
+    assert (here / "out.csv").read_text() == "n,size.n\n0,8\n1,8\n"
+    invoke("run", "steps.py:length", "rows.jsonl", "-o", "out.csv", "--column", "size", "--limit",
+           "2", "--store", "a.ckpt", "--version", "1", "--no-merge")  # fmt: skip
     assert (here / "out.csv").read_text() == 'n,size\n0,"{""n"":8}"\n1,"{""n"":8}"\n'
 
 
@@ -153,7 +156,7 @@ def test_a_column_in_the_way_is_found_before_the_row_is_paid_for(here):
     write_rows(here / "rows.jsonl", [{"n": 0}, {"n": 1, "result": "mine"}])
     done = invoke("run", "steps.py:slow", "rows.jsonl", "-o", "out.jsonl", *PLAIN)
     assert done.exit_code == 1
-    assert "rows.jsonl: row 1 has a column 'result' of its own" in done.stderr
+    assert "rows.jsonl:2 has a column 'result' of its own" in done.stderr
     assert calls(here) == ["0"]
     done = invoke(
         "run", "steps.py:slow", "rows.jsonl", *PLAIN
@@ -318,9 +321,10 @@ def test_the_steps_own_error_is_shown_as_the_users_and_nothing_is_lost(here):
 
 
 def test_a_row_that_cannot_be_stored_is_an_error_in_one_line(here):
-    lines = '{"n": 1}\n{"n": "\\ud800"}\n'
+    lines = '{"n": 1}\n\n{"n": ' + "[" * 200 + "]" * 200 + "}\n"
     done = invoke("run", "steps.py:double", "-", *PLAIN, input=lines)
-    assert done.exit_code == 1 and done.stderr.startswith("Error: <stdin>:2: ")
+    assert done.exit_code == 1 and done.stderr.startswith("Error: $.n[0]")
+    assert "in <stdin>:3\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointdb.cli import columns, sinks, sources
+from checkpointdb.cli import columns, json_rows, sinks, spooled
 from checkpointdb.cli.formats import TableError
 from checkpointdb.cli.shape import Shape, plain, to_json
 from checkpointdb.cli.sinks import writing
@@ -149,16 +149,16 @@ def test_a_json_array_is_read_the_same_in_chunks_of_any_size(tmp_path_factory, r
     path = tmp_path_factory.mktemp("array") / "rows.json"
     path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "CHUNK", chunk)
+        patch.setattr(json_rows, "CHUNK", chunk)
         assert read(str(path)) == rows
 
 
 def test_a_json_array_is_read_in_bounded_memory(path, monkeypatch):
     """What was given out is forgotten: the buffer holds a chunk, however long the array is."""
-    monkeypatch.setattr(sources, "CHUNK", 1000)
+    monkeypatch.setattr(json_rows, "CHUNK", 1000)
     name = path("rows.json", json.dumps([{"n": n, "text": "x" * 50} for n in range(2000)]))
     with open(name, "rb") as file:
-        array = sources._JsonArray(name, file)
+        array = json_rows.JsonArray(name, file)
         assert max(len(array._buffer) for _ in array.values()) < 3000
 
 
@@ -200,11 +200,11 @@ def test_a_damaged_parquet_file_is_an_error_that_names_the_row(path):
     assert "after row 0" in read_until_error(name)[1]
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.jsonl.gz"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.txt.gz"])
 def test_an_unknown_ending_is_refused_with_those_known(path, name):
-    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
+    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv, \.tsv or \.parquet"):
         Source(path(name, ""))
-    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
+    with pytest.raises(TableError, match=r"\.jsonl, \.json, \.csv, \.tsv or \.parquet"):
         write(path(name), [])
 
 
@@ -312,7 +312,7 @@ def test_csv_writes_nested_values_as_json(path):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_a_column_that_comes_late_is_a_column_of_all_rows(path, name, monkeypatch):
-    monkeypatch.setattr(sinks, "BATCH_ROWS", 2)
+    monkeypatch.setattr(spooled, "BATCH_ROWS", 2)
     write(path(name), [{"a": "1"}, {"a": "2"}, {"a": "3"}, {"b": "4"}, {"a": "5", "c": "6"}])
     none = "" if name.endswith("csv") else None
     assert read(path(name))[3:] == [
@@ -350,7 +350,7 @@ MIXED = {
 @pytest.mark.parametrize("batch", [1, 2, 100])
 def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, monkeypatch):
     """If its values share none, it is text; however the rows fall into batches."""
-    monkeypatch.setattr(sinks, "BATCH_ROWS", batch)
+    monkeypatch.setattr(spooled, "BATCH_ROWS", batch)
     given_values, wanted = MIXED[kind]
     write(path("rows.parquet"), [{"x": value, "n": n} for n, value in enumerate(given_values)])
     rows = read(path("rows.parquet"))
@@ -360,7 +360,7 @@ def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, mon
 
 def test_large_rows_make_small_batches(path, monkeypatch):
     """Memory is bounded by bytes too: documents of a megabyte are not held by the thousand."""
-    monkeypatch.setattr(sinks, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(spooled, "BATCH_BYTES", 1000)
     seen = []
     learn = columns.Columns.learn
     monkeypatch.setattr(

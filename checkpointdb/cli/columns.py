@@ -1,11 +1,19 @@
-"""Parquet's column types, found in the rows themselves. Knows pyarrow; knows nothing of files."""
+"""Parquet's columns: one type each, found in the rows themselves or declared by the input.
+
+Knows pyarrow; knows nothing of files.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ..values.canonical import ordered
+from .arrow_types import ArrowTypes
 from .formats import arrow
-from .shape import to_json
+from .from_arrow import FromArrow
+from .shape import to_json, visible
+from .to_arrow import is_writable, nullable, to_arrow
 
 Rows = list[dict[str, Any]]
 
@@ -14,12 +22,23 @@ class Columns:
     """Find one type for each column; a column whose values share none becomes text.
 
     Text stays as it is there, every other value becomes its JSON: titles among which nine are
-    numbers are a column of titles.
+    numbers are a column of titles. A column of the input keeps the type it has there for as long as
+    that type gives back each value as it was, in type and content.
+
+    Args:
+        path: of the file, for errors.
+        names: of the columns.
+        declared: types of columns of the input, where it has types.
     """
 
-    def __init__(self, path: str, names: list[str]) -> None:
+    def __init__(self, path: str, names: list[str], declared: Mapping[str, Any]) -> None:
         self._arrow, _ = arrow(path)
+        self._found = ArrowTypes(self._arrow)
+        self._back = FromArrow(self._arrow, path)
         self._types: dict[str, Any] = dict.fromkeys(names, self._arrow.null())
+        self._declared = {
+            name: kind for name, kind in declared.items() if kind and is_writable(kind)
+        }
         self._failures = (self._arrow.ArrowException, OverflowError, TypeError, ValueError)
 
     def learn(self, rows: Rows) -> None:
@@ -28,43 +47,24 @@ class Columns:
             if known != self._arrow.string():
                 values = [row.get(name) for row in rows]
                 try:
-                    self._types[name] = self._wider(known, self._type_of(values))
+                    self._types[name] = self._found.wider(known, self._found.of(values))
                 except self._failures:
                     self._types[name] = self._arrow.string()
 
-    def _type_of(self, values: list[Any]) -> Any:
-        kinds = {type(value) for value in values} - {type(None)}
-        if len(kinds) > 1 and kinds != {int, float}:
-            raise TypeError("no type in common")  # Arrow would cut a datetime among dates
-        return self._solid(self._arrow.array(values).type)
-
-    def _solid(self, type: Any) -> Any:
-        """Replace structs without fields, which Parquet lacks: another row may tell the fields."""
-        kinds = self._arrow.types
-        if kinds.is_list(type):
-            return self._arrow.list_(self._solid(type.value_type))
-        if not kinds.is_struct(type):
-            return type
-        fields = [(field.name, self._solid(field.type)) for field in type]
-        return self._arrow.struct(fields) if fields else self._arrow.null()
-
-    def _wider(self, known: Any, found: Any) -> Any:
-        schemas = [self._arrow.schema([("x", type)]) for type in (known, found)]
-        unified = self._arrow.unify_schemas(schemas, promote_options="permissive")
-        return unified.field(0).type
-
     def schema(self) -> Any:
         """Return the Arrow schema."""
-        return self._arrow.schema(list(self._types.items()))
+        return self._arrow.schema(list((self._types | self._declared).items()))
 
     def batch(self, rows: Rows) -> Any:
-        """Return an Arrow batch of these rows; None if a column had to become text for it."""
+        """Return an Arrow batch of these rows; None if a column had to change its type for it."""
         arrays = [self._array(name, [row.get(name) for row in rows]) for name in self._types]
         if None in arrays:
             return None
         return self._arrow.record_batch(arrays, schema=self.schema())
 
     def _array(self, name: str, values: list[Any]) -> Any:
+        if name in self._declared:
+            return self._as_declared(name, values)
         type = self._types[name]
         if type == self._arrow.string():
             return self._arrow.array([_as_text(value) for value in values], type)
@@ -74,6 +74,25 @@ class Columns:
             self._types[name] = self._arrow.string()
             return None
 
+    def _as_declared(self, name: str, values: list[Any]) -> Any:
+        try:
+            array = to_arrow(self._arrow, values, self._declared[name])
+            if ordered(self._back.values(array)) == ordered(values):
+                return array
+        except self._failures:
+            pass
+        self._declare_wider(name)
+        return None
+
+    def _declare_wider(self, name: str) -> None:
+        """Let a column's declared type go; first for one whose fields may all be null."""
+        kind = self._declared.pop(name)
+        wider = nullable(self._arrow, kind)
+        if wider != kind:
+            self._declared[name] = wider
+
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else to_json(value).decode()
+    if value is None:
+        return None
+    return visible(value) if isinstance(value, str) else to_json(value).decode()

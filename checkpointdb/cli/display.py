@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -40,7 +41,11 @@ def _escaped(char: str) -> str:
 
 def safe_json(value: Any, indent: int = 2) -> str:
     """Return JSON for a program, still safe on a terminal: escapes, where JSON has them anyway."""
-    text = msgspec.json.format(to_json(value), indent=indent).decode()
+    data = to_json(value)
+    try:
+        text = msgspec.json.format(data, indent=indent).decode()
+    except msgspec.DecodeError:  # half of a surrogate pair, which only Python's reader takes
+        text = json.dumps(json.loads(data), indent=indent if indent > 0 else None)
     unsafe = "".join(map(chr, range(0x7F, 0xA0))) + "\u061c\u200e\u200f"
     return re.sub(
         f"[{unsafe}\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text

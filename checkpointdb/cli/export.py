@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from typing import Any
+
 import click
 import msgspec
 
-from ..file.read import Reader
+from ..file.records import Record
+from .chosen import Choice, more_than_the_last_run, of_file, of_step, step_of
 from .display import counted, note, number, safe
-from .group import VERSION, column_option, merge_option
+from .formats import Dialect
+from .group import (
+    VERSION,
+    column_option,
+    dialect_options,
+    error_column_option,
+    merge_option,
+)
 from .shape import Shape
 from .sinks import check_apart, writing
-from .store_view import one_step, read
+from .sources import Source
+from .store_view import Look, read
 
 
 @click.command("export", short_help="Write a store's results to a file.")
@@ -20,62 +33,135 @@ from .store_view import one_step, read
 )
 @click.option("--step", metavar="NAME", help="Which step, if there are several.")
 @click.option("--version", type=VERSION, help="Which version, if there are several.")
+@click.option("--rows", metavar="FILE", help="The rows of this file, in its order, duplicates too.")
+@click.option("--run", type=int, metavar="N", help="Only what this run computed.")
+@click.option("--failures", is_flag=True, help="The rows that failed, instead of the others.")
+@click.option("--all", is_flag=True, help="Rows of several inputs in one file.")
 @column_option
+@error_column_option
 @merge_option
+@dialect_options
 def export_command(
-    store: str, output: str, step: str | None, version: int | str | None, column: str, merge: bool
+    store: str,
+    output: str,
+    rows: str | None,
+    column: str,
+    error_column: str,
+    merge: bool | None,
+    format: str | None,
+    delimiter: str | None,
+    encoding: str | None,
+    **choice: Any,
 ) -> None:
     """Write the saved inputs and results of STORE to OUTPUT, in input order.
 
-    OUTPUT is a .jsonl, .json, .csv or .parquet file, or - for JSON lines on standard output. It
-    shows one moment of the store, even while a run is writing. Failed rows are left out.
+    OUTPUT is a .jsonl, .json, .csv, .tsv or .parquet file, all but the last with .gz too, or - for
+    JSON lines on standard output. It shows one moment of the store, even while a run is writing.
+    Rows that failed are left out, or are all there is with --failures.
+
+    --rows gives the rows of one input file. Without it, a store that has seen several inputs is an
+    error unless --run or --all says what is meant.
 
     \b
     Examples:
       ckpt export reviews.ckpt -o results.csv
-      ckpt export reviews.ckpt -o results.parquet --step label --version 2 --merge
+      ckpt export reviews.ckpt -o results.parquet --rows reviews.parquet
+      ckpt export reviews.ckpt -o failed.jsonl --failures
     """  # noqa: D301 - click wants a real \b before lines it must not join
+    dialect = Dialect(format, delimiter, encoding)
+    if rows is None and dialect != Dialect():
+        raise click.UsageError("--format, --delimiter and --encoding are of the FILE of --rows")
+    if rows and output != "-" and os.path.realpath(output) == os.path.realpath(rows):
+        raise click.UsageError(f"{output} is the FILE of --rows: give OUTPUT another name")
     check_apart(output, store)
-    done = export(store, output, Shape(column, merge), step, version)
-    left_out = f", {number(done.failures)} failed ones left out" if done.failures else ""
-    unkept = f", {number(done.unkept)} without their input, which was not kept" * bool(done.unkept)
+    chosen = msgspec.convert(choice, Choice)
+    # of failures there is no result, and so no column for it
+    shape = Shape(merge=True, error=error_column) if chosen.failures else Shape(column, merge)
+    done = export(store, output, shape, chosen, rows, dialect)
+    note(_told(done, output, chosen))
+    if done.warning:
+        note(done.warning)
+
+
+def _told(done: Exported, output: str, choice: Choice) -> str:
+    what = "failed row" if choice.failures else "row"
     where = "" if output == "-" else f" to {output}"
-    of = f"{safe(done.step)} {done.version}"
-    note(f"{counted(done.rows, 'row')} of {of} written{where}{left_out}{unkept}")
+    told = f"{counted(done.rows, what)} of {safe(done.step)} {done.version} written{where}"
+    for count, left in (
+        (done.failures, "failed ones left out"),
+        (done.absent, "rows of FILE without a result left out"),
+        (done.unkept, "without their input, which was not kept"),
+    ):
+        told += f", {number(count)} {left}" * bool(count)
+    return told
 
 
 class Exported(msgspec.Struct):
-    """What an export did: rows written, failures left out, and rows whose input is not kept."""
+    """What an export did: rows written, those left out, and rows whose input is not kept."""
 
     step: str
     version: int | str
-    rows: int
-    failures: int
+    rows: int = 0
+    failures: int = 0
+    absent: int = 0
     unkept: int = 0
+    warning: str | None = None
 
 
 def export(
-    store: str, output: str, shape: Shape, step: str | None, version: int | str | None
+    store: str,
+    output: str,
+    shape: Shape,
+    choice: Choice,
+    rows: str | None = None,
+    dialect: Dialect | None = None,
 ) -> Exported:
-    """Write the results of one step, in input order, with their inputs, from one snapshot.
+    """Write what is chosen, with the inputs, from one snapshot.
 
-    Rows that failed are left out and counted. A run may write to the store meanwhile.
+    Rows that are left out are counted. A run may write to the store meanwhile.
 
     Raises:
-        LookError: no such step, or more than one. TableError: `output`. StoreError: the store.
+        LookError: no such step, or more than one; several inputs. TableError: `output` or `rows`.
+        StoreError: the store.
     """
 
-    def copy(reader: Reader) -> Exported:
-        info = one_step(reader, step, version)
-        done = Exported(info.name, info.version, 0, info.failures)
-        with writing(output) as write:
-            for record in reader.records(info.name, info.version, status="ok"):
-                where = f"row {record.position}"
-                shape.check(record.input, where)
-                write(shape.join(record.input, record.result, where))
-                done.rows += 1
-                done.unkept += record.kept == "nothing"
+    def copy(reader: Look) -> Exported:
+        info = step_of(reader, choice)
+        done = Exported(info.name, info.version)
+        with contextlib.ExitStack() as stack:
+            if rows is None:
+                chosen, columns = of_step(reader, info, choice), None
+                done.failures = 0 if choice.failures or choice.run else info.failures
+            else:
+                source = stack.enter_context(Source(rows, dialect))
+                chosen, columns = of_file(reader, info, choice, source), source.columns
+            write = stack.enter_context(writing(output, shape, columns))
+            for row, place, record in chosen:
+                if (out := _joined(row, place, record, shape, choice, done)) is not None:
+                    write(out)
             reader.check_unchanged()
+        if rows is None and choice.run is None and not (choice.failures or choice.all):
+            done.warning = more_than_the_last_run(reader, info, done.rows)
         return done
 
-    return read(store, copy, again=output != "-")
+    # what is read or written once cannot be tried again
+    return read(store, copy, again="-" not in (output, rows))
+
+
+def _joined(
+    row: Any, place: str, record: Record | None, shape: Shape, choice: Choice, done: Exported
+) -> dict[str, Any] | None:
+    """Return the row of output; None for one that is left out, which is counted."""
+    if record is None:
+        done.absent += 1
+        return None
+    if (record.error is not None) != choice.failures:
+        done.failures += not choice.failures
+        return None
+    shape.check(row, place)
+    done.rows += 1
+    done.unkept += record.kept == "nothing" and row is None
+    if record.error is None:
+        return shape.join(row, record.result, place)
+    error = record.error
+    return shape.join_error(row, error["type"], error["message"], record.attempts)

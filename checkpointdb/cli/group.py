@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .. import __version__
 from ..errors import CheckpointError
 from .display import note, note_warning, safe_lines
+from .formats import FORMATS
 from .sinks import OutputClosedError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
@@ -57,8 +62,9 @@ def version_of(text: str) -> int | str:
 
 if TYPE_CHECKING:
     _VersionType = click.ParamType[int | str]
+    _TextType = click.ParamType[str | None]
 else:
-    _VersionType = click.ParamType  # before click 8.4 it cannot be subscripted
+    _VersionType = _TextType = click.ParamType  # before click 8.4 it cannot be subscripted
 
 
 class _Version(_VersionType):
@@ -86,9 +92,54 @@ limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after 
 column_option = click.option(
     "--column", default="result", show_default=True, help="The result's column."
 )
-merge_option = click.option(
-    "--merge", is_flag=True, help="Merge results that are dicts into the row instead."
+error_column_option = click.option(
+    "--error-column", default="error", show_default=True, help="The column of rows that failed."
 )
+merge_option = click.option(
+    "--merge/--no-merge",
+    default=None,
+    help="Make the fields of results that are dicts columns of the row, or never; if not given, in "
+    "CSV only.",
+)
+
+
+class _Delimiter(_TextType):
+    name = "delimiter"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> str:
+        """Return the character that was meant."""
+        text = {"tab": "\t", r"\t": "\t"}.get(value.lower(), value)
+        if len(text) != 1 or text in '"\r\n\0':
+            self.fail(f"{value!r} is not one character: give , or ';' or '|' or tab")
+        return str(text)
+
+
+class _Encoding(_TextType):
+    name = "encoding"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> str | None:
+        """Return the name of the encoding that was meant; None for UTF-8."""
+        try:
+            "".encode(value)
+            name = codecs.lookup(value).name
+        except (LookupError, ValueError):
+            self.fail(f"{value!r} is not an encoding of text: give utf-16, cp1252 or latin-1, say")
+        return None if name in ("utf-8", "utf-8-sig") else name
+
+
+def dialect_options(command: F) -> F:
+    """Add the options that say how an input is to be read, where its name or bytes do not."""
+    for option in (
+        click.option("--encoding", type=_Encoding(), help="Of the input's text, if not UTF-8."),
+        click.option(
+            "--delimiter", type=_Delimiter(), metavar="CHAR", help="Of CSV: ';' or tab, say."
+        ),
+        click.option(
+            "--format", type=click.Choice(FORMATS), help="Of the input, whatever its ending says."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,8 @@ import click
 
 from ..plan import Plan
 from .display import Screen, counted, duration, money, number, safe, safe_json, shown
-from .group import limit_option, store_option, version_option
+from .formats import Dialect
+from .group import dialect_options, limit_option, store_option, version_option
 from .loading import load
 from .sources import Source
 
@@ -18,6 +19,7 @@ STALE = "of the saved results, computed by other code"
 @click.command("plan", short_help="Say what a run would do and cost.")
 @click.argument("step")
 @click.argument("input")
+@dialect_options
 @store_option
 @version_option
 @limit_option
@@ -29,6 +31,7 @@ def plan_command(
     version: int | str | None,
     limit: int | None,
     as_json: bool,
+    **dialect: str | None,
 ) -> None:
     """Say what ckpt run STEP INPUT would do: hits, calls, their cost and their time.
 
@@ -40,19 +43,19 @@ def plan_command(
       ckpt plan label.py:label reviews.jsonl
       ckpt plan clean:strip rows.csv --store clean.ckpt --version 1
     """  # noqa: D301 - click wants a real \b before lines it must not join
-    with Source(input) as source:
+    with Source(input, Dialect(**dialect)) as source:
         found = load(step, store=store, version=version)
         plan = found.plan(itertools.islice(source, limit))
     if as_json:
         told = {"store": found.path, "step": found.name, "version": found.version, "plan": plan}
         click.echo(safe_json(told))
-        return
+    else:
+        _show(f"{found.name} {found.version} in {shown(found.path)}", plan)
+
+
+def _show(title: str, plan: Plan) -> None:
     screen = Screen()
-    screen.line(safe(f"{found.name} {found.version} in {shown(found.path)}"), "bold")
-    _show(screen, plan)
-
-
-def _show(screen: Screen, plan: Plan) -> None:
+    screen.line(safe(title), "bold")
     calls = plan.misses + plan.failed
     for count, what in (
         (plan.rows, "rows"),

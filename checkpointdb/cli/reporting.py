@@ -13,7 +13,7 @@ from types import TracebackType
 import click
 
 from ..errors import CheckpointError
-from ..events import RunEnded
+from ..events import RowFailed, RunEnded
 from .display import duration, money, note, note_warning, number, rate, safe, safe_json, shown
 from .running import FileRun
 
@@ -32,7 +32,7 @@ def ending(work: FileRun) -> Iterator[None]:
         SystemExit: as it came: 143 after SIGTERM.
     """
     try:
-        with warnings.catch_warnings(), _log_shown():
+        with warnings.catch_warnings(), _log_shown(work):
             warnings.showwarning = note_warning
             yield
     except CheckpointError:
@@ -53,8 +53,8 @@ def ending(work: FileRun) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _log_shown() -> Iterator[None]:
-    log, handler = logging.getLogger("checkpointdb"), _Log(logging.WARNING)
+def _log_shown(work: FileRun) -> Iterator[None]:
+    log, handler = logging.getLogger("checkpointdb"), _Log(work)
     log.addHandler(handler)
     try:
         yield
@@ -65,15 +65,19 @@ def _log_shown() -> Iterator[None]:
 class _Log(logging.Handler):
     """Show the first failures as they come. The last line of the report has their number."""
 
-    seen = 0
+    def __init__(self, work: FileRun) -> None:
+        super().__init__(logging.WARNING)
+        self._work, self.seen = work, 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one line, up to `SHOWN_FAILURES` of them."""
-        if isinstance(getattr(record, "event", None), RunEnded):
+        event = getattr(record, "event", None)
+        if isinstance(event, RunEnded):
             return
+        place = self._work.place(event.position) if isinstance(event, RowFailed) else None
         self.seen += 1
         if self.seen <= SHOWN_FAILURES:
-            note(safe(record.getMessage())[:500])
+            note((f"{place}: " * bool(place) + safe(record.getMessage()))[:500])
         elif self.seen == SHOWN_FAILURES + 1:
             note("further warnings are not shown")
 

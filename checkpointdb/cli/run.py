@@ -11,8 +11,11 @@ from typing import Any
 import click
 
 from ..engine.options import Options, RunOptions, StepSettings
+from .formats import Dialect
 from .group import (
     column_option,
+    dialect_options,
+    error_column_option,
     limit_option,
     merge_option,
     on_change_option,
@@ -32,6 +35,7 @@ from .sources import Source
 @click.argument("step")
 @click.argument("input")
 @click.option("-o", "--output", metavar="OUTPUT", help="Where to write rows and results.")
+@dialect_options
 @store_option
 @version_option
 @click.option("--save", metavar="POLICY", help="When to commit; see above.")
@@ -59,9 +63,7 @@ from .sources import Source
 @click.option("--shared", is_flag=True, help="Other processes run the same rows at the same time.")
 @click.option("--ledger", is_flag=True, help="Note each call on disk before it is made.")
 @column_option
-@click.option(
-    "--error-column", default="error", show_default=True, help="The column of rows that failed."
-)
+@error_column_option
 @merge_option
 @click.option("--progress/--no-progress", default=None, help="A progress bar; on if in a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -71,11 +73,12 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     STEP is module:function or path/file.py:function: a step decorated with @ckpt.step, or a plain
     function, which needs --store and --version. Options given here override the decorator's.
 
-    INPUT and OUTPUT are .jsonl, .json, .csv or .parquet files, or - for JSON lines on standard
-    input or output. OUTPUT is replaced only when the new file is complete. Each of its rows is the
-    row of INPUT with the result in one more column, which can never overwrite another. --merge
-    turns a result's fields into columns, and refuses a clash. Without -o the results are in the
-    store only: ckpt export writes them.
+    INPUT and OUTPUT are .jsonl, .json, .csv, .tsv or .parquet files, all but the last with .gz too,
+    or - for JSON lines on standard input or output. OUTPUT is replaced only when the new file is
+    complete. Each of its rows is the row of INPUT with the result in one more column, which can
+    never overwrite another; CSV has a column for each field of results that are dicts. --merge has
+    them everywhere, and refuses a clash. Without -o the results are in the store only: ckpt export
+    writes them.
 
     POLICY is rows=100 or rows=100,seconds=5 (also bytes= and cost=), adaptive, adaptive=0.05,
     by_size or on_exit. Ctrl-C, a bad row and an error in the step save all that has returned.
@@ -114,11 +117,14 @@ def _open_job(
     limit: int | None,
     column: str,
     error_column: str,
-    merge: bool,
+    merge: bool | None,
+    format: str | None,
+    delimiter: str | None,
+    encoding: str | None,
     progress: bool | None,
     **options: Any,
 ) -> Iterator[FileRun]:
-    with Source(input) as source:
+    with Source(input, Dialect(format, delimiter, encoding)) as source:
         if output and store:  # before a store of that name is even looked at
             check_apart(output, store)
         policy = None if save is None else _policy(save, source, limit)

@@ -11,13 +11,13 @@ from typing import Any
 
 from ..engine.failures import Failed
 from ..engine.options import RunOptions
-from ..events import Report
+from ..events import Event, Report, RowFailed
 from ..loops.progress import Progress
 from ..loops.run_iterator import Run
 from ..step import Step
 from ..values.codec import decode, encode
 from .display import safe
-from .shape import Shape, plain
+from .shape import Shape
 from .sinks import OutputClosedError, writing
 from .sources import Source
 
@@ -40,16 +40,22 @@ class FileRun:
     run: Run[Any] | None = None
     failed: int = 0
     read: int = 0
+    _lines: dict[int, int] = dataclasses.field(default_factory=dict)
+    _last_failed: int = -1
 
     def go(self) -> Report:
         """Pass the step over the source and write each row with its result.
 
         Promises: whatever happens, what the step returned is saved; the output appears whole or
-        not at all; memory is bounded.
+        not at all; memory is bounded; an error of a row names the file and the line.
         """
         with contextlib.ExitStack() as stack:
-            write = stack.enter_context(writing(self.output)) if self.output else None
+            write = None
+            if self.output:
+                out = writing(self.output, self.shape, self.source.columns)
+                write = stack.enter_context(out)
             waiting: deque[Any] = deque()
+            self.options["on_event"] = self._heard
             self.run = self.step.run(self._rows(waiting), **self.options)
             run = stack.enter_context(self.run)
             if self.progress:
@@ -59,14 +65,29 @@ class FileRun:
             except OutputClosedError:
                 run.close()  # `| head` is no failure
                 raise
+            except Exception as error:
+                if place := self.place(self._last_failed):
+                    error.add_note(f"in {place}")
+                raise
         return run.report
+
+    def place(self, position: int) -> str | None:
+        """Name a row by its place in the file, while it is on its way through the run."""
+        line = self._lines.get(position)
+        return None if line is None else self.source.place(line)
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, RowFailed):
+            self._last_failed = event.position
 
     def _rows(self, waiting: deque[Any]) -> Iterator[Any]:
         """Yield the source's rows; keep each as it was, for the step may change what it gets."""
         for row in itertools.islice(self.source, self.limit):
+            line = self.source.at
             if self.output:
-                self.shape.check(row, f"{self.source.name}: row {self.read}")
+                self.shape.check(row, self.source.place(line))
                 waiting.append(encode(row))
+            self._lines[self.read] = line
             self.read += 1
             yield row
 
@@ -74,13 +95,14 @@ class FileRun:
         for number, result in enumerate(run):
             failed = isinstance(result, Failed)
             self.failed += failed
+            line = self._lines.pop(number)
             if write is None:
                 continue
             row = decode(waiting.popleft())
             if failed:
                 write(self.shape.join_failure(row, result))
             else:
-                write(self.shape.join(row, plain(result), f"{self.source.name}: row {number}"))
+                write(self.shape.join(row, result, self.source.place(line)))
 
     def _bar(self, run: Run[Any]) -> Progress:
         return Progress(

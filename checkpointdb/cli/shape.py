@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -17,42 +19,101 @@ _KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with objects of user classes as dicts; dates and the like stay."""
-    if is_plain(value):
+    """Return `value` made of builtin types: objects of user classes are dicts, arrays lists.
+
+    Dates and the like stay. What has more digits than they have is the text that `ticks` makes.
+    """
+    if is_plain(value) or type(value) in _KEPT:
         return value
+    if type(value) is dict:
+        return {name: plain(child) for name, child in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, set | frozenset):
+        return [plain(child) for child in value]
     return msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_fields)
 
 
 def to_json(value: Any) -> bytes:
-    """Return any value as JSON, for people and programs. What JSON lacks becomes text."""
+    """Return any value as JSON, for people and programs. What JSON lacks becomes text.
+
+    Half of a surrogate pair is written as its escape, which JSON allows: `json` reads it back.
+    """
     try:
         return msgspec.json.encode(value, enc_hook=_fields)
     except (TypeError, UnicodeEncodeError):  # keys that are no strings; lone surrogates
-        return msgspec.json.encode(repr(value).encode("ascii", "backslashreplace").decode())
+        # inside of JSON's quotes a backslash escape is the character itself
+        text = json.dumps(_spelled(value), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+def visible(text: str) -> str:
+    """Return `text` with its lone surrogates, which no file can hold, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _spelled(value: Any) -> Any:
+    """Return a value of types that the standard library writes as JSON, and only those."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        pairs = [(_name(name), _spelled(child)) for name, child in value.items()]
+        named = dict(pairs)
+        return named if len(named) == len(pairs) else pairs
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_spelled(child) for child in value]
+    return _spelled(msgspec.to_builtins(value, enc_hook=_fields))
+
+
+def _name(name: Any) -> str:
+    """Return the key of a dict as text, the same that msgspec makes of it."""
+    if isinstance(name, str):
+        return name
+    try:
+        (text,) = msgspec.json.decode(msgspec.json.encode({name: None}, enc_hook=_fields))
+    except UnicodeEncodeError:
+        text = str(name)
+    return str(text)
 
 
 def _fields(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else str(value)
+    """Return what a value that is no builtin is made of, or else its text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if hasattr(value, "to_pydatetime") and not value.nanosecond:  # of pandas
+        return value.to_pydatetime()
+    if hasattr(value, "dtype") and hasattr(value, "tolist") and value.dtype.kind not in "mM":
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return str(value)
 
 
 class Shape:
     """How a row and its result become one row of output.
 
-    By default the result is one more column, so that it can never overwrite a column of the input.
-    Under `merge` a result that is a dict adds its own columns, and a clash of names is an error.
+    By default the result is one more column, so that it can never overwrite a column of the input;
+    CSV takes one that is a dict apart. Under `merge` a result that is a dict adds its own columns
+    everywhere, and a clash of names is an error.
     A row that is not a dict goes under the column `input`. A row that failed has, where its result
     would be, an object in the column `error`.
 
     Args:
         column: of the result.
-        merge: whether results are merged into their rows.
+        merge: whether results are merged into their rows; None: in CSV only, without clashes.
         error: column of failures, None where there can be none.
     """
 
     def __init__(
-        self, column: str = "result", merge: bool = False, error: str | None = None
+        self, column: str = "result", merge: bool | None = None, error: str | None = None
     ) -> None:
         self.column, self.merge, self.error = column, merge, error
+
+    def added(self) -> tuple[str, ...]:
+        """Return the columns that results add whatever they are."""
+        return () if self.merge else (self.column,)
 
     def check(self, row: Any, where: str) -> None:
         """Refuse a row that has a column with one of our names, before the step is paid for it.
@@ -78,7 +139,7 @@ class Shape:
         Raises:
             TableError: under `merge`, the result is no dict, or would overwrite another value.
         """
-        joined = _columns(row)
+        joined, result = _columns(row), plain(result)
         if not self.merge:
             joined[self.column] = result
             return joined
@@ -97,9 +158,14 @@ class Shape:
 
     def join_failure(self, row: Any, failed: Failed) -> dict[str, Any]:
         """Return the row of output for a row that failed."""
-        error = {"type": failed.error_type, "message": failed.message, "attempts": failed.attempts}
+        return self.join_error(row, failed.error_type, failed.message, failed.attempts)
+
+    def join_error(self, row: Any, type: str, message: str, attempts: int) -> dict[str, Any]:
+        """Return the row of output for a row that failed, by what is known of its last attempt."""
+        error = {"type": type, "message": visible(message), "attempts": attempts}
         return _columns(row) | {self.error or "error": error}
 
 
 def _columns(row: Any) -> dict[str, Any]:
+    row = plain(row)
     return dict(row) if isinstance(row, dict) else {"input": row}

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import gzip
 import os
-import re
-import struct
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from decimal import Decimal
-from typing import Any, BinaryIO, ParamSpec, TextIO, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
-from ..values.codec import decode, encode
 from .columns import Columns
-from .formats import TableError, arrow, format_of
-from .shape import to_json
+from .csv_sink import CsvSink
+from .formats import DELIMITERS, TableError, arrow, format_of
+from .shape import Shape, to_json
+from .spooled import Row, Sink, Spooled, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Row = dict[str, Any]
-
-BATCH_ROWS, BATCH_BYTES = 16_384, 16 << 20
-# What a spreadsheet takes for a formula; a plain number may begin with its sign.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _OPEN_FILES = "/proc/self/fd"
-_HEAD = struct.Struct(">?I")
 
 
 class OutputClosedError(TableError):
@@ -36,12 +25,19 @@ class OutputClosedError(TableError):
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[Callable[[Row], object]]:
-    """Give a function that writes one row to `path`: `.jsonl`, `.json`, `.csv`, `.parquet` or `-`.
+def writing(
+    path: str, shape: Shape | None = None, declared: Mapping[str, Any] | None = None
+) -> Iterator[Callable[[Row], object]]:
+    """Give a function that writes one row to `path`; its ending names the format, `-` is stdout.
 
     Promises: the rows go to a temporary file next to `path`, which takes its name when the block
     ends well and is deleted otherwise, with `path` as it was; memory is bounded. Columns of CSV and
     Parquet are those of all rows, in the order in which they first came.
+
+    Args:
+        path: of the file.
+        shape: of the rows.
+        declared: columns of the input, see `Target`.
 
     Raises:
         TableError: at once: an unknown ending, a place that cannot be written; later: a full disk.
@@ -49,21 +45,30 @@ def writing(path: str) -> Iterator[Callable[[Row], object]]:
     if path == "-":
         yield _to_stdout
         return
-    sink_of = _SINKS[format_of(path)]
-    target = os.path.realpath(path)
-    file, temporary = _temporary(path, target)
+    format, is_gzipped = format_of(path)
+    place = os.path.realpath(path)
+    file, temporary = _temporary(path, place)
+    # without a name and a time in it: the same rows are the same bytes
+    packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if is_gzipped else None
+    known = {} if declared is None else declared  # an empty one fills later
+    stream = cast("BinaryIO", packed or file)
+    target = Target(path, stream, shape or Shape(), known, DELIMITERS.get(format, ","))
     try:
-        with sink_of(path, file) as sink:
+        with _SINKS[format](target) as sink:
             yield _naming(path, sink.write)
             _naming(path, sink.finish)()
-            _naming(path, _publish)(file, temporary, target)
+        if packed:
+            _naming(path, packed.close)()
+        _naming(path, _publish)(file, temporary, place)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     finally:
-        with contextlib.suppress(OSError):  # on a full disk, what is buffered does not fit either
-            file.close()
+        for each in (packed, file):
+            with contextlib.suppress(OSError):  # on a full disk, what is buffered fits no better
+                if each:
+                    each.close()
 
 
 def check_apart(output: str, store: str) -> None:
@@ -135,25 +140,7 @@ def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:
     return named
 
 
-class _Sink:
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        self.path, self.file = path, file
-
-    def __enter__(self) -> _Sink:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def write(self, row: Row) -> None:
-        """Write one row."""
-        self.file.write(to_json(row) + b"\n")
-
-    def finish(self) -> None:
-        """Write what comes after the last row."""
-
-
-class _Json(_Sink):
+class _Json(Sink):
     before = b"[\n"
 
     def write(self, row: Row) -> None:
@@ -164,85 +151,16 @@ class _Json(_Sink):
         self.file.write(b"[]\n" if self.before == b"[\n" else b"\n]\n")
 
 
-class _Spooled(_Sink):
-    """Keep the rows in a nameless temporary file: the columns are known only at the end."""
-
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        super().__init__(path, file)
-        self.columns: dict[str, None] = {}
-        self._spool = tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path)))  # noqa: SIM115 - closed by __exit__
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._spool.close()
-
-    def write(self, row: Row) -> None:
-        self.columns.update(dict.fromkeys(row))
-        data = encode(row)
-        raw = data.encode() if isinstance(data, str) else data
-        self._spool.write(_HEAD.pack(isinstance(data, str), len(raw)) + raw)
-
-    def batches(self) -> Iterator[list[Row]]:
-        """Yield all rows, in lists of bounded size."""
-        self._spool.seek(0)
-        rows: list[Row] = []
-        size = 0
-        while head := self._spool.read(_HEAD.size):
-            is_text, length = _HEAD.unpack(head)
-            raw = self._spool.read(length)
-            rows.append(decode(raw.decode() if is_text else raw))
-            size += length
-            if len(rows) == BATCH_ROWS or size >= BATCH_BYTES:
-                yield rows
-                rows, size = [], 0
-        if rows:
-            yield rows
-
-
-class _Lines:
-    """End lines as Unix does. Told to do so, `csv` itself leaves a carriage return unquoted."""
-
-    def __init__(self, text: TextIO) -> None:
-        self._text = text
-
-    def write(self, line: str) -> None:
-        """Write a line that ends in a carriage return and a line feed."""
-        self._text.write(line[:-2] + "\n")
-
-
-class _Csv(_Spooled):
-    def finish(self) -> None:
-        text = io.TextIOWrapper(self.file, encoding="utf-8", newline="")
-        writer = csv.writer(_Lines(text))
-        if self.columns:
-            writer.writerow(map(_cell, self.columns))
-        for rows in self.batches():
-            writer.writerows([_cell(row.get(name)) for name in self.columns] for row in rows)
-        text.detach()
-
-
-def _cell(value: Any) -> str:
-    """Return a CSV cell; text that a spreadsheet would run as a formula gets a quote before it."""
-    if isinstance(value, str):
-        is_formula = _FORMULA.match(value) and not _NUMBER.fullmatch(value)
-        return "'" + value if is_formula else value
-    if value is None:
-        return ""
-    if isinstance(value, float | Decimal):
-        return str(value)
-    return to_json(value).decode().strip('"')
-
-
-class _Parquet(_Spooled):
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        self._parquet = arrow(path)[1]
-        super().__init__(path, file)
+class _Parquet(Spooled):
+    def __init__(self, target: Target) -> None:
+        self._parquet = arrow(target.path)[1]
+        super().__init__(target)
 
     def finish(self) -> None:
-        columns = Columns(self.path, list(self.columns))
+        columns = Columns(self.target.path, self.columns(), self.target.declared)
         for rows in self.batches():
             columns.learn(rows)
-        while not self._written(columns):  # each time with one more column as text
+        while not self._written(columns):  # each time with one more column of another type
             self.file.seek(0)
             self.file.truncate()
 
@@ -256,9 +174,10 @@ class _Parquet(_Spooled):
         return True
 
 
-_SINKS: dict[str, type[_Sink]] = {
-    "jsonl": _Sink,
+_SINKS: dict[str, type[Sink]] = {
+    "jsonl": Sink,
     "json": _Json,
-    "csv": _Csv,
+    "csv": CsvSink,
+    "tsv": CsvSink,
     "parquet": _Parquet,
 }

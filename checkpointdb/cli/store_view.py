@@ -14,8 +14,9 @@ import apsw
 from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
 from ..file.connection import mapped
+from ..file.key_index import KeyIndex
 from ..file.read import Reader, to_builtins
-from ..file.records import Call, RunInfo, StepInfo
+from ..file.records import Call, Record, RunInfo, StepInfo
 from ..file.sql import rows
 
 T = TypeVar("T")
@@ -39,6 +40,39 @@ class Look(Reader):
         with mapped(self.path):
             sql = "select run, total(cost) from records where error is not null group by run"
             return {run: dollars for run, dollars in rows(self._connection, sql) if dollars}
+
+    def newest_of(self, keys: Sequence[bytes]) -> list[Record | None]:
+        """Return the newest record of each key, None where there is none."""
+        with mapped(self.path):
+            if self._index is None:
+                self._index = KeyIndex(self._connection)
+            ids = self._index.ids(keys)
+            known = sorted({id for id in ids if id is not None})
+            found = {record.id: record for record in map(self._record, self._fetch(known))}
+        return [None if id is None else found[id] for id in ids]
+
+    def has_separate(self, step: int) -> bool:
+        """Tell whether equal rows of a step have records of their own."""
+        with mapped(self.path):
+            sql = "select 1 from records where step = ? and occurrence > 0 limit 1"
+            return bool(rows(self._connection, sql, (step,)))
+
+    def at_one_place(self, step: str, version: int | str) -> tuple[int, int, int] | None:
+        """Return a position in the input at which two runs have different rows, and the runs."""
+        with mapped(self.path):
+            self._select(step, version, None)
+            found: list[Any] = rows(
+                self._connection,
+                """
+                select one.position, one.run, other.run
+                  from temp.ordered as here
+                  join temp.ordered as next on next.rowid = here.rowid + 1
+                  join records as one on one.id = here.id
+                  join records as other on other.id = next.id
+                 where one.position = other.position limit 1
+                """,
+            )
+        return found[0] if found else None
 
     def history(self, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return the attempts at each row, oldest first, for keys in hex."""

@@ -82,7 +82,9 @@ def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_I
     if result is not None:
         fields["repr"] = redactor.text(_repr(result), failed.row)[:_REPR_LIMIT]
     # an exception's text may hold what no file can, such as the lone surrogate it complains about
-    clean = {name: text.encode("utf-8", "replace").decode() for name, text in fields.items()}
+    clean = {
+        name: text.encode("utf-8", "backslashreplace").decode() for name, text in fields.items()
+    }
     return msgspec.json.encode(clean).decode()
 
 

@@ -63,7 +63,9 @@ class Tally:
         """Count rows that failed, and tell whether the run goes on."""
         with self._lock:
             self._counts["failed"] += len(slots)
-        kind, text = type(error).__qualname__, text_of(error)
+        # a log file holds no lone surrogates either
+        text = text_of(error).encode("utf-8", "backslashreplace").decode()
+        kind = type(error).__qualname__
         for slot in slots:
             shown = self._redactor.text(text, slot.row)
             self._tell(

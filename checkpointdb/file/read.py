@@ -126,8 +126,11 @@ class Reader:
         step: str | None = None,
         version: int | str | None = None,
         status: Status | None = None,
+        run: int | None = None,
     ) -> Iterator[Record]:
         """Yield the newest record of each key, in input order, from one consistent snapshot.
+
+        With `run` only what that run wrote counts, even where a later run has written it again.
 
         The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
         while the caller works, however long that takes.
@@ -136,7 +139,7 @@ class Reader:
             StoreCorruptError: a record is not what was written; the message names it.
         """
         with files.mapped(self.path):
-            self._select(step, version, status)
+            self._select(step, version, status, run)
         last = 0
         while True:
             with files.mapped(self.path):
@@ -151,7 +154,13 @@ class Reader:
                 yield self._record(row)
             last = page[-1][0]
 
-    def _select(self, step: str | None, version: int | str | None, status: Status | None) -> None:
+    def _select(
+        self,
+        step: str | None,
+        version: int | str | None,
+        status: Status | None,
+        run: int | None = None,
+    ) -> None:
         self._connection.pragma("query_only", False)
         self._connection.execute("drop table if exists temp.ordered")
         self._connection.execute("create temp table ordered (id integer not null)")
@@ -159,13 +168,14 @@ class Reader:
             """
             insert into temp.ordered
             select newest.id
-              from (select max(id) as id, step, position, error from records group by key) newest
+              from (select max(id) as id, step, position, error from records
+                     where ?4 is null or run = ?4 group by key) newest
               join steps on steps.id = newest.step
              where (?1 is null or name = ?1) and (?2 is null or version = ?2)
                and (?3 is null or (error is null) = (?3 = 'ok'))
              order by newest.step, newest.position, newest.id
             """,
-            (step, version, status),
+            (step, version, status, run),
         )
         self._connection.pragma("query_only", True)
 

@@ -47,6 +47,7 @@ pack_plain: Pack = msgspec.msgpack.Encoder().encode  # of a value that `is_plain
 # Codes are part of the file format and of every key: never reuse one.
 _MAP, _TUPLE, _SET, _FROZENSET, _BIGINT, _DECIMAL = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _PATH, _ENUM, _OBJECT, _CALL = range(7, 16)
+_SURROGATES = 36  # text with half of a surrogate pair, which JSON can spell and UTF-8 cannot
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> int:  # noqa: C901 - flat, see below
@@ -90,14 +91,14 @@ def canonical(value: Any) -> bytes:
     Dict order does not matter; `1`, `1.0`, `True` and `"1"` all differ.
 
     Raises:
-        EncodeError: `value` holds something without a stable content (a lambda, an open file, a
-            lone surrogate), contains itself, or is nested deeper than 128 levels.
+        EncodeError: `value` holds something without a stable content (a lambda, an open file),
+            contains itself, or is nested deeper than 128 levels.
     """
     if is_plain(value):
         try:
             return _pack(value)
         except (OverflowError, UnicodeEncodeError):
-            pass  # an int past 64 bits, a lone surrogate: the slow path encodes or names it
+            pass  # an int past 64 bits, a lone surrogate: the slow path encodes it
     return _pack(_tag(value, "$", MAX_DEPTH, _pack))
 
 
@@ -196,16 +197,18 @@ def _deeper(where: str, depth: int) -> int:
     return depth - 1
 
 
-def _text(value: str, where: str, *_: Any) -> str:
+def _tag_text(value: str, *_: Any) -> Any:
+    if _is_utf8(value):
+        return value
+    return _ext(_SURROGATES, value.encode("utf-8", "surrogatepass"))
+
+
+def _is_utf8(text: str) -> bool:
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise EncodeError(
-            f"{where}: character {error.start} is a lone surrogate, which no file can hold: "
-            "clean the text with .encode('utf-8', 'replace').decode()",
-            where,
-        ) from None
-    return value
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tag_int(value: int, *_: Any) -> Any:
@@ -226,9 +229,9 @@ def _tag_set(value: Iterable[Any], where: str, depth: int, pack: Pack) -> list[b
 
 def _tag_dict(value: dict[Any, Any], where: str, depth: int, pack: Pack) -> Any:
     depth = _deeper(where, depth)
-    if all(type(name) is str for name in value):
+    if all(type(name) is str and _is_utf8(name) for name in value):
         return {
-            _text(name, where): _tag(child, where + _step_into(name), depth, pack)
+            name: _tag(child, where + _step_into(name), depth, pack)
             for name, child in value.items()
         }
     pairs = [
@@ -267,8 +270,8 @@ def _zone(value: dt.datetime | dt.time, where: str) -> str | None:
     return None
 
 
-def _tag_path(value: pathlib.PurePosixPath, where: str, *_: Any) -> Any:
-    return _ext(_PATH, _text(str(value), where))
+def _tag_path(value: pathlib.PurePosixPath, *_: Any) -> Any:
+    return _ext(_PATH, _tag_text(str(value)))
 
 
 _TAGGERS: dict[type, Callable[..., Any]] = {
@@ -277,7 +280,7 @@ _TAGGERS: dict[type, Callable[..., Any]] = {
     float: lambda value, *_: value if value == value else float("nan"),
     bytes: lambda value, *_: value,
     int: _tag_int,
-    str: _text,
+    str: _tag_text,
     list: _tag_list,
     dict: _tag_dict,
     tuple: lambda value, *at: _ext(_TUPLE, _tag_list(value, *at), at[-1]),
@@ -309,7 +312,7 @@ def uncanonical(data: bytes) -> tuple[Any, bool]:
         return msgspec.msgpack.decode(raw, ext_hook=revive)
 
     def revive(code: int, raw: memoryview) -> Any:
-        if not _MAP <= code <= ARRAY:
+        if not (_MAP <= code <= ARRAY or code == _SURROGATES):
             raise DecodeError(
                 f"it holds a value of extension code {code}, which this version of checkpointdb "
                 "does not know: upgrade checkpointdb"
@@ -353,5 +356,6 @@ _REVIVERS: dict[int, Callable[[Any], Any]] = {
     _UUID: lambda value: uuid.UUID(bytes=value),
     _PATH: pathlib.Path,
     _CALL: lambda value: value,
+    _SURROGATES: lambda value: value.decode("utf-8", "surrogatepass"),
     ARRAY: lambda value: revive_array(*value),
 }

@@ -1,0 +1,111 @@
+"""Rows as CSV text. Knows cells, and which columns a result that is a dict becomes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from decimal import Decimal
+from typing import Any, TextIO
+
+from .shape import to_json, visible
+from .spooled import Row, Spooled, Target
+
+# What a spreadsheet takes for a formula; a plain number may begin with its sign.
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+class CsvSink(Spooled):
+    """Write CSV. A result that is a dict becomes a column for each of its fields.
+
+    A field has its own name, unless rows have a column of that name with another value: then the
+    field's column is `result.NAME`, in all rows.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        shape = target.shape
+        self._apart = shape.column if shape.merge is None else None
+        self._fields: dict[str, None] = {}  # of results
+        self._differing: set[str] = set()  # fields that are not, in each row, the row's own column
+        self._is_needed = False  # the result's column itself
+
+    def write(self, row: Row) -> None:
+        """Keep one row."""
+        super().write(row)
+        if self._apart not in row:
+            return
+        result = row[self._apart]
+        if not _is_apart(result):
+            self._is_needed |= result is not None
+            return
+        self._fields.update(dict.fromkeys(result))
+        self._differing.update(
+            name
+            for name, value in result.items()
+            if name not in row or _cell(row[name]) != _cell(value)
+        )
+
+    def finish(self) -> None:
+        """Write the header and the rows."""
+        own, names = self._named()
+        text = io.TextIOWrapper(self.file, encoding="utf-8", newline="")
+        writer = csv.writer(_Lines(text), delimiter=self.target.delimiter)
+        if header := [*own, *(names[field] for field in names if names[field] not in own)]:
+            writer.writerow(map(_cell, header))
+        for rows in self.batches():
+            for row in rows:
+                cells = {names[name]: value for name, value in self._parts(row).items()} | {
+                    name: row.get(name) for name in own if name in row
+                }
+                writer.writerow([_cell(cells.get(name)) for name in header])
+        text.detach()
+
+    def _named(self) -> tuple[list[str], dict[str, str]]:
+        """Return the rows' own columns, and the column of each field of a result."""
+        own = self.columns()
+        if self._fields and not self._is_needed:
+            own.remove(self._apart or "")
+        taken, names = set(own), {}
+        for field in self._fields:
+            name = field
+            while name in taken and (name != field or field in self._differing):
+                name = f"{self._apart}.{name}"
+            names[field] = name
+            taken.add(name)
+        return own, names
+
+    def _parts(self, row: Row) -> Row:
+        """Take the result out of a row and return its fields, if it is to be taken apart."""
+        if self._apart is None or not _is_apart(row.get(self._apart)):
+            return {}
+        return dict(row.pop(self._apart))
+
+
+def _is_apart(result: Any) -> bool:
+    return isinstance(result, dict) and bool(result) and all(type(name) is str for name in result)
+
+
+class _Lines:
+    """End lines as Unix does. Told to do so, `csv` itself leaves a carriage return unquoted."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, line: str) -> None:
+        """Write a line that ends in a carriage return and a line feed."""
+        self._text.write(line[:-2] + "\n")
+
+
+def _cell(value: Any) -> str:
+    """Return a CSV cell; text that a spreadsheet would run as a formula gets a quote before it."""
+    if isinstance(value, str):
+        text = visible(value)
+        is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+        return "'" + text if is_formula else text
+    if value is None:
+        return ""
+    if isinstance(value, float | Decimal):
+        return str(value)
+    return to_json(value).decode().strip('"')
