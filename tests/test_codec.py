@@ -498,7 +498,8 @@ def test_an_array_with_a_shape_is_read_with_numpy_and_without(dtype, shape, monk
 
 
 @pytest.mark.parametrize(
-    "value", [["<f4", [3], bytes(8)], [">f4", [2], bytes(8)], ["<O8", [1], bytes(8)], [1, 2, 3], []]
+    "value",
+    [["<f4", [3], bytes(8)], ["<f4", [-1, -2], bytes(8)], ["<O8", [1], bytes(8)], [1, 2, 3], []],
 )
 def test_an_array_that_is_none_is_a_decode_error(value):
     """A hostile one: no object, no other number of bytes."""

@@ -6,8 +6,6 @@ Left out: things without stable content (clients, locks), and secrets, by their 
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -15,7 +13,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +21,7 @@ from xxhash import xxh3_64_hexdigest
 
 from ..errors import EncodeError
 from ..values.canonical import canonical
+from ..values.records import NAMESPACES, field_names, is_bag
 from .code_reads import Path
 
 # A digest, and a short form for people, or null; null for what has no stable content.
@@ -217,16 +216,13 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     kind = type(value)
     if isinstance(value, type | types.ModuleType) or inspect.isroutine(value):
         return None
-    if dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-    elif isinstance(value, msgspec.Struct):
-        names = list(value.__struct_fields__)
-    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
-        names = list(kind._fields)
-    elif isinstance(value, argparse.Namespace | types.SimpleNamespace) or _is_record(kind):
-        names = _attributes(value)
-    else:
+    if hasattr(kind, "__checkpoint_key__"):  # it says itself what it is
         return None
+    names: Iterable[str] | None = field_names(kind)
+    if names is None or is_bag(kind):
+        if not (isinstance(value, NAMESPACES) or _is_record(kind)):
+            return None
+        names = _attributes(value)
     static = {name: inspect.getattr_static(value, name, None) for name in names}
     return {
         name: getattr(value, name, None) if inspect.isdatadescriptor(found) else found
