@@ -173,7 +173,8 @@ def _leaf(value: Any) -> Leaf:
     size = len(value) if isinstance(value, str | bytes) else getattr(value, "nbytes", 0)
     if isinstance(size, int) and size > MOST_BYTES:
         return _digest([type(value).__name__, size]), f"{size:,} bytes"
-    if hasattr(type(value), "__array_interface__") and not value.dtype.hasobject:
+    is_array = hasattr(type(value), "__array_interface__") and hasattr(value, "dtype")
+    if is_array and not value.dtype.hasobject:
         return _digest([value.dtype.str, list(value.shape), value.tobytes()]), None
     try:
         digest = xxh3_64_hexdigest(canonical(value))
@@ -191,6 +192,8 @@ def _digest(value: Any) -> str:
 def _short(value: Any) -> str | None:
     if type(value) not in (str, int, float, bool, type(None)):
         return None
+    if type(value) is int and value.bit_length() > _SHORT * 4:  # Python may refuse to write it
+        return f"an int of {value.bit_length():,} bits"
     text = repr(value)
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 

@@ -82,7 +82,7 @@ def as_results(returned: Any) -> list[Any] | None:
         return list(returned)
     if isinstance(returned, str | bytes | bytearray | memoryview):
         return None
-    if isinstance(returned, Sequence) or hasattr(type(returned), "__array_interface__"):
+    if isinstance(returned, Sequence) or hasattr(returned, "ndim"):
         return list(returned) if getattr(returned, "ndim", 1) else None
     return None
 

@@ -261,7 +261,7 @@ def _tag_enum(value: enum.Enum, where: str, depth: int, form: Form) -> Any:
 
 def _is_found(member: enum.Enum) -> bool:
     try:
-        return type(member)(member.value) is member
+        return type(member)(member.value) is member and bool(member.value == member.value)
     except Exception:  # noqa: BLE001 - the class's own `_missing_` may raise anything
         return False
 

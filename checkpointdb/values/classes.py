@@ -171,6 +171,8 @@ _NEVER = (
     "AsyncIterator",
     "Iterator",
 )
+_LIKE_DICTS = {"sqlite3": ("Row",), "pandas": ("Series",)}
+_FOREIGN = ("numpy", "pandas", "polars", "pyarrow", "torch", "PIL")  # others of theirs are refused
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
 
 
@@ -248,9 +250,10 @@ def _may_be_stored(kind: type) -> bool:
         return not issubclass(kind, BaseException | type | types.FunctionType)
     if issubclass(kind, enum.Enum | Mapping) or hasattr(kind, "__get_pydantic_core_schema__"):
         return True
-    root = kind.__module__.partition(".")[0]
-    if root == "numpy":
-        return kind.__name__ != "Generator"
+    if kind.__name__ in _LIKE_DICTS.get(root := kind.__module__.partition(".")[0], ()):
+        return True
+    if root in _FOREIGN:
+        return False
     return inspect.isabstract(kind) or _is_base(kind) or kind.__module__ == "typing"
 
 

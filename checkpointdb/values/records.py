@@ -142,11 +142,12 @@ def _defaults(kind: Any) -> dict[str, Any]:
             elif field.default is not dataclasses.MISSING:
                 made[field.name] = functools.partial(_same, field.default)
     elif issubclass(kind, msgspec.Struct):
-        for it in msgspec.structs.fields(kind):
-            if it.default_factory is not msgspec.NODEFAULT:
-                made[it.name] = it.default_factory
-            elif it.default is not msgspec.NODEFAULT:
-                made[it.name] = functools.partial(_same, it.default)
+        given = kind.__struct_defaults__
+        for name, it in zip(kind.__struct_fields__[-len(given) :], given, strict=False):
+            if type(it).__name__ == "Factory":
+                made[name] = it.factory
+            elif it is not msgspec.NODEFAULT:
+                made[name] = functools.partial(_same, it)
     elif issubclass(kind, tuple):
         made = {name: functools.partial(_same, it) for name, it in kind._field_defaults.items()}
     return made
