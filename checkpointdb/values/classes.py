@@ -187,8 +187,9 @@ def first_unstorable(annotation: Any, where: str = "$", depth: int = 8) -> Unsto
     if origin in (typing.Union, types.UnionType):
         found = [first_unstorable(it, where, depth - 1) for it in typing.get_args(annotation)]
         return None if None in found else found[0]
-    if origin is typing.Annotated and _has_serializer(typing.get_args(annotation)[1:]):
-        return None
+    if origin is typing.Annotated:
+        inner, *metadata = typing.get_args(annotation)
+        return None if _has_serializer(metadata) else first_unstorable(inner, where, depth - 1)
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return _unstorable_class(annotation, where, depth)
     if origin is typing.Literal:
