@@ -202,7 +202,7 @@ def _advice(value: Any) -> str:
         return f": convert it to a plain {kind.__mro__[1].__name__}"
     if callable(value) or hasattr(value, "read"):
         return ": give what it is made from (a name, a path) instead"
-    return f": use plain JSON types, a dataclass, or ckpt.register({kind.__name__}, to=, back=)"
+    return f": use plain JSON types or a dataclass, or ckpt.register({kind.__name__}, to=, back=)"
 
 
 def _asked(ask: Callable[[Any], Any], value: Any, where: str) -> Any:
