@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import decimal
@@ -28,6 +29,7 @@ from value_kinds import Colour, Label, Pair
 
 import checkpointdb as ckpt
 from checkpointdb.values.canonical import canonical
+from checkpointdb.values.codec import Codec, decode
 from checkpointdb.values.records import fields_of, state_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "values.md"
@@ -502,3 +504,51 @@ def _are_meant_equal(one, other):
     is_dict = isinstance(one, mappings) or type(one).__name__ == "Series"
     is_image = "PIL" in type(one).__module__  # which file it came from is no part of it
     return is_dict or is_image or type(one) is type(other)  # a model is its fields, given or not
+
+
+HOSTILE = [
+    None,
+    [],
+    {},
+    "x",
+    b"x",
+    5,
+    -1,
+    [None],
+    [1, 2, 3],
+    ["x", "y"],
+    ["<f8", [2**60], b"x"],
+    [[["a", "O"]], [1], b"12345678"],
+    ["RGB", [60_000, 60_000], None, {}, b"x"],
+    ["defaultdict", {}, "eval"],
+    ["OrderedDict", 5],
+    ["Timestamp", "x", "ns", None],
+    ["Timestamp", 1, "parsec", None],
+    ["os", "system"],
+    ["Timestamp", 1, "ns", ["pytz", "Nowhere/At"]],
+    ["2024-01-01T00:00:00", 0, ["dateutil", "../x"]],
+    ["2024-01-01T00:00:00", 0, ["pytz", "Europe/Paris"]],
+    ["HttpUrl", 5],
+    ["BaseModel", "x"],
+    [-1, [1]],
+    ["IPv4Address", "x"],
+    ["Path", "x"],
+    [0, 0],
+    [1, 0],
+    ["d", [2], b"x"],
+    [[2, 3], [1]],
+    ["Label", {"x": 1}],
+    ["Label", []],
+    ["Label", {"text": 1}, {"own": 5}],
+    ["Label", {"text": 1}, {"own": {"__class__": 1}}],
+]
+
+
+@pytest.mark.parametrize("code", [*range(1, 16), *range(18, 36)])
+def test_hostile_bytes_are_a_decode_error_and_nothing_else(code):
+    """Whatever a file says under a code that we know: no other error, nothing run, no memory."""
+    for payload in HOSTILE:
+        data = msgspec.msgpack.encode(msgspec.msgpack.Ext(code, msgspec.msgpack.encode(payload)))
+        for read in (decode, Codec(Label).decode, Codec(typing.Any, globals()).decode):
+            with contextlib.suppress(ckpt.DecodeError):
+                read(data)

@@ -155,6 +155,8 @@ def revive_image(payload: list[Any]) -> Any:
     except ImportError as error:
         raise _absent("Pillow") from error
     mode, size, palette, info, data = payload
+    if size[0] * size[1] > 8 * len(data):  # before Pillow makes room for it
+        raise ValueError(f"an image of {size} does not have {len(data)} bytes")
     made = PIL.Image.frombytes(mode, tuple(size), data)
     if palette is not None:
         made.putpalette(palette[1], palette[0])

@@ -45,7 +45,9 @@ def restore(zone: list[Any]) -> Any:
                 return dateutil.tz.tzlocal()
             if name == "UTC":
                 return dateutil.tz.UTC
-            found = dateutil.tz.tzoffset(*zone[2:]) if name is None else dateutil.tz.gettz(name)
+            if name is None:
+                return dateutil.tz.tzoffset(*zone[2:])
+            found = None if _is_path(name) else dateutil.tz.gettz(name)
             if found is not None:
                 return found
     except ImportError as error:
@@ -103,4 +105,9 @@ def _describe_dateutil(zone: Any) -> Zone:
         return None
     for folder in _ZONE_FOLDERS:
         name = name.rpartition(folder)[2]
-    return ["dateutil", name]
+    return None if _is_path(name) else ["dateutil", name]
+
+
+def _is_path(name: str) -> bool:
+    """Tell whether a name would have dateutil read a file that is none of its zones."""
+    return name.startswith("/") or ".." in name
