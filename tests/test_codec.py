@@ -313,8 +313,19 @@ def test_a_class_that_is_neither_annotated_nor_a_global_comes_back_as_a_dict(
     assert known.decode(known.encode(value)) == value
     assert type(known.decode(known.encode(value))) is type(value)
     assert known.notices == []
+    for wrong in (Unknown, Grown):
+        with pytest.raises(DecodeError):
+            Codec(typing.Any, {type(value).__name__: wrong}).decode(known.encode(value))
     other = Codec(annotation, {"Other": type(value)})
     assert type(other.decode(other.encode(value))) is type(wanted), "under another name it is not"
+
+
+def test_a_global_under_another_name_than_its_own_stands_for_nothing():
+    """`Label = Twin` in a later version of the module does not make a Twin of a saved Label."""
+    twin = dataclasses.make_dataclass("Twin", ["text", "score", "tags"])
+    data = Codec(typing.Any, {"Label": Label}).encode(Label("a"))
+    with pytest.raises(DecodeError, match="neither in the annotation"):
+        Codec(typing.Any, {"Label": twin}).decode(data)
 
 
 EXACTLY = {

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import threading
+import time
 import typing
 import warnings
 
@@ -78,6 +79,25 @@ def test_results_in_flight_are_kept_in_the_same_way(store_path):
         wanted = f"Odd(answer={row}, api_key=<secret>)" if int(row) % 2 else None
         assert text == wanted
         assert (result is None) == bool(int(row) % 2)
+
+
+def test_no_call_is_begun_while_the_loop_waits_for_rows(store_path):
+    """The thread whose result could not be stored does not take the next row, which is ready."""
+    calls = []
+
+    def rows():
+        yield from range(3)
+        time.sleep(0.5)
+        yield 3
+
+    def step(row):
+        calls.append(row)
+        time.sleep(0.25 * row)
+        return Odd(row)
+
+    with pytest.raises(ckpt.EncodeError):
+        list(ckpt.run(step, rows(), store=store_path, version=1, concurrency=2))
+    assert sorted(calls) in ([0], [0, 1])
 
 
 def test_tasks_end_at_the_first_one_too(store_path):

@@ -28,8 +28,8 @@ import pytest
 from value_kinds import Colour, Label, Pair
 
 import checkpointdb as ckpt
-from checkpointdb.values.canonical import canonical
-from checkpointdb.values.codec import Codec, decode
+from checkpointdb.values.canonical import canonical, canonical_of
+from checkpointdb.values.codec import Codec, decode, encode
 from checkpointdb.values.records import fields_of, state_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "values.md"
@@ -497,6 +497,17 @@ def test_no_two_values_of_the_page_have_one_identity():
                 continue
             assert encoded not in seen or _are_meant_equal(seen[encoded], value)
             seen[encoded] = value
+
+
+@pytest.mark.parametrize(("name", "make"), NUMBERED)
+def test_the_identity_of_a_row_can_be_made_again_from_what_is_stored(name, make):
+    """So that results are adopted under another name or version."""
+    try:
+        stored = encode(make())
+    except ckpt.EncodeError:
+        return
+    form = canonical_of(stored) if isinstance(stored, bytes) else canonical(decode(stored))
+    assert form == canonical(make())
 
 
 def _are_meant_equal(one, other):
