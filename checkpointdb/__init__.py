@@ -34,6 +34,7 @@ from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
 from .step import Step, arun, run, step
 from .store import Store
+from .values.hooks import register
 from .values.keys import key_of
 
 __version__ = "0.1.0"
@@ -82,6 +83,7 @@ __all__ = [
     "every",
     "key_of",
     "on_exit",
+    "register",
     "run",
     "step",
 ]

@@ -20,13 +20,15 @@ from .engine.callables import (
     bare,
     check_function,
     check_name,
-    check_rows,
     check_version,
+    checked_rows,
     is_async,
     is_method,
     method_error,
+    namespace_of,
     return_type,
     row_name,
+    type_of_each,
 )
 from .engine.job import Job, Spec
 from .engine.on_change import accept
@@ -193,7 +195,7 @@ class Step(Generic[P, R]):
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
         checked = run_options("run", options, self._settings)
-        check_rows(rows, (Iterable, AsyncIterable))
+        rows = checked_rows(rows, (Iterable, AsyncIterable))
         if is_async_source(rows) and not (
             self._spec.is_async and (checked.concurrency > 1 or checked.shared)
         ):
@@ -244,7 +246,7 @@ class Step(Generic[P, R]):
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         _refuse_executor(checked)
-        check_rows(rows, (Iterable, AsyncIterable))
+        rows = checked_rows(rows, (Iterable, AsyncIterable))
         from .loops import asynchronous
 
         if isinstance(rows, Run) and rows.is_synchronous:
@@ -282,7 +284,7 @@ class Step(Generic[P, R]):
 
     def plan(self, rows: Iterable[Any]) -> Plan:
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
-        check_rows(rows, Iterable)
+        rows = checked_rows(rows, Iterable)
         separate = self._settings.duplicates == "separate"
         return plans.plan(
             self.path, self.name, self.version, self._keyer, separate, rows,
@@ -343,8 +345,7 @@ class Step(Generic[P, R]):
 
     @functools.cached_property
     def _batch_spec(self) -> Spec:
-        args = typing.get_args(return_type(self.__wrapped__))
-        return self._make_spec(args[0] if args else Any)
+        return self._make_spec(type_of_each(return_type(self.__wrapped__)))
 
     def _make_spec(self, annotation: Any) -> Spec:
         return Spec(
@@ -353,7 +354,7 @@ class Step(Generic[P, R]):
             version=self.version,
             keyer=self._keyer,
             key_recipe=self._key_recipe,
-            codec=Codec(annotation),
+            codec=Codec(annotation, namespace_of(self.__wrapped__)),
             is_async=is_async(self.__wrapped__),
             separate=self._settings.duplicates == "separate",
             settings=self._settings,

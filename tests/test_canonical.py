@@ -22,7 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpointdb import DecodeError, EncodeError
-from checkpointdb.values.canonical import MAX_DEPTH, Arguments, canonical, is_plain, uncanonical
+from checkpointdb.values.canonical import MAX_DEPTH, Arguments, canonical
+from checkpointdb.values.plain import is_plain
+from checkpointdb.values.revive import uncanonical
 
 NOON = dt.datetime(2024, 3, 31, 12, 0)
 PARIS = zoneinfo.ZoneInfo("Europe/Paris")
@@ -271,19 +273,16 @@ NO_CONTENT = {
     "a plain object": (lambda: [object()], "$[0]", "dataclass"),
     "a class": (lambda: {"type": Data}, "$.type", "type"),
     "an exception": (lambda: (ValueError(),), "$[0]", "ValueError"),
-    "a complex number": (lambda: {"a b": 1j}, "$['a b']", "complex"),
-    "a bytearray": (lambda: {"a": bytearray(b"a")}, "$.a", "bytearray"),
+    "an ellipsis": (lambda: {"a b": ...}, "$['a b']", "ellipsis"),
     "a str subclass": (lambda: {"a": type("Str", (str,), {})("x")}, "$.a", "plain str"),
     "a list subclass": (lambda: {"a": type("List", (list,), {})()}, "$.a", "plain list|JSON types"),
     "a numpy scalar": (lambda: {"score": Numpyish(0.5)}, "$.score", r"\.tolist\(\)"),
-    "a windows path": (lambda: {"p": pathlib.PureWindowsPath("a")}, "$.p", "PureWindowsPath"),
     "inside a set": (lambda: {"s": {1, len}}, "$.s{…}", "builtin"),
     "inside a dict key": (lambda: {"s": {len: 1}}, "$.s.keys()", "builtin"),
     "under a key that is no str": (lambda: {1: {2: len}}, "$[1][2]", "builtin"),
     "inside a dataclass": (lambda: {"d": Data(x=len)}, "$.d.x", "builtin"),
     "inside a namedtuple": (lambda: (Named({"f": len}),), "$[0].x.f", "builtin"),
     "a generator": (lambda: {"rows": (i for i in [])}, "$.rows", "generator"),
-    "an enum of objects": (lambda: enum.Enum("E", {"A": object()}).A, "$", "object"),
 }
 
 
@@ -446,10 +445,10 @@ def test_two_values_have_equal_bytes_if_and_only_if_they_are_equal(a, b):
 @given(PLAIN)
 def test_plain_values_take_the_fast_path_and_its_bytes_are_those_of_the_slow_one(value):
     """A row of JSON types has the same bytes whether or not it is looked at twice."""
-    from checkpointdb.values.canonical import _pack, _tag
+    from checkpointdb.values.canonical import _IDENTITY, _pack, _tag
 
     assert is_plain(value)
-    assert canonical(value) == _pack(_tag(value, "$", MAX_DEPTH, _pack))
+    assert canonical(value) == _pack(_tag(value, "$", MAX_DEPTH, _IDENTITY))
 
 
 @pytest.mark.slow

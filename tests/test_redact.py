@@ -67,7 +67,8 @@ def test_a_result_that_is_refused_is_not_in_the_message(store_path):
         lambda row: "Zorro", [1], name="a", valid=lambda r: False, on_error="record", **options
     )
     assert "Zorro" not in failed.message
-    list(ckpt.run(lambda row: {"Zorro": print}, [1], name="b", on_error="record", **options))
+    with pytest.raises(ckpt.EncodeError):
+        list(ckpt.run(lambda row: {"Zorro": print}, [1], name="b", on_error="record", **options))
     with ckpt.Store(store_path) as store:
         assert all("Zorro" not in str(record.error) for record in store.records())
 

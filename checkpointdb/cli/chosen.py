@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..adopt import keyed_with
-from ..engine.occurrences import Occurrences
+from ..engine.occurrences import Counts
 from ..errors import EncodeError
 from ..file.read import Status
 from ..file.records import Record, RunInfo, StepInfo
@@ -87,7 +87,7 @@ def of_file(reader: Look, info: StepInfo, choice: Choice, source: Source) -> Cho
     except ValueError as error:
         raise LookError(f"{reader.path}: step {info.name!r}: {error}: ckpt run -o") from error
     keyer = Keyer(*_named(info), recipe, depends=keyed_with(reader, info).digest)
-    seen = Occurrences() if reader.has_separate(info.id) else None
+    seen = Counts() if reader.has_separate(info.id) else None
     placed = ((row, source.place(source.at)) for row in source)
     while batch := list(itertools.islice(placed, _BATCH)):
         keys = [_key_of(keyer, *pair) for pair in batch]

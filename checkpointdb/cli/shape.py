@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from ..engine.failures import Failed
-from ..values.canonical import is_plain
+from ..values.plain import is_plain
 from .formats import TableError
 
 _KEPT = (bytes, date, datetime, time, timedelta, Decimal, UUID)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .. import interrupts
+from ..errors import EncodeError
 from ..events import Report, RunEnded, RunStarted, emit
 from ..file.records import Entry
 from ..policy import loss_window
@@ -166,9 +167,11 @@ def begin(job: Job, rows: Any = None) -> Running:
 
     Raises:
         BindingError, StaleResultsError: before any call.
+        EncodeError: the step is annotated to return what cannot be stored; before any call.
     """
     interrupts.watch()
     store, spec = job.store, job.spec
+    _check_result_type(spec)
     captured = spec.capture()
     check_depends(spec.name, spec.keyer.depends, spec.settings.depends)
     check_binding(captured, store.path, spec.name, spec.version, spec.keyer.depends)
@@ -236,6 +239,13 @@ def _observed(spec: Spec, listener: Any, store: str, run: int) -> Spec:
             return await fn(argument)
 
     return msgspec.structs.replace(spec, fn=acall if spec.is_async else call)
+
+
+def _check_result_type(spec: Spec) -> None:
+    try:
+        spec.codec.check()
+    except EncodeError as error:
+        raise EncodeError(f"step {spec.name!r}: {error}", error.where) from None
 
 
 def _warn_of_twin(job: Job, step: int) -> None:

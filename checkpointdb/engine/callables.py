@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import operator
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..values.canonical import Arguments
+from ..values.classes import resolved
 from ..values.keys import Version
+from .tables import as_rows
 
 
 def bare(fn: Any) -> Any:
@@ -91,11 +96,34 @@ def _first_name(signature: inspect.Signature) -> str | None:
 
 
 def return_type(fn: Any) -> Any:
-    """Return what `fn` is annotated to return; Any if that cannot be told."""
-    try:
-        return typing.get_type_hints(bare(fn)).get("return", Any)
-    except Exception:  # noqa: BLE001 - a name that cannot be resolved: decode without a type
+    """Return what `fn` is annotated to return; Any if that cannot be told.
+
+    An annotation of another parameter that cannot be resolved has nothing to do with it.
+    """
+    function = bare(fn)
+    hint = getattr(function, "__annotations__", {}).get("return", Any)
+    inside = inspect.unwrap(function)
+    local = {parameter.__name__: parameter for parameter in getattr(inside, "__type_params__", ())}
+    with contextlib.suppress(TypeError, ValueError):  # a builtin; a cell that is empty yet
+        local |= inspect.getclosurevars(inside).nonlocals
+    return resolved("return", hint, namespace_of(fn), local).get("return", Any)
+
+
+def namespace_of(fn: Any) -> dict[str, Any]:
+    """Return the globals of a step's function; empty for one that Python did not write."""
+    inside = inspect.unwrap(bare(fn))
+    found: dict[str, Any] = getattr(inside, "__globals__", {})
+    return found
+
+
+def type_of_each(annotation: Any) -> Any:
+    """Return the type of each result of a batch, from that of what the step returns; or Any."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if not (isinstance(origin, type) and issubclass(origin, Sequence) and args):
         return Any
+    if origin is tuple and args[1:] != (...,):
+        return functools.reduce(operator.or_, args)
+    return args[0]
 
 
 def check_function(fn: Any) -> None:
@@ -121,10 +149,16 @@ def check_version(version: Any) -> Version:
     return version
 
 
-def check_rows(rows: Any, kinds: Any) -> None:
-    """Raise unless `rows` is an iterable of rows."""
-    if isinstance(rows, str | bytes | dict) or not isinstance(rows, kinds):
+def checked_rows(rows: Any, kinds: Any) -> Any:
+    """Return what to read rows from; raise unless it is an iterable of rows.
+
+    Raises:
+        TypeError: it is none; or a table that cannot be taken as rows.
+    """
+    rows = as_rows(rows)
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, kinds):
         raise TypeError(
             f"rows must be an iterable of rows, not {type(rows).__name__}"
-            + (": for one row, call the step itself" if isinstance(rows, str | dict) else "")
+            + (": for one row, call the step itself" if isinstance(rows, str | Mapping) else "")
         )
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import math
@@ -19,10 +20,13 @@ from .current import calling, calling_now, leave
 from .failures import Failed, failure, to_error_text
 from .in_flight import InFlight
 from .job import Spec
+from .kept import as_text
 from .ledger import Ledger
 from .options import Options
 from .rows import Slot
+from .tables import as_results
 from .tally import Tally
+from .warn import warn
 
 
 class Calls:
@@ -58,10 +62,11 @@ class Calls:
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
         self._budget, self._ledger = budget, ledger
         # bound once: they are asked for each row
-        self._fn, self._encode = spec.fn, spec.codec.encode
+        self._fn, self._encode, self._notices = spec.fn, spec.codec.encode, spec.codec.notices
         self._is_batch = options.batch_size is not None
         self._redactor = spec.settings.redactor
         self._is_direct = is_direct
+        self._unstorable: Exception | None = None
         self._needs_begin = budget is not None or ledger is not None
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
@@ -213,6 +218,7 @@ class Calls:
     def begin(self, slots: list[Slot]) -> float:
         """Return the time, for a call that may be made: within the budget, noted in the ledger."""
         try:
+            self._check_storable()
             if self._budget is not None:
                 self._budget.check()
             if self._ledger is not None:
@@ -224,6 +230,11 @@ class Calls:
             raise
         return perf_counter()
 
+    def _check_storable(self) -> None:
+        """Raise if a result of this run could not be stored: no call is begun after that."""
+        if self._unstorable is not None:
+            raise self._unstorable
+
     # --- keep
 
     def keep(self, slots: list[Slot], returned: Any, start: float) -> None:
@@ -231,8 +242,8 @@ class Calls:
 
         Raises:
             EncodeError: a result cannot be stored; it is attached.
-            ValueError: a batch is not a list, or not as long as its rows; what was returned is
-                attached.
+            ValueError: a batch is no list of results, or not as long as its rows; what was
+                returned is attached.
             StoreError: the commit failed; the result stays pending.
         """
         now = perf_counter()
@@ -252,9 +263,8 @@ class Calls:
         try:
             data = self._encode(value)
         except Exception as error:
-            if not self.fail([slot], error, now - seconds, value):
-                raise
-            return
+            self._keep_unstorable(slot, value, error, seconds, now)
+            raise
         slot.value, slot.data = value, data
         cost = problem = text = None
         if self._needs_check:
@@ -270,6 +280,8 @@ class Calls:
         self._take(slot, entry, now)
         if problem is not None:
             raise problem
+        if self._notices:
+            self._tell_notices()
 
     def _take(self, slot: Slot, entry: Entry, now: float) -> None:
         """Make an outcome pending, or durable if that is due; only then may anybody have it."""
@@ -283,12 +295,35 @@ class Calls:
                 with self._lock:
                     self._due.append((slot, due))
 
-    def _keep_batch(self, slots: list[Slot], values: Any, seconds: float) -> None:
+    def _keep_unstorable(
+        self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
+    ) -> None:
+        """Keep what a result was that cannot be stored; no call of this run is begun any more.
+
+        It is a fault of the program, which the next row has too, and each of them costs money.
+        """
+        if not self._is_direct:
+            self._unstorable, self._needs_begin = error, True
+        slot.error = error
+        self._tally.failed([slot], error, recorded=False)
+        failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+        text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
+        self._add_failure(slot, text, seconds, now)
+
+    def _tell_notices(self) -> None:
+        """Say what results will come back as; the result that made it known is kept."""
+        while self._notices:
+            with contextlib.suppress(IndexError):  # another thread says it
+                warn(f"step {self._spec.name!r}: {self._notices.pop()}")
+
+    def _keep_batch(self, slots: list[Slot], returned: Any, seconds: float) -> None:
         """Keep each result of a batch that can be kept, before any raises."""
-        problem: Exception | None = self._misfit(slots, values)
+        values = as_results(returned)
+        problem: Exception | None = self._misfit(slots, returned, values)
         if problem is not None:
             self._in_flight.give_up(slots, problem)
             raise problem
+        assert values is not None
         for slot, value in zip(slots, values, strict=True):
             try:
                 self._keep(slot, value, seconds / len(slots), perf_counter())
@@ -297,19 +332,21 @@ class Calls:
         if problem is not None:
             raise problem
 
-    def _misfit(self, slots: list[Slot], values: Any) -> Exception | None:
-        if not isinstance(values, list | tuple):
-            returned = f"a {type(values).__name__}"
+    def _misfit(
+        self, slots: list[Slot], returned: Any, values: list[Any] | None
+    ) -> Exception | None:
+        if values is None:
+            what = f"a {type(returned).__name__}"
         elif len(values) != len(slots):
-            returned = f"{len(values)} results"
+            what = f"{len(values)} results"
         else:
             return None
         error = ValueError(
             f"step {self._spec.name!r} was given a list of {len(slots)} rows and returned "
-            f"{returned}: with batch_size= it must return a list of {len(slots)} results; "
+            f"{what}: with batch_size= it must return a list of {len(slots)} results; "
             "what it returned is attached to this error as .result"
         )
-        error.result = values  # type: ignore[attr-defined]
+        error.result = returned  # type: ignore[attr-defined]
         return error
 
     def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, BaseException | None]:
@@ -342,22 +379,19 @@ class Calls:
 
     # --- fail
 
-    def fail(
-        self, slots: list[Slot], error: BaseException, start: float, result: Any = None
-    ) -> bool:
+    def fail(self, slots: list[Slot], error: BaseException, start: float) -> bool:
         """Settle rows whose call failed; tell whether as records, so that the run goes on.
 
         Args:
             slots: the rows.
             error: what was raised.
             start: from `begin`.
-            result: what the step returned, if it was that which cannot be stored.
         """
         recorded = self._is_recorded(error)
         try:
             self._tally.failed(slots, error, recorded)
             if recorded:
-                self._record(slots, error, start, result)
+                self._record(slots, error, start)
             else:
                 self._in_flight.give_up(slots, error)
         except BaseException as problem:
@@ -378,21 +412,21 @@ class Calls:
         rest = [slot for slot in slots if not slot.settled and slot not in kept]
         self._in_flight.give_up(rest, error)
 
-    def _record(
-        self, slots: list[Slot], error: BaseException, start: float, result: Any = None
-    ) -> None:
+    def _record(self, slots: list[Slot], error: BaseException, start: float) -> None:
         now = perf_counter()
         seconds = (now - start) / len(slots)
         for slot in slots:
-            attempts = slot.attempts + 1
-            slot.failed = failure(slot.row, attempts, error, self._redactor)
+            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
             slot.error = error if self._is_direct else None
-            text = to_error_text(slot.failed, result, self._redactor)
-            entry = Entry(
-                slot.key, slot.identity, slot.position, attempts, seconds, None, text, None,
-                slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
-            )  # fmt: skip
-            self._take(slot, entry, now)
+            self._add_failure(slot, to_error_text(slot.failed), seconds, now)
+
+    def _add_failure(self, slot: Slot, text: str, seconds: float, now: float) -> None:
+        """Make a failure pending; only now may anybody have it."""
+        entry = Entry(
+            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
+            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+        )  # fmt: skip
+        self._take(slot, entry, now)
 
 
 def _dollars(cost: Any) -> float:

@@ -10,7 +10,6 @@ import msgspec
 from ..values.redact import Redactor
 
 _AS_IT_IS = Redactor(())
-_REPR_LIMIT = 1 << 20
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -59,20 +58,12 @@ def _traceback(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def _repr(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception as problem:  # noqa: BLE001 - see `text_of`
-        return f"<no repr: {type(problem).__name__} in {type(value).__qualname__}.__repr__>"
-
-
-def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_IT_IS) -> str:
+def to_error_text(failed: Failed, result: str | None = None) -> str:
     """Return a failure as the JSON of the `error` column.
 
     Args:
         failed: the failure.
-        result: what the step returned, if that could not be stored: kept as its `repr`.
-        redactor: cleans that.
+        result: what the step returned, if that could not be stored, in words.
     """
     fields = {
         "type": failed.error_type,
@@ -80,7 +71,7 @@ def to_error_text(failed: Failed, result: Any = None, redactor: Redactor = _AS_I
         "traceback": failed.traceback,
     }
     if result is not None:
-        fields["repr"] = redactor.text(_repr(result), failed.row)[:_REPR_LIMIT]
+        fields["repr"] = result
     # an exception's text may hold what no file can, such as the lone surrogate it complains about
     clean = {
         name: text.encode("utf-8", "backslashreplace").decode() for name, text in fields.items()

@@ -6,8 +6,6 @@ Left out: things without stable content (clients, locks), and secrets, by their 
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -15,7 +13,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +21,7 @@ from xxhash import xxh3_64_hexdigest
 
 from ..errors import EncodeError
 from ..values.canonical import canonical
+from ..values.records import NAMESPACES, field_names, is_bag
 from .code_reads import Path
 
 # A digest, and a short form for people, or null; null for what has no stable content.
@@ -174,7 +173,8 @@ def _leaf(value: Any) -> Leaf:
     size = len(value) if isinstance(value, str | bytes) else getattr(value, "nbytes", 0)
     if isinstance(size, int) and size > MOST_BYTES:
         return _digest([type(value).__name__, size]), f"{size:,} bytes"
-    if hasattr(type(value), "__array_interface__") and not value.dtype.hasobject:
+    is_array = hasattr(type(value), "__array_interface__") and hasattr(value, "dtype")
+    if is_array and not value.dtype.hasobject:
         return _digest([value.dtype.str, list(value.shape), value.tobytes()]), None
     try:
         digest = xxh3_64_hexdigest(canonical(value))
@@ -192,6 +192,8 @@ def _digest(value: Any) -> str:
 def _short(value: Any) -> str | None:
     if type(value) not in (str, int, float, bool, type(None)):
         return None
+    if type(value) is int and value.bit_length() > _SHORT * 4:  # Python may refuse to write it
+        return f"an int of {value.bit_length():,} bits"
     text = repr(value)
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
@@ -217,16 +219,13 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     kind = type(value)
     if isinstance(value, type | types.ModuleType) or inspect.isroutine(value):
         return None
-    if dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-    elif isinstance(value, msgspec.Struct):
-        names = list(value.__struct_fields__)
-    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
-        names = list(kind._fields)
-    elif isinstance(value, argparse.Namespace | types.SimpleNamespace) or _is_record(kind):
-        names = _attributes(value)
-    else:
+    if hasattr(kind, "__checkpoint_key__"):  # it says itself what it is
         return None
+    names: Iterable[str] | None = field_names(kind)
+    if names is None or is_bag(kind):
+        if not (isinstance(value, NAMESPACES) or _is_record(kind)):
+            return None
+        names = _attributes(value)
     static = {name: inspect.getattr_static(value, name, None) for name in names}
     return {
         name: getattr(value, name, None) if inspect.isdatadescriptor(found) else found

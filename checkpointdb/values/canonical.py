@@ -10,79 +10,65 @@ what is stored.
 from __future__ import annotations
 
 import array
-import dataclasses
-import datetime as dt
-import decimal
+import collections
+import contextlib
 import enum
 import pathlib
 import types
-import uuid
-import zoneinfo
-from collections.abc import Callable, Iterable
-from math import isfinite
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from ..errors import DecodeError, EncodeError
-from .vectors import (
-    ARRAY,
-    FLOAT32S,
-    FLOAT64S,
-    VECTOR,
-    packed_vector,
-    revive_array,
-    revive_vector,
-    tag_vector,
-)
+from ..errors import EncodeError
+from . import codes, zones
+from .classes import Scope, is_secret
+from .hooks import hook_of
+from .leaves import LEAVES, big_int
+from .packages import becomes, parts_of
+from .plain import MAX_DEPTH, is_plain, pack_plain
+from .records import default_private, fields_of, state_of
+from .vectors import tag_vector
 
-MAX_DEPTH = 128
-WITH_VECTOR = 2  # what `is_plain` says of a value that is stored as MessagePack, not as JSON
-
-_SCALARS = frozenset((str, int, bool, type(None)))
 Pack = Callable[[Any], bytes]
 _pack: Pack = msgspec.msgpack.Encoder(order="deterministic").encode
-pack_plain: Pack = msgspec.msgpack.Encoder().encode  # of a value that `is_plain`, in order
-
-# Codes are part of the file format and of every key: never reuse one.
-_MAP, _TUPLE, _SET, _FROZENSET, _BIGINT, _DECIMAL = 1, 2, 3, 4, 5, 6
-_DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _PATH, _ENUM, _OBJECT, _CALL = range(7, 16)
-_SURROGATES = 36  # text with half of a surrogate pair, which JSON can spell and UTF-8 cannot
 
 
-def is_plain(value: Any, depth: int = MAX_DEPTH) -> int:  # noqa: C901 - flat, see below
-    """Tell whether `value` is a tree of exact JSON types, so that JSON gives back an equal one.
+class Form(msgspec.Struct, frozen=True):
+    """What a value is encoded for.
 
-    Written flat because it runs on every row and result: it is half the price of decoding the
-    JSON again and comparing, and unlike `==` it does not take `True` or an IntEnum for `1`.
-
-    Returns:
-        0: no. 1: yes. 2, `WITH_VECTOR`: yes, and a long list of floats is in it.
+    Attributes:
+        pack: sorts the keys of maps, or leaves them in order.
+        stored: whether it is read again: an identity needs less.
+        scope: of a result: the classes that it may come back as.
+        lost: of a result: which classes it will not come back as, and what instead.
     """
-    kind, answer = type(value), 1
-    if kind is dict:
-        for name in value:
-            if type(name) is not str:
-                return 0
-        children: Iterable[Any] = value.values()
-    elif kind is list:
-        if len(value) >= VECTOR and packed_vector(value):
-            return WITH_VECTOR
-        children = value
-    else:
-        return 1 if kind in _SCALARS or (kind is float and isfinite(value)) else 0
-    for child in children:
-        kind = type(child)
-        if kind in _SCALARS:
-            continue
-        if kind is float:
-            if not isfinite(child):
-                return 0
-        elif depth <= 1 or not (within := is_plain(child, depth - 1)):
-            return 0
-        elif within > answer:
-            answer = within
-    return answer
+
+    pack: Pack
+    stored: bool = False
+    scope: Scope | None = None
+    lost: dict[type, str] = {}
+
+    def within(self, kind: type) -> Form:
+        """Return the form of the fields of a class."""
+        if self.scope is None:
+            return self
+        return Form(self.pack, self.stored, self.scope.within(kind), self.lost)
+
+    def knows(self, kind: type, instead: str) -> bool:
+        """Tell whether instances of a class come back as such; note what they become if not."""
+        if self.scope is None or self.scope.find(kind.__name__) is kind:
+            return True
+        self.loses(kind, instead)
+        return False
+
+    def loses(self, kind: type, instead: str) -> None:
+        """Note that values of a class come back as something else."""
+        if self.scope is not None:
+            self.lost[kind] = instead
+
+
+_IDENTITY, _ROW_STORED = Form(_pack), Form(pack_plain, stored=True)
 
 
 def canonical(value: Any) -> bytes:
@@ -91,20 +77,35 @@ def canonical(value: Any) -> bytes:
     Dict order does not matter; `1`, `1.0`, `True` and `"1"` all differ.
 
     Raises:
-        EncodeError: `value` holds something without a stable content (a lambda, an open file),
-            contains itself, or is nested deeper than 128 levels.
+        EncodeError: `value` holds something without a stable content (a lambda, an open file, a
+            lone surrogate), contains itself, or is nested deeper than 128 levels.
     """
     if is_plain(value):
         try:
             return _pack(value)
         except (OverflowError, UnicodeEncodeError):
             pass  # an int past 64 bits, a lone surrogate: the slow path encodes it
-    return _pack(_tag(value, "$", MAX_DEPTH, _pack))
+    return _pack(_tag(value, "$", MAX_DEPTH, _IDENTITY))
 
 
 def ordered(value: Any) -> bytes:
-    """Encode `value` as `canonical` does, but with the keys of each map in the order they have."""
-    return pack_plain(_tag(value, "$", MAX_DEPTH, pack_plain))
+    """Encode `value` as `canonical` does, but as it is stored.
+
+    The keys of each map are in the order they have, and what compares equal to a dict but is
+    another class keeps its class.
+    """
+    return pack_plain(_tag(value, "$", MAX_DEPTH, _ROW_STORED))
+
+
+def ordered_result(value: Any, scope: Scope, lost: dict[type, str]) -> bytes:
+    """Encode a result as it is stored, so that `uncanonical` gives it back.
+
+    Args:
+        value: the result.
+        scope: the classes that it may come back as; instances of others come back as dicts.
+        lost: gets each such class, and what its values come back as.
+    """
+    return pack_plain(_tag(value, "$", MAX_DEPTH, Form(pack_plain, True, scope, lost)))
 
 
 def canonical_of(data: bytes) -> bytes:
@@ -113,46 +114,69 @@ def canonical_of(data: bytes) -> bytes:
     An instance of a user's class need not be there, and keeps the name of its class.
     """
 
-    def revive(code: int, raw: memoryview) -> msgspec.msgpack.Ext:
-        if code in (FLOAT32S, FLOAT64S):
+    def revive(code: int, raw: memoryview) -> Any:
+        if code in (codes.FLOAT32S, codes.FLOAT64S):
             return msgspec.msgpack.Ext(code, bytes(raw))
         value = msgspec.msgpack.decode(raw, ext_hook=revive)
-        if code in (_SET, _FROZENSET):
+        if code in (codes.SET, codes.FROZENSET):
             value = sorted(map(canonical_of, value))
-        elif code == _MAP:
+        elif code == codes.MAP:
             value = sorted([canonical_of(name), canonical_of(child)] for name, child in value)
-        return _ext(code, value)
+        elif code == codes.DICT_KIND:
+            return value[1]
+        elif code == codes.PURE_PATH and value[0] == "PurePosixPath":
+            code, value = codes.PATH, value[1]
+        elif code == codes.OBJECT:
+            value = value[:2]
+        return _ext(code, value, _IDENTITY)
 
     return _pack(msgspec.msgpack.decode(data, ext_hook=revive))
 
 
 def canonical_call(arguments: bytes) -> bytes:
     """Return the canonical form of a call from that of its arguments as a dict."""
-    return _pack(msgspec.msgpack.Ext(_CALL, arguments))
+    return _pack(msgspec.msgpack.Ext(codes.CALL, arguments))
 
 
 class Arguments(dict[str, Any]):
     """The bound arguments of a call with more than the row: never equal to a row that is a dict."""
 
 
-def _ext(code: int, value: Any, pack: Pack = _pack) -> msgspec.msgpack.Ext:
-    return msgspec.msgpack.Ext(code, pack(value))
+def _ext(code: int, value: Any, form: Form) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(code, form.pack(value))
 
 
-def _tag(value: Any, where: str, depth: int, pack: Pack) -> Any:
+def _tag(value: Any, where: str, depth: int, form: Form) -> Any:
     """Rebuild `value` of types that MessagePack keeps apart; everything else becomes an Ext."""
-    tag = _TAGGERS.get(type(value))
-    if tag is not None:
-        return tag(value, where, depth, pack)
+    kind = type(value)
+    if (tag := _TAGGERS.get(kind)) is not None:
+        return tag(value, where, depth, form)
+    if kind in LEAVES:
+        return _tag_leaf(value, where, depth, form)
+    if (hook := hook_of(kind)) is not None:
+        payload = _tag(_asked(hook.to, value, where), where, _deeper(where, depth), form)
+        return _ext(codes.REGISTERED, [hook.name, payload], form)
+    if hasattr(kind, "__checkpoint_key__"):
+        return _tag_keyed(value, where, depth, form)
     if isinstance(value, enum.Enum):
-        return _ext(_ENUM, [type(value).__name__, _tag(value.value, where, depth, pack)], pack)
-    if isinstance(value, Arguments):
-        return _ext(_CALL, _tag_dict(value, where, depth, pack), pack)
+        return _tag_enum(value, where, depth, form)
     if isinstance(value, dict):
-        return _tag_dict(value, where, depth, pack)
-    fields = _fields(value)
-    if fields is not None:
-        return _ext(_OBJECT, [type(value).__name__, _tag_dict(fields, where, depth, pack)], pack)
+        return _tag_dict_kind(value, where, depth, form)
+    return _tag_other(value, where, depth, form)
+
+
+def _tag_other(value: Any, where: str, depth: int, form: Form) -> Any:
+    kind: Any = type(value)
+    if (parts := parts_of(kind)) is not None:
+        if (instead := becomes(kind)) is not None:
+            form.loses(kind, instead)
+        code, payload = parts(value, where)
+        return _ext(code, _tag(payload, where, depth, form), form)
+    if (fields := fields_of(value)) is not None:
+        return _tag_record(value, fields, where, depth, form)
+    if (items := _items_of(value, where)) is not None:
+        form.loses(kind, "a dict")
+        return _tag_dict(items, where, depth, form)
     raise EncodeError(
         f"{where}: a value of type {_qualified(value)} cannot be stored or "
         f"compared by content{_advice(value)}",
@@ -160,35 +184,129 @@ def _tag(value: Any, where: str, depth: int, pack: Pack) -> Any:
     )
 
 
-def _fields(value: Any) -> dict[str, Any] | None:
-    """Return the fields of an instance of a data class of any kind, None for anything else."""
-    kind = type(value)
-    names: Iterable[str] | None = None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-    elif isinstance(value, msgspec.Struct):
-        names = kind.__struct_fields__
-    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
-        names = kind._fields
-    elif hasattr(kind, "model_validate_json"):
-        names = [*kind.model_fields, *(value.model_extra or ())]
-    elif hasattr(kind, "__attrs_attrs__"):
-        names = [field.name for field in kind.__attrs_attrs__]
-    return None if names is None else {name: getattr(value, name) for name in names}
-
-
 def _qualified(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _advice(value: Any) -> str:
-    if hasattr(value, "tolist"):
-        return ": convert it with .tolist()"
+    kind = type(value)
+    if is_secret(kind):
+        return (
+            f", for it hides what it holds: leave it out, or say with ckpt.register({kind.__name__}"
+            ", to=, back=) that it is to be stored as plain text"
+        )
+    for convert in ("tolist", "as_py", "to_dict", "to_dicts"):
+        if hasattr(value, convert):
+            return f": convert it with .{convert}()"
     if isinstance(value, str | int | float | bytes):
-        return f": convert it to a plain {type(value).__mro__[1].__name__}"
+        return f": convert it to a plain {kind.__mro__[1].__name__}"
     if callable(value) or hasattr(value, "read"):
         return ": give what it is made from (a name, a path) instead"
-    return ": use plain JSON types or a dataclass"
+    return f": use plain JSON types or a dataclass, or ckpt.register({kind.__name__}, to=, back=)"
+
+
+def _asked(ask: Callable[[Any], Any], value: Any, where: str) -> Any:
+    """Return what the user's code says of a value."""
+    try:
+        return ask(value)
+    except Exception as error:
+        raise EncodeError(
+            f"{where}: {getattr(ask, '__qualname__', ask)} raised {type(error).__name__} for a "
+            f"{type(value).__qualname__}: {error}",
+            where,
+        ) from error
+
+
+def _tag_leaf(value: Any, where: str, depth: int, form: Form) -> Any:
+    code, to, _ = LEAVES[type(value)]
+    if code in (codes.DATETIME, codes.TIME) and not zones.is_exact(value.tzinfo):
+        if value.utcoffset() is None:
+            raise EncodeError(
+                f"{where}: a time in a zone of type {_qualified(value.tzinfo)} shows neither "
+                "offset nor name: use zoneinfo.ZoneInfo",
+                where,
+            )
+        form.loses(type(value.tzinfo), "a datetime.timezone of the same offset")
+    if isinstance(value, pathlib.PurePosixPath) and not form.stored:
+        code, to = codes.PATH, str
+    return _ext(code, _tag(to(value), where, depth, form), form)
+
+
+def _tag_keyed(value: Any, where: str, depth: int, form: Form) -> Any:
+    """Encode an object that knows its own identity, which is all that a store has of it."""
+    if form.scope is not None:
+        raise EncodeError(
+            f"{where}: a {_qualified(value)} has a key of its own, and cannot be made from it: "
+            "return plain values",
+            where,
+        )
+    key = _asked(type(value).__checkpoint_key__, value, where)
+    return _ext(
+        codes.KEYED, [type(value).__name__, _tag(key, where, _deeper(where, depth), form)], form
+    )
+
+
+def _tag_enum(value: enum.Enum, where: str, depth: int, form: Form) -> Any:
+    """Encode a member by its value; by its name where the value does not lead back to it."""
+    kind, tagged = type(value), None
+    is_known = form.knows(kind, "its value")
+    with contextlib.suppress(EncodeError):
+        tagged = [_tag(value.value, where, depth, form)]
+    if not is_known and tagged is not None:
+        return tagged[0]
+    if tagged is not None and _is_found(value):
+        return _ext(codes.ENUM, [kind.__name__, tagged[0]], form)
+    return _ext(codes.ENUM_MEMBER, [kind.__name__, value.name], form)
+
+
+def _is_found(member: enum.Enum) -> bool:
+    try:
+        return type(member)(member.value) is member and bool(member.value == member.value)
+    except Exception:  # noqa: BLE001 - the class's own `_missing_` may raise anything
+        return False
+
+
+def _tag_record(value: Any, fields: dict[str, Any], where: str, depth: int, form: Form) -> Any:
+    kind = type(value)
+    if not form.knows(kind, "a dict"):
+        return _tag_dict(fields, where, depth, form)
+    inner = form.within(kind)
+    parts = [kind.__name__, _tag_dict(fields, where, depth, inner)]
+    if form.scope is not None and (state := state_of(value)):
+        parts.append(_tag_state(value, state, where, depth, inner))
+    return _ext(codes.OBJECT, parts, form)
+
+
+def _tag_state(value: Any, state: dict[str, Any], where: str, depth: int, form: Form) -> Any:
+    """Encode what an instance has besides its fields.
+
+    A private attribute that cannot be stored (a lock) is left to the class, if it makes such a one.
+    """
+    for name, child in list(state.get("private", {}).items()):
+        try:
+            _tag(child, f"{where}.{name}", depth, form)
+        except EncodeError:
+            if type(default_private(type(value), name)) is not type(child):
+                raise
+            del state["private"][name]
+    return _tag_dict(state, where, depth, form)
+
+
+def _items_of(value: Any, where: str) -> dict[Any, Any] | None:
+    """Return the items of what looks like a dict and is none; None for anything else."""
+    kind = type(value)
+    if isinstance(value, Mapping):
+        return {name: value[name] for name in value}
+    if kind.__module__ == "sqlite3" and kind.__name__ == "Row":
+        pairs = list(zip(value.keys(), value, strict=True))
+    elif kind.__module__.startswith("pandas") and kind.__name__ == "Series":
+        pairs = list(value.items())
+    else:
+        return None
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        raise EncodeError(f"{where}: two values of this row have one name", where)
+    return items
 
 
 def _deeper(where: str, depth: int) -> int:
@@ -197,10 +315,10 @@ def _deeper(where: str, depth: int) -> int:
     return depth - 1
 
 
-def _tag_text(value: str, *_: Any) -> Any:
+def _tag_text(value: str, _where: str, _depth: int, form: Form) -> Any:
     if _is_utf8(value):
         return value
-    return _ext(_SURROGATES, value.encode("utf-8", "surrogatepass"))
+    return _ext(codes.SURROGATES, value.encode("utf-8", "surrogatepass"), form)
 
 
 def _is_utf8(text: str) -> bool:
@@ -211,67 +329,67 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _tag_int(value: int, *_: Any) -> Any:
+def _tag_int(value: int, _where: str, _depth: int, form: Form) -> Any:
     if -(1 << 63) <= value < 1 << 64:
         return value
-    return _ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return _ext(codes.BIGINT, big_int(value), form)
 
 
-def _tag_list(value: Iterable[Any], where: str, depth: int, pack: Pack) -> list[Any]:
+def _tag_list(value: Iterable[Any], where: str, depth: int, form: Form) -> list[Any]:
     depth = _deeper(where, depth)
-    return [_tag(child, f"{where}[{i}]", depth, pack) for i, child in enumerate(value)]
+    return [_tag(child, f"{where}[{i}]", depth, form) for i, child in enumerate(value)]
 
 
-def _tag_set(value: Iterable[Any], where: str, depth: int, pack: Pack) -> list[bytes]:
+def _tag_set(value: Iterable[Any], where: str, depth: int, form: Form) -> list[bytes]:
     depth = _deeper(where, depth)
-    return sorted(pack(_tag(child, f"{where}{{…}}", depth, pack)) for child in value)
+    return sorted(form.pack(_tag(child, f"{where}{{…}}", depth, form)) for child in value)
 
 
-def _tag_dict(value: dict[Any, Any], where: str, depth: int, pack: Pack) -> Any:
-    depth = _deeper(where, depth)
+def _tag_deque(value: collections.deque[Any], where: str, depth: int, form: Form) -> Any:
+    return _ext(codes.DEQUE, [value.maxlen, _tag_list(value, where, depth, form)], form)
+
+
+def _tag_dict(value: dict[Any, Any], where: str, depth: int, form: Form) -> Any:
+    depth, pack = _deeper(where, depth), form.pack
     if all(type(name) is str and _is_utf8(name) for name in value):
         return {
-            name: _tag(child, where + _step_into(name), depth, pack)
+            name: _tag(child, where + _step_into(name), depth, form)
             for name, child in value.items()
         }
     pairs = [
         (
-            pack(_tag(name, f"{where}.keys()", depth, pack)),
-            pack(_tag(child, f"{where}[{name!r}]", depth, pack)),
+            pack(_tag(name, f"{where}.keys()", depth, form)),
+            pack(_tag(child, f"{where}[{name!r}]", depth, form)),
         )
         for name, child in value.items()
     ]
-    return _ext(_MAP, pairs if pack is pack_plain else sorted(pairs), pack)
+    return _ext(codes.MAP, pairs if form.stored else sorted(pairs), form)
+
+
+_FACTORIES = (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
+FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in _FACTORIES}
+
+
+def _tag_dict_kind(value: dict[Any, Any], where: str, depth: int, form: Form) -> Any:
+    """Encode a dict of another class, which equals a dict: it has the same identity."""
+    tagged, kind = _tag_dict(value, where, depth, form), type(value)
+    if kind is Arguments:
+        return _ext(codes.CALL, tagged, form)
+    if not form.stored:
+        return tagged
+    if kind in (collections.OrderedDict, collections.Counter):
+        return _ext(codes.DICT_KIND, [kind.__name__, tagged], form)
+    if isinstance(value, collections.defaultdict) and kind is collections.defaultdict:
+        factory = value.default_factory
+        name = getattr(factory, "__name__", "")
+        if factory is None or FACTORIES.get(name) is factory:
+            return _ext(codes.DICT_KIND, ["defaultdict", tagged, name or None], form)
+    form.loses(kind, "a dict")
+    return tagged
 
 
 def _step_into(name: str) -> str:
     return f".{name}" if name.isidentifier() else f"[{name!r}]"
-
-
-def _tag_datetime(value: dt.datetime, where: str, *_: Any) -> Any:
-    return _ext(_DATETIME, [value.isoformat(), value.fold, _zone(value, where)])
-
-
-def _tag_time(value: dt.time, where: str, *_: Any) -> Any:
-    return _ext(_TIME, [value.isoformat(), value.fold, _zone(value, where)])
-
-
-def _zone(value: dt.datetime | dt.time, where: str) -> str | None:
-    """Return the name of a time zone, where the offset that `isoformat` shows is not all of it."""
-    zone = value.tzinfo
-    if isinstance(zone, zoneinfo.ZoneInfo):
-        return zone.key
-    if zone is not None and value.utcoffset() is None:
-        raise EncodeError(
-            f"{where}: a time in a zone of type {_qualified(zone)} shows neither offset nor name: "
-            "use zoneinfo.ZoneInfo",
-            where,
-        )
-    return None
-
-
-def _tag_path(value: pathlib.PurePosixPath, *_: Any) -> Any:
-    return _ext(_PATH, _tag_text(str(value)))
 
 
 _TAGGERS: dict[type, Callable[..., Any]] = {
@@ -283,79 +401,9 @@ _TAGGERS: dict[type, Callable[..., Any]] = {
     str: _tag_text,
     list: _tag_list,
     dict: _tag_dict,
-    tuple: lambda value, *at: _ext(_TUPLE, _tag_list(value, *at), at[-1]),
-    set: lambda value, *at: _ext(_SET, _tag_set(value, *at), at[-1]),
-    frozenset: lambda value, *at: _ext(_FROZENSET, _tag_set(value, *at), at[-1]),
-    decimal.Decimal: lambda value, *_: _ext(_DECIMAL, str(value)),
-    dt.datetime: _tag_datetime,
-    dt.date: lambda value, *_: _ext(_DATE, value.isoformat()),
-    dt.time: _tag_time,
-    dt.timedelta: lambda value, *_: _ext(
-        _TIMEDELTA, [value.days, value.seconds, value.microseconds]
-    ),
-    uuid.UUID: lambda value, *_: _ext(_UUID, value.bytes),
-    pathlib.PosixPath: _tag_path,
-    pathlib.PurePosixPath: _tag_path,
+    tuple: lambda value, *at: _ext(codes.TUPLE, _tag_list(value, *at), at[-1]),
+    set: lambda value, *at: _ext(codes.SET, _tag_set(value, *at), at[-1]),
+    frozenset: lambda value, *at: _ext(codes.FROZENSET, _tag_set(value, *at), at[-1]),
+    collections.deque: _tag_deque,
     array.array: tag_vector,
-}
-
-
-def uncanonical(data: bytes) -> tuple[Any, bool]:
-    """Decode canonical bytes; the flag tells whether objects came back as a builtin.
-
-    An instance of a user's class comes back as a dict of its fields, an Enum as its value; a set of
-    such dicts as a list, and a dict with such keys as a list of pairs.
-    """
-    objects: list[str] = []
-
-    def unpack(raw: bytes | memoryview) -> Any:
-        return msgspec.msgpack.decode(raw, ext_hook=revive)
-
-    def revive(code: int, raw: memoryview) -> Any:
-        if not (_MAP <= code <= ARRAY or code == _SURROGATES):
-            raise DecodeError(
-                f"it holds a value of extension code {code}, which this version of checkpointdb "
-                "does not know: upgrade checkpointdb"
-            )
-        if code in (FLOAT32S, FLOAT64S):
-            return revive_vector(code, raw)
-        value = unpack(raw)
-        if code in (_SET, _FROZENSET):
-            kind = set if code == _SET else frozenset
-            return _collected(kind, [unpack(member) for member in value])
-        if code == _MAP:
-            return _collected(dict, [(unpack(name), unpack(child)) for name, child in value])
-        if code in (_OBJECT, _ENUM):
-            objects.append(value[0])
-            return value[1]
-        return _REVIVERS[code](value)
-
-    return unpack(data), bool(objects)
-
-
-def _revive_time(value: Any, fold: int, zone: str | None) -> Any:
-    tzinfo = value.tzinfo if zone is None else zoneinfo.ZoneInfo(zone)
-    return value.replace(fold=fold, tzinfo=tzinfo)
-
-
-def _collected(kind: Callable[[Any], Any], members: list[Any]) -> Any:
-    try:
-        return kind(members)
-    except TypeError:
-        return members
-
-
-_REVIVERS: dict[int, Callable[[Any], Any]] = {
-    _TUPLE: tuple,
-    _BIGINT: lambda value: int.from_bytes(value, "big", signed=True),
-    _DECIMAL: decimal.Decimal,
-    _DATETIME: lambda value: _revive_time(dt.datetime.fromisoformat(value[0]), *value[1:]),
-    _DATE: dt.date.fromisoformat,
-    _TIME: lambda value: _revive_time(dt.time.fromisoformat(value[0]), *value[1:]),
-    _TIMEDELTA: lambda value: dt.timedelta(*value),
-    _UUID: lambda value: uuid.UUID(bytes=value),
-    _PATH: pathlib.Path,
-    _CALL: lambda value: value,
-    _SURROGATES: lambda value: value.decode("utf-8", "surrogatepass"),
-    ARRAY: lambda value: revive_array(*value),
 }

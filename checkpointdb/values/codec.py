@@ -13,13 +13,17 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from ..errors import DecodeError, EncodeError
-from .canonical import WITH_VECTOR, canonical, is_plain, ordered, pack_plain, uncanonical
+from .canonical import ordered, ordered_result
+from .classes import Scope, classes_in, first_unstorable, hints
+from .plain import WITH_VECTOR, is_plain, pack_plain
+from .records import is_model, same
+from .revive import uncanonical
 
 MAX_BYTES = 64 << 20
 
@@ -50,7 +54,7 @@ def encode(value: Any) -> str | bytes:
     """
     plain = is_plain(value)
     if plain:
-        with contextlib.suppress(UnicodeEncodeError):  # the other form names the place
+        with contextlib.suppress(ValueError):  # the other form encodes it or names the place
             return encode_plain(value, plain)
     return _sized(ordered(value))
 
@@ -81,21 +85,45 @@ class Codec:
     """Encode and decode the results of one step, typed by its return annotation.
 
     Promise: `decode(encode(value))` equals `value`, in types too; it was checked when encoding.
+    Instances of a class that is neither in the annotation nor in `namespace` under its name come
+    back as dicts, which `notices` says once.
 
     Args:
         annotation: the step's return type: a dataclass, msgspec.Struct, TypedDict, NamedTuple,
-            tuple, pydantic model, or generics of those. `Any`: plain values and the builtin types
-            that the tagged encoding knows.
+            tuple, pydantic model, or generics of those. `Any`: plain values, the builtin types
+            that the tagged encoding knows, and classes of the namespace.
+        namespace: the globals of the step's function.
+
+    Attributes:
+        notices: what the user is to be told of results; whoever tells it takes it away.
     """
 
-    def __init__(self, annotation: Any = Any) -> None:
+    def __init__(self, annotation: Any = Any, namespace: Mapping[str, Any] | None = None) -> None:
         self.annotation = annotation
+        self.notices: list[str] = []
+        self._noticed: set[type] = set()
+        self._scope = Scope(annotation, namespace=namespace)
         self._typed = not _is_plain_type(annotation)
-        self._model: Any = None
-        if _holds_model(annotation):
-            self._model = sys.modules["pydantic"].TypeAdapter(annotation)
-        elif self._typed:
+        self._model = _model_adapter(annotation) if self._typed else None
+        if self._typed and self._model is None:
             self._from_json = _typed_decoder(annotation)
+
+    def check(self) -> None:
+        """Raise if the annotation says that no result can be stored.
+
+        Raises:
+            EncodeError: so it is; no call was made.
+        """
+        found = first_unstorable(self.annotation)
+        if found is not None:
+            kind = found.kind.__qualname__
+            place = "" if found.where == "$" else f" in {found.where}"
+            raise EncodeError(
+                f"a result of type {_type_name(self.annotation)} cannot be stored, for it has "
+                f"a {kind}{place}: return plain values or a dataclass, or say with "
+                f"ckpt.register({kind}, to=, back=) how one is stored. No call was made",
+                found.where,
+            )
 
     def encode(self, value: Any) -> str | bytes:
         """Encode one result.
@@ -107,19 +135,18 @@ class Codec:
             if not self._typed and (plain := is_plain(value)):  # nearly always: in one step
                 try:
                     return encode_plain(value, plain)
-                except UnicodeEncodeError:
-                    pass  # the other form names the place
-            wanted = canonical(value)
-            for data in self._candidates(value):
-                if self._gives_back(data, wanted):
-                    return data
-        except EncodeError as error:
+                except ValueError:
+                    pass  # an int of 4,300 digits; or a lone surrogate, which the other form names
+            data = self._encode_checked(value)
+        except Exception as error:  # noqa: BLE001 - hooks and properties are the user's code
             raise EncodeError(
-                f"the result, a {_name(value)}, cannot be stored: {error}; "
+                f"the result, a {_name(value)}, cannot be stored: {_in_words(error)}; "
                 "the result is attached to this error as .result",
-                error.where,
+                getattr(error, "where", "$"),
                 value,
-            ) from None
+            ) from (error.__cause__ if isinstance(error, EncodeError) else error)
+        if data is not None:
+            return data
         raise EncodeError(
             f"the result, a {_name(value)}, would come back as something else: annotate the step's "
             f"return type with its class (it is {_type_name(self.annotation)}), or return plain "
@@ -127,49 +154,91 @@ class Codec:
             result=value,
         )
 
+    def _encode_checked(self, value: Any) -> str | bytes | None:
+        """Return the first encoding that gives back an equal value, None if there is none."""
+        lost: dict[type, str] = {}
+        try:
+            wanted = ordered_result(value, self._scope, lost)
+        except EncodeError:
+            if self._model is not None:  # types that only pydantic can write
+                for data in self._as_json(value):
+                    if self._is_same(data, value):
+                        return data
+            raise
+        for data in self._as_json(value):
+            if self._gives_back(data, wanted):
+                self._note(lost)
+                return data
+        if self._gives_back(_sized(wanted), wanted):
+            self._note(lost)
+            return wanted
+        return None
+
+    def _note(self, lost: dict[type, str]) -> None:
+        for kind, instead in lost.items():
+            if kind not in self._noticed:
+                self._noticed.add(kind)
+                self.notices.append(
+                    f"a {kind.__qualname__} in a result comes back as {instead} when it is read "
+                    "from the store: name its class in the step's return annotation, or define or "
+                    "import it at the top level of the step's module, to get it as it was"
+                )
+
     def decode(self, data: str | bytes) -> Any:
         """Decode one result.
 
         Raises:
             DecodeError: the annotation has changed and the stored value no longer fits it.
         """
-        if not self._typed:
+        if not self._typed and isinstance(data, str):
             return decode(data)
         try:
             if isinstance(data, str):
                 return self._model.validate_json(data) if self._model else self._from_json(data)
-            return self._convert(*uncanonical(data))
+            return uncanonical(data, self._scope)[0]
         except Exception as error:  # validators are the user's code
             raise DecodeError(
                 f"a saved result does not fit {_type_name(self.annotation)} ({error}): restore the "
                 "annotation, or raise the step's version to compute the row again"
             ) from error
 
-    def _candidates(self, value: Any) -> Iterable[str | bytes]:
+    def _as_json(self, value: Any) -> Iterator[str]:
+        if not self._typed:  # without a type, only what is plain comes back from JSON
+            return
         with contextlib.suppress(Exception):  # what cannot be JSON is not
-            if self._model:
-                for alias in (True, False):
-                    yield _text(
-                        self._model.dump_json(
-                            value, by_alias=alias, round_trip=True, warnings=False
-                        )
-                    )
-            elif self._typed:  # without a type, only what is plain comes back from JSON
+            if self._model is None:
                 yield _text(_json(value))
-        yield _sized(ordered(value))
+                return
+            for alias in (True, False):
+                yield _text(
+                    self._model.dump_json(value, by_alias=alias, round_trip=True, warnings=False)
+                )
 
     def _gives_back(self, data: str | bytes, wanted: bytes) -> bool:
         try:
-            return canonical(self.decode(data)) == wanted
+            return ordered_result(self.decode(data), self._scope, {}) == wanted
         except (DecodeError, EncodeError):
             return False
 
-    def _convert(self, value: Any, has_objects: bool) -> Any:
-        if not has_objects:
-            return value  # exactly what was saved, whether or not it fits the annotation
-        if self._model:
-            return self._model.validate_python(value)
-        return msgspec.convert(value, self.annotation)
+    def _is_same(self, data: str, value: Any) -> bool:
+        try:
+            return same(self.decode(data), value)
+        except Exception:  # noqa: BLE001 - the user's own __eq__
+            return False
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, EncodeError) else f"{type(error).__name__}: {error}"
+
+
+def _model_adapter(annotation: Any) -> Any:
+    """Return what of pydantic reads and writes an annotation with a model in it, else None."""
+    if not any(map(is_model, classes_in(annotation))):
+        return None
+    try:
+        return sys.modules["pydantic"].TypeAdapter(annotation)
+    except Exception:  # noqa: BLE001 - a type unknown to pydantic: the tagged form holds the value
+        return None
 
 
 def _typed_decoder(annotation: Any) -> Callable[[str], Any]:
@@ -187,7 +256,9 @@ def _is_plain_type(annotation: Any) -> bool:
     """Tell whether decoding without a type gives what decoding to `annotation` would."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if typing.is_typeddict(annotation):
-        args = tuple(typing.get_type_hints(annotation).values())
+        if len(found := hints(annotation)) < len(annotation.__annotations__):
+            return False  # one that cannot be resolved
+        args = tuple(found.values())
     elif origin is typing.Literal:
         args = tuple(map(type, args))
     elif origin is None:
@@ -195,13 +266,6 @@ def _is_plain_type(annotation: Any) -> bool:
     elif origin not in (dict, list, typing.Union, types.UnionType):
         return False
     return all(map(_is_plain_type, args))
-
-
-def _holds_model(annotation: Any) -> bool:
-    """Tell whether `annotation` names a pydantic model, so that pydantic must decode it."""
-    if isinstance(annotation, type) and hasattr(annotation, "model_validate_json"):
-        return True
-    return any(map(_holds_model, typing.get_args(annotation)))
 
 
 def _name(value: Any) -> str:

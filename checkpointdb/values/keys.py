@@ -15,8 +15,9 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from ..errors import EncodeError
-from .canonical import Arguments, canonical, canonical_call, canonical_of, is_plain
+from .canonical import Arguments, canonical, canonical_call, canonical_of
 from .codec import decode, encode, encode_plain
+from .plain import is_plain
 from .redact import Redactor
 
 KeyRecipe = None | str | tuple[str, ...] | Callable[[Any], Any]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
+from .records import fields_of
 
 Redact = str | re.Pattern[str] | Callable[[str], str]
 REDACTED = "[redacted]"
@@ -89,15 +88,4 @@ def _fields(value: Any) -> dict[Any, Any] | None:
     """Return the items of a dict, or the fields of a record; None if it has none."""
     if isinstance(value, dict):
         return value
-    kind = type(value)
-    if dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-    elif isinstance(value, msgspec.Struct):
-        names = list(value.__struct_fields__)
-    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
-        names = list(kind._fields)
-    elif hasattr(kind, "model_fields"):
-        names = list(kind.model_fields)
-    else:
-        return None
-    return {name: getattr(value, name) for name in names}
+    return None if hasattr(type(value), "__checkpoint_key__") else fields_of(value)

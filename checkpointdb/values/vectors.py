@@ -1,4 +1,4 @@
-"""Vectors and arrays of numbers to bytes and back. Knows their layouts; knows no other value.
+"""Vectors of floats to bytes and back. Knows their layouts; knows no other value.
 
 Bytes are little-endian, whatever the machine's are.
 """
@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 
 from ..errors import EncodeError
+from .codes import FLOAT32S, FLOAT64S
 
 VECTOR = 64  # floats: lists as long as this are stored as MessagePack, shorter ones as JSON
-FLOAT32S, FLOAT64S, ARRAY = 16, 17, 18  # extension codes
 
 _pack = msgspec.msgpack.Encoder().encode
 # What numpy calls the types, and `struct`, which memoryview follows.
-_FORMATS: dict[str, Any] = {
+FORMATS: dict[str, Any] = {
     "f4": "f", "f8": "d", "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B",
     "u2": "H", "u4": "I", "u8": "Q",
 }  # fmt: skip
@@ -69,16 +69,3 @@ def revive_vector(code: int, raw: bytes | memoryview) -> array.array[float]:
     if sys.byteorder == "big":
         vector.byteswap()
     return vector
-
-
-def revive_array(dtype: str, shape: list[int], data: bytes) -> Any:
-    """Return a numpy array; where numpy is not installed, a memoryview of the same shape."""
-    if math.prod(shape) * int(dtype[2:]) != len(data) or dtype[0] not in "<|":
-        raise ValueError(f"an array of {shape} {dtype} does not have {len(data)} bytes")
-    try:
-        import numpy  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        kind = _FORMATS[dtype[1:]]
-        flat = memoryview(bytearray(data))
-        return flat.cast(kind, shape) if shape and 0 not in shape else flat.cast(kind)
-    return numpy.frombuffer(bytearray(data), numpy.dtype(dtype)).reshape(shape)
