@@ -324,7 +324,7 @@ def test_a_failure_survives_its_text():
         raise ValueError("lone \udc80")
     except ValueError as error:
         failed = failure({"n": 1}, 3, error)
-    again = from_error_text({"n": 1}, 3, to_error_text(failed, result=object))
+    again = from_error_text({"n": 1}, 3, to_error_text(failed, result="an object"))
     assert (again.error_type, again.attempts, again.row) == ("ValueError", 3, {"n": 1})
     assert again.message == r"lone \udc80" and "raise ValueError" in again.traceback
 
