@@ -7,10 +7,12 @@ docstrings and decorators do not count.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import sys
 import textwrap
+import threading
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ _UNSEEN = (OSError, TypeError, SyntaxError, ValueError)
 # looked up once: its file may be edited while it runs.
 _trees: dict[int, tuple[types.CodeType, Tree | None]] = {}
 _MOST_TREES = 4096
+_parsing = threading.Lock()
 
 
 def fingerprint(fn: Callable[..., Any]) -> str | None:
@@ -87,8 +90,20 @@ def tree_of(code: types.CodeType) -> Tree | None:
     return known[1]
 
 
+def parse(source: str) -> ast.Module:
+    """Parse source, even while other threads do.
+
+    CPython 3.11 counts the depth of all threads in one place, and raises SystemError if they took
+    turns. Our own threads wait for each other; while somebody else's parses, we try again.
+    """
+    for _ in range(9):
+        with _parsing, contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 def _def_of(code: types.CodeType) -> Tree | None:
-    node = ast.parse(textwrap.dedent(inspect.getsource(code))).body[0]
+    node = parse(textwrap.dedent(inspect.getsource(code))).body[0]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return None
     given = node.args.posonlyargs + node.args.args
@@ -99,7 +114,7 @@ def _def_of(code: types.CodeType) -> Tree | None:
 
 def _lambda_of(code: types.CodeType) -> Tree | None:
     """Find a lambda by its place: it has no name, and its line need not be a statement."""
-    tree = ast.parse("".join(inspect.findsource(code)[0]))
+    tree = parse("".join(inspect.findsource(code)[0]))
     found = [
         node
         for node in ast.walk(tree)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from .code_reads import Element, Path, is_changed, reads_of, without_end
-from .fingerprint import function_of, outline_print, stripped
+from .fingerprint import function_of, outline_print, parse, stripped
 from .partials import bound_names
 from .plain import (
     ABSENT,
@@ -432,7 +432,7 @@ def _step(value: Any, element: Element) -> Any:
 def _class_print(kind: type) -> str | None:
     """Return the fingerprint of a class's body without its methods."""
     try:
-        node = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        node = parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
     if not isinstance(node, ast.ClassDef) or node.name != kind.__name__:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import StaleResultsError
+from ..errors import StaleResultsError, StoreCorruptError
 from ..file.log import Log
 from ..file.read import Reader
 from ..file.records import SavedCode
@@ -117,7 +117,13 @@ def roots_of(code: SavedCode) -> Roots:
     """Return what a saved code captured."""
     if code.captured is None:
         return {}
-    return msgspec.json.decode(code.captured, type=Roots)
+    try:
+        return msgspec.json.decode(code.captured, type=Roots)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise StoreCorruptError(
+            f"what the code {code.fingerprint} captured (table step_code, id {code.id}) is damaged "
+            f"({error}). Keep the file as it is, and work on a copy"
+        ) from error
 
 
 def is_own(code: SavedCode) -> bool:

@@ -348,7 +348,8 @@ def _check_log(path: str, vfs: str | None) -> None:
     """Say that commits in the log cannot be read, before anything is written over them."""
     if not _is_left_behind(path):
         return
-    damage = wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[1]
+    with mapped(path):
+        damage = wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[1]
     if damage is not None:
         warnings.warn(lost_in_log(path, damage), stacklevel=4)
 

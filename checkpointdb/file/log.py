@@ -76,7 +76,7 @@ class Log(Registry):
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
-        self._end_all_counters()
+        self._give_up_the_rest()
         self._shorten_tail()
         self.sync()
         self._close()
@@ -303,7 +303,7 @@ class Log(Registry):
                 ids = choose(self._reader, self.path, step, version, failed, where)
             if not ids or dry_run:
                 return len(ids)
-            check_alone(self.path, self._runs(), self._own_runs)
+            check_alone(self.path, self._runs(), self._open_runs)
             with self._writing() as writer, transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"

@@ -27,7 +27,8 @@ class Registry(Opened):
 
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
         super().__init__(path, durability, vfs)
-        self._own_runs: set[int] = set()
+        self._open_runs: dict[int, float] = {}  # of this handle, and when each was started
+        self._claiming: set[str] = set()  # workers that may hold claims
         self._counters: set[Counter] = set()  # that count, or whose end is not written yet
         self._done: set[Counter] = set()  # those
 
@@ -109,7 +110,7 @@ class Registry(Opened):
                  *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
-        self._own_runs.add(run)
+            self._open_runs[run] = now  # even if the commit raises: it may have been made
         return run
 
     def run_elsewhere(self, step: int) -> tuple[int, int] | None:
@@ -134,8 +135,29 @@ class Registry(Opened):
         """Write a run's last counts and how it ended, and make it all survive a power cut."""
         with self._writing() as writer:
             update_run(writer, run, counts, ended)
+            self._open_runs.pop(run, None)
             self._unsynced = self.durability != "power"
         self.sync()
+
+    def _give_up_the_rest(self) -> None:
+        """End what could not be ended in its time: this process may live on for days.
+
+        The runs would be open for as long, and the claims be held.
+        """
+        for worker in list(self._claiming):
+            self.release_claims(worker)
+        for run, started in list(self._open_runs.items()):
+            with self._writing() as writer:
+                writer.execute(  # its id may be another's, if its beginning was rolled back
+                    """
+                    update runs set ended = 'closed', updated_at = ?
+                     where id = ? and started_at = ? and ended is null
+                    """,
+                    (time.time(), run, started),
+                )
+                del self._open_runs[run]
+                self._unsynced = self.durability != "power"
+        self._end_all_counters()
 
     # --- single-flight across processes: `file/leases.py`
 
@@ -143,6 +165,7 @@ class Registry(Opened):
     def claim(self, worker: str, keys: Sequence[bytes]) -> set[bytes]:
         """Claim the keys that no live worker holds; return those."""
         with self._light(), self._writing() as writer, transaction(writer):
+            self._claiming.add(worker)
             return leases.take(writer, worker, keys)
 
     @interrupts.whole
@@ -156,6 +179,8 @@ class Registry(Opened):
         """Give up what a worker holds of some keys, or all that it holds."""
         with self._light(), self._writing() as writer:
             leases.release(writer, worker, keys)
+            if keys is None:
+                self._claiming.discard(worker)
 
     def is_unclaimed(self, key: bytes) -> bool:
         """Tell whether nobody alive holds this key."""

@@ -56,6 +56,16 @@ class _File(apsw.VFSFile):
             self._vfs.last = max(self._vfs.last, (offset - HEADER) // amount + 1)
         return super().xRead(amount, offset)
 
+    # Nobody else has it open, and a lock for writing cannot be had on what is open for reading.
+    def xLock(self, level: int) -> None:  # noqa: N802 - apsw's name
+        pass
+
+    def xUnlock(self, level: int) -> None:  # noqa: N802 - apsw's name
+        pass
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802 - apsw's name
+        return False
+
 
 def look(uri: str, base: str) -> tuple[tuple[int, int], Damage | None]:
     """Return a store's application id and format, read with its log, and what is wrong with that.

@@ -1,0 +1,39 @@
+"""Run the laboratory: `python -m tests.crash --seed 7 --states 20000 --json report.json`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import random
+import sys
+
+from . import session
+from .report import line
+
+
+def main() -> int:
+    """Return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
+    parser.add_argument("--states", type=int, default=5_000, help="disks and faults, about")
+    parser.add_argument("--only", nargs="+", default=(), choices=session.EXPERIMENTS)
+    parser.add_argument("--json", metavar="FILE", help="write the report there")
+    asked = parser.parse_args()
+    print(f"seed {asked.seed}, {asked.states:,} states", flush=True)
+    report = session.run(
+        asked.seed,
+        asked.states,
+        tuple(asked.only),
+        lambda name, counts: print(line(name, counts), flush=True),
+    )
+    for violation in report.violations:
+        print(f"\nBROKEN {violation.experiment}: {violation.text}")
+        print(f"  {violation.where}\n  {violation.options}")
+    if asked.json:
+        pathlib.Path(asked.json).parent.mkdir(parents=True, exist_ok=True)
+        report.write(asked.json)
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
