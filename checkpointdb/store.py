@@ -52,8 +52,12 @@ class Store:
         if create and not os.path.lexists(self.path):
             files.create(self.path, vfs)
         self.log = Log(self.path, durability, vfs)
-        lifetime.opened(self.log, self.log.forked)
-        lifetime.give_back(self, self.log)
+        try:
+            lifetime.opened(self.log, self.log.forked)
+            lifetime.give_back(self, self.log)
+        except BaseException:  # no memory, say: nobody would ever close it
+            self.log.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
