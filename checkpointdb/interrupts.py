@@ -266,6 +266,7 @@ def _save() -> None:
 
 _awaited: set[tuple[int, int]] = set()  # async calls in flight: their thread, and a number
 _numbers = itertools.count()
+forsaken: set[int] = set()  # threads whose call took too long: nobody waits for them
 
 
 def halt() -> None:
@@ -304,7 +305,7 @@ def _others_are_calling() -> bool:
     if any(thread != state.main for thread, _ in list(_awaited)):
         return True
     for thread, frame in sys._current_frames().items():
-        if thread != state.main and _is_calling(frame):
+        if thread != state.main and thread not in forsaken and _is_calling(frame):
             return True
     return False
 
@@ -342,6 +343,7 @@ def _reset_in_child() -> None:
             signal.signal(number, before(number, handler))
     state.deferred, state.urgent, state.ending, state.taken = None, False, False, ()
     _awaited.clear()
+    forsaken.clear()
 
 
 # A signal that comes to a child before its handlers are reset would be lost, and with it the

@@ -72,7 +72,7 @@ class Running:
         )  # fmt: skip
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
-            observed, options, self.committer, self.in_flight, tally, budget, ledger,
+            log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
             None if self.sharing is None else self.sharing.under_way,
             is_direct=rows is None,
         )  # fmt: skip
