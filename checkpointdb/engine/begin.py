@@ -217,7 +217,7 @@ def end(running: Running, how: str) -> None:
     window = running.committer.loss_window
     event = RunEnded(
         job.spec.name, job.store.path, running.id, how, running.report(), window,
-        running.stale_now(),
+        running.stale_now(), running.tally.failures(),
     )  # fmt: skip
     emit(event, job.options.on_event)
     running.intake.changed.warn_at_end()
