@@ -12,6 +12,7 @@
     ├── StaleResultsError        other code computed what is saved    .results .changes
     ├── BindingError             one step's code, bound to other values
     ├── StepDeadlockError        a row that waits for itself          .key
+    ├── StepStuckError           calls that run on after their time   .rows
     └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
 Misuse of the API is a builtin `TypeError` or `ValueError` at the call. `StaleResultsWarning` is a
@@ -131,6 +132,17 @@ class StepDeadlockError(CheckpointError):
     def __init__(self, message: str, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class StepStuckError(CheckpointError):
+    """Calls took longer than `timeout=` and still run, so many that no other can be made.
+
+    `rows` are their positions. What they return while the process lives is saved.
+    """
+
+    def __init__(self, message: str, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class BudgetExceeded(CheckpointError):

@@ -14,6 +14,9 @@ import msgspec
 
 log = logging.getLogger("checkpointdb.run")
 
+# So many failures by one type of error, and late results, are warned of; then every tenfold.
+WARNED_OF = 5
+
 
 class Report(msgspec.Struct, frozen=True):
     """What a run has done so far: the one list of counts, which the `runs` table has as columns.
@@ -62,15 +65,22 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class CameLate(msgspec.Struct, frozen=True):
-    """Under `shared=True`, another worker saved its result of this row first; that one stays."""
+    """Under `shared=True`, another worker saved its result of this row first; that one stays.
+
+    It is the `nth` such row of its run, counted from 1.
+    """
 
     step: str
     position: int
     key: str
+    nth: int = 1
 
 
 class RowFailed(msgspec.Struct, frozen=True):
-    """The step failed for a row; `recorded` tells whether the run goes on."""
+    """The step failed for a row; `recorded` tells whether the run goes on.
+
+    It is the `nth` row of its run, counted from 1, that failed by an error of this type.
+    """
 
     step: str
     position: int
@@ -78,13 +88,15 @@ class RowFailed(msgspec.Struct, frozen=True):
     message: str
     attempts: int
     recorded: bool
+    nth: int = 1
 
 
 class RunEnded(msgspec.Struct, frozen=True):
     """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`.
 
     `loss_window` is what a crash would have cost at the worst moment, calls in flight aside.
-    `stale` is how many saved results of the step were computed by other code.
+    `stale` is how many saved results of the step were computed by other code. `failures` are the
+    types of errors by which rows failed, each with their number, the most frequent first.
     """
 
     step: str
@@ -94,6 +106,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     report: Report
     loss_window: str = ""
     stale: int = 0
+    failures: tuple[tuple[str, int], ...] = ()
 
 
 Event = RunStarted | Committed | CameLate | RowFailed | RunEnded
@@ -115,11 +128,25 @@ def _level(event: Event) -> int:
         case Committed():
             return logging.DEBUG
         case RowFailed(recorded=True) | CameLate():
-            return logging.WARNING
+            return logging.WARNING if _is_warned_of(event.nth) else logging.DEBUG
         case RunEnded(ended="finished") if event.report.failed:
             return logging.WARNING
         case _:
             return logging.INFO
+
+
+def _is_warned_of(nth: int) -> bool:
+    """Tell whether the nth of what may come a million times is worth a line."""
+    return nth <= WARNED_OF or nth == 10 ** (len(str(nth)) - 1)
+
+
+def _more(nth: int, what: str) -> str:
+    """Say once that not every further one will have a line, and later how many there are."""
+    if nth < WARNED_OF:
+        return ""
+    if nth == WARNED_OF:
+        return f" [further {what} are counted; each is logged at DEBUG]"
+    return f" [{what}: {nth:,} so far]"
 
 
 def _line(event: Event) -> str:
@@ -135,15 +162,19 @@ def _line(event: Event) -> str:
             return (
                 f"{event.step}: row {event.position} was computed here too, but another worker "
                 f"saved its result first, and that one stays (key {event.key})"
+                f"{_more(event.nth, 'late results')}"
             )
         case RowFailed():
             return (
                 f"{event.step}: row {event.position} failed, attempt {event.attempts}: "
                 f"{event.error_type}: {event.message}"
+                f"{_more(event.nth, f'failures by {event.error_type}')}"
             )
         case RunEnded():
             report = event.report
             failed = f", {report.failed:,} FAILED" if report.failed else ""
+            if event.failures:
+                failed += f" ({', '.join(f'{kind}: {n:,}' for kind, n in event.failures)})"
             stale = f"; {event.stale:,} saved results are of other code" if event.stale else ""
             return (
                 f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "

@@ -250,6 +250,8 @@ def _end_process(number: int) -> None:
     """Await calls of other threads, save all, then let the signal end the process."""
     state.ending = True
     _save()
+    for call in list(sent):
+        call.cancel()  # unless it is being made
     while _others_are_calling() and state.deferred is None:
         time.sleep(0.002)
     _save()
@@ -266,6 +268,8 @@ def _save() -> None:
 
 _awaited: set[tuple[int, int]] = set()  # async calls in flight: their thread, and a number
 _numbers = itertools.count()
+sent: set[Any] = set()  # futures of calls that an executor's workers make, until they are kept
+forsaken: set[int] = set()  # threads whose call took too long: nobody waits for them
 
 
 def halt() -> None:
@@ -300,11 +304,11 @@ def _is_awaited() -> bool:
 
 
 def _others_are_calling() -> bool:
-    """Tell whether a call is in flight in another thread, or awaited there."""
-    if any(thread != state.main for thread, _ in list(_awaited)):
+    """Tell whether a call is in flight in another thread, or awaited there, or sent elsewhere."""
+    if sent or any(thread != state.main for thread, _ in list(_awaited)):
         return True
     for thread, frame in sys._current_frames().items():
-        if thread != state.main and _is_calling(frame):
+        if thread != state.main and thread not in forsaken and _is_calling(frame):
             return True
     return False
 
@@ -342,6 +346,8 @@ def _reset_in_child() -> None:
             signal.signal(number, before(number, handler))
     state.deferred, state.urgent, state.ending, state.taken = None, False, False, ()
     _awaited.clear()
+    forsaken.clear()
+    sent.clear()
 
 
 # A signal that comes to a child before its handlers are reset would be lost, and with it the

@@ -136,8 +136,9 @@ def test_the_first_failures_are_shown_and_none_steers_the_terminal(here):
     write_rows(here / "rows.jsonl", [{"n": n} for n in range(60)])
     done = ckpt("run", "steps.py:shaky", "rows.jsonl", *PLAIN, "--on-error", "record", cwd=here)
     assert done.returncode == 3
-    assert done.stderr.count("failed, attempt 1: ValueError: no \\x1b[2J") == 5
-    assert done.stderr.count("further warnings are not shown") == 1 and "\x1b" not in done.stderr
+    assert done.stderr.count("failed, attempt 1: ValueError: no \\x1b[2J") == 6
+    assert done.stderr.count("further failures by ValueError are counted") == 1
+    assert done.stderr.count("failures by ValueError: 10 so far") == 1 and "\x1b" not in done.stderr
     shown = on_terminal("run", "steps.py:shaky", "rows.jsonl", *PLAIN, "--on-error", "record",
                         cwd=here)  # fmt: skip
     assert "\x1b[2J" not in shown and "20 of 60 rows FAILED" in shown

@@ -14,7 +14,7 @@ import time
 
 import msgspec
 import pytest
-from drivers import SEQUENTIAL, THREADS
+from drivers import SEQUENTIAL, THREADS, each_driver
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -100,8 +100,34 @@ def test_log_records_carry_the_event(store_path, paid, caplog):
     texts = [r.getMessage() for r in records]
     assert texts[0].endswith("a crash costs at most 1 row and the calls in flight")
     assert "row 1 failed, attempt 1: ValueError: no luck with row 1" in texts[1]
-    assert texts[-1].endswith("4 rows, 0 hits, 3 computed, 1 FAILED")
+    assert texts[-1].endswith("4 rows, 0 hits, 3 computed, 1 FAILED (ValueError: 1)")
     assert msgspec.json.encode(records[-1].event)
+
+
+@each_driver
+def test_a_million_failures_do_not_fill_the_log(driver, store_path, caplog):
+    """Five lines for each type of error, then one for each tenfold; the last line has the sums."""
+
+    def shaky(row):
+        if row % 2:
+            raise (ValueError if row % 3 else LookupError)(f"no luck with {row}")
+        return row
+
+    step = driver.step(shaky, store_path, name="shaky")
+    run = driver.start(step, range(360), on_error="record", on_event=(events := []).append)
+    with caplog.at_level(logging.WARNING, "checkpointdb"):
+        driver.results(run)
+    told = [r.event for r in caplog.records]
+    for kind, n in (("ValueError", 120), ("LookupError", 60)):
+        nths = [1, 2, 3, 4, 5, 10, 100] if n > 100 else [1, 2, 3, 4, 5, 10]
+        assert [e.nth for e in told[:-1] if e.error_type == kind] == nths
+        assert [e.nth for e in of_kind(events, RowFailed) if e.error_type == kind] == [
+            *range(1, n + 1)
+        ]
+    texts = [r.getMessage() for r in caplog.records]
+    assert sum("further failures by" in text for text in texts) == 2
+    assert sum("failures by ValueError: 100 so far" in text for text in texts) == 1
+    assert texts[-1].endswith("180 FAILED (ValueError: 120, LookupError: 60)")
 
 
 def test_nothing_is_logged_above_info_when_all_is_well(store_path, paid, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -167,6 +168,48 @@ def test_the_workers_of_a_pool_that_is_terminated_lose_nothing(tmp_path):
     """`with Pool()` ends its workers by SIGTERM: what they computed is saved."""
     assert end(start(tmp_path, POOL, "fork"))[0] == 0
     assert sorted(results(tmp_path / "rows.ckpt")) == list(range(100))
+
+
+EXECUTOR = """
+    import os, sys, threading, time, checkpointdb as ckpt
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+    directory, kind = sys.argv[1:]
+
+    def label(row):
+        paid = os.open(directory + "/paid", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.write(paid, b"%d\\n" % row)
+        time.sleep(0.5)
+        return row
+
+    def run():
+        pool = {"processes": ProcessPoolExecutor, "threads": ThreadPoolExecutor}[kind](2)
+        for _ in step.run(range(1000), executor=pool):
+            pass
+
+    step = ckpt.step(directory + "/rows.ckpt", version=1, save=ckpt.on_exit())(label)
+    threading.Thread(target=run).start()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_signal_awaits_calls_that_an_executor_makes(tmp_path, kind):
+    """A run in another thread: calls that its workers make are saved; none is begun any more."""
+    process = start(tmp_path, EXECUTOR, kind)
+    wait_for_size(tmp_path / "paid", 8)  # the third and the fourth are being made
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(20) == -signal.SIGTERM
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # an executor's workers outlive their parent
+            os.killpg(process.pid, signal.SIGKILL)
+        _, err = process.communicate()
+    assert err == ""
+    paid = numbers(tmp_path / "paid")
+    assert sorted(results(tmp_path / "rows.ckpt")) == sorted(paid)
+    assert 4 <= len(paid) <= 6, "calls that were only queued were made, too"
 
 
 CTRL_C = """

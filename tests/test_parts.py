@@ -445,8 +445,9 @@ class Kept:
         self.tally, self.in_flight = Tally("s"), InFlight()
         self.committer = Committer(store.log, on_exit(), self.tally, *ids)
         self.calls = Calls(
-            spec or spec_of(), Options(**options), self.committer, self.in_flight, self.tally
-        )
+            store.log, spec or spec_of(), Options(**options), self.committer, self.in_flight,
+            self.tally,
+        )  # fmt: skip
 
     def enter(self, *rows):
         slots = [slot_of(row, n) for n, row in enumerate(rows)]

@@ -18,7 +18,7 @@ from .display import duration, money, note, note_warning, number, rate, safe, sa
 from .running import FileRun
 
 STEP_FAILED, ROWS_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
-SHOWN_FAILURES = 5
+SHOWN = 500  # characters of a warning
 
 
 @contextlib.contextmanager
@@ -63,23 +63,24 @@ def _log_shown(work: FileRun) -> Iterator[None]:
 
 
 class _Log(logging.Handler):
-    """Show the first failures as they come. The last line of the report has their number."""
+    """Show what the library warns of as it comes; the report has the last line."""
 
     def __init__(self, work: FileRun) -> None:
         super().__init__(logging.WARNING)
-        self._work, self.seen = work, 0
+        self._work = work
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one line, up to `SHOWN_FAILURES` of them."""
+        """Show one line; a failure's begins with its row's place in the file."""
         event = getattr(record, "event", None)
         if isinstance(event, RunEnded):
             return
         place = self._work.place(event.position) if isinstance(event, RowFailed) else None
-        self.seen += 1
-        if self.seen <= SHOWN_FAILURES:
-            note((f"{place}: " * bool(place) + safe(record.getMessage()))[:500])
-        elif self.seen == SHOWN_FAILURES + 1:
-            note("further warnings are not shown")
+        note(f"{place}: " * bool(place) + safe(_shortened(record.getMessage())))
+
+
+def _shortened(text: str) -> str:
+    """Return a line that a person reads: what was counted, at its end, stays."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 100]} … {text[-100:]}"
 
 
 def _theirs(error: BaseException) -> TracebackType | None:

@@ -58,6 +58,12 @@ from .sources import Source
     metavar="NAME",
     help="Exception that always ends the run.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="How long a call may take; then its row fails.",
+)
 @click.option("--cost", metavar="NAME", help="Function from a result to its dollars.")
 @click.option("--max-cost", type=float, metavar="DOLLARS", help="The step's budget, over all runs.")
 @click.option("--shared", is_flag=True, help="Other processes run the same rows at the same time.")
@@ -147,6 +153,7 @@ def _asked(
     *,
     no_retry_failed: bool,
     stop_on: tuple[str, ...],
+    timeout: float | None,
     cost: str | None,
     on_error: Any,
     shared: bool,
@@ -165,6 +172,8 @@ def _asked(
         "on_error": on_error or settings.on_error,
         "shared": shared or settings.shared,
     }
+    if timeout is not None:  # or it would undo the step's own
+        asked["timeout"] = timeout
     try:
         Options(**asked)
     except (TypeError, ValueError) as error:

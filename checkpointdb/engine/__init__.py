@@ -27,7 +27,8 @@ report, or call the step for a single row.
 - `Occurrences._lock` is held while the log is asked for numbers.
 - `InFlight._lock` and `Tally._lock` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
-- The table of `waiting.py` has a lock of its own, held for a few instructions.
+- The table of `waiting.py` has a lock of its own, held for a few instructions; so has that of
+  `overdue.py`, and a time limit has one for its places. No other is taken under them.
 - A signal's handler commits in the main thread, but never while that is inside a commit or between
   a step's return and its keeping (`interrupts.py`). In a forked child all locks are made new.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.

@@ -72,7 +72,7 @@ class Running:
         )  # fmt: skip
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
-            observed, options, self.committer, self.in_flight, tally, budget, ledger,
+            log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
             None if self.sharing is None else self.sharing.under_way,
             is_direct=rows is None,
         )  # fmt: skip
@@ -217,7 +217,7 @@ def end(running: Running, how: str) -> None:
     window = running.committer.loss_window
     event = RunEnded(
         job.spec.name, job.store.path, running.id, how, running.report(), window,
-        running.stale_now(),
+        running.stale_now(), running.tally.failures(),
     )  # fmt: skip
     emit(event, job.options.on_event)
     running.intake.changed.warn_at_end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from .. import interrupts
+from ..file.log import Log
 from ..file.records import Entry, SentCall
 from .budget import Budget
 from .committer import Committer
@@ -23,10 +25,13 @@ from .job import Spec
 from .kept import as_text
 from .ledger import Ledger
 from .options import Options
+from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
 from .tables import as_results
 from .tally import Tally
 from .warn import warn
+
+log = logging.getLogger("checkpointdb.run")
 
 
 class Calls:
@@ -35,6 +40,7 @@ class Calls:
     Promise: a result is pending before anybody has it. A row leaves `in_flight` whatever happens.
 
     Args:
+        log: of the store.
         spec: the step.
         options: of the run.
         committer: takes what returned.
@@ -44,10 +50,12 @@ class Calls:
         ledger: if calls are to be noted before they are made.
         under_way: a list to have an entry for each call that has not returned.
         is_direct: whether these are direct calls: what is recorded is raised, too.
+            They have no `concurrency`.
     """
 
     def __init__(
         self,
+        log: Log,
         spec: Spec,
         options: Options,
         committer: Committer,
@@ -58,16 +66,20 @@ class Calls:
         under_way: list[None] | None = None,
         is_direct: bool = False,
     ) -> None:
+        self._log = log
         self._spec, self._options = spec, options
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
         self._budget, self._ledger = budget, ledger
         # bound once: they are asked for each row
         self._fn, self._encode, self._notices = spec.fn, spec.codec.encode, spec.codec.notices
+        self._limit: TimeLimit | None = None
+        if options.timeout is not None:
+            self._set_limit(options.timeout, None if is_direct else options.concurrency)
         self._is_batch = options.batch_size is not None
         self._redactor = spec.settings.redactor
         self._is_direct = is_direct
         self._unstorable: Exception | None = None
-        self._needs_begin = budget is not None or ledger is not None
+        self._needs_begin = any(it is not None for it in (budget, ledger, self._limit))
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
         self._add = committer.put if spec.is_async else committer.add
@@ -87,6 +99,15 @@ class Calls:
         """The name of the step."""
         return self._spec.name
 
+    def _set_limit(self, seconds: float, places: int | None) -> None:
+        fn, name = self._spec.fn, self._spec.name
+        if self._spec.is_async:
+            self._fn = in_time(fn, name, seconds)
+        else:
+            self._fn = self._limit = TimeLimit(
+                fn, name, self._log.path, seconds, places, self.keep_late
+            )
+
     # --- call
 
     @interrupts.computes
@@ -95,6 +116,8 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             interrupts.halt()
+        if overdue and not (slots := self.not_overdue(slots)):
+            return
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call = slots, outer
         self._flying.append(None)
@@ -193,7 +216,9 @@ class Calls:
         return await asyncio.shield(asyncio.wrap_future(called))
 
     def close(self) -> None:
-        """Let the thread end, if there is one; a call that returns later gets another."""
+        """Let threads end that have no call; a call that returns later gets another."""
+        if self._limit is not None:
+            self._limit.end()
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
@@ -219,6 +244,12 @@ class Calls:
         """Return the time, for a call that may be made: within the budget, noted in the ledger."""
         try:
             self._check_storable()
+            if self._limit is not None:
+                self._limit.take_place()
+        except BaseException as error:
+            self._in_flight.give_up(slots, error)
+            raise
+        try:
             if self._budget is not None:
                 self._budget.check()
             if self._ledger is not None:
@@ -226,6 +257,8 @@ class Calls:
                     SentCall(slot.key, slot.position, slot.input, slot.input_form) for slot in slots
                 )
         except BaseException as error:
+            if self._limit is not None:
+                self._limit.free_place()
             self._in_flight.give_up(slots, error)
             raise
         return perf_counter()
@@ -234,6 +267,25 @@ class Calls:
         """Raise if a result of this run could not be stored: no call is begun after that."""
         if self._unstorable is not None:
             raise self._unstorable
+
+    def not_overdue(self, slots: list[Slot]) -> list[Slot]:
+        """Wait for overdue calls of these rows, and take their results; return the other rows."""
+        start = perf_counter()
+        try:
+            if not wait_for_overdue(self._log.path, self._spec.name, slots, self._options.timeout):
+                return slots
+            all_found = self._log.find([slot.key for slot in slots])
+        except BaseException as error:
+            if not self.fail(slots, error, start):
+                raise
+            return []
+        for slot, found in zip(slots, all_found, strict=True):
+            if found is None or found.error is not None or found.id == slot.replaces:
+                continue
+            if found.identity == slot.identity:
+                slot.data, slot.must_compute = found.result, False
+                self._in_flight.leave((slot,))
+        return [slot for slot in slots if not slot.settled]
 
     # --- keep
 
@@ -376,6 +428,36 @@ class Calls:
             slot.error = problem
         self._tally.failed([slot], problem, recorded)
         return cost, None if recorded else problem
+
+    def keep_late(self, slots: list[Slot], rows: list[Slot], returned: Any, start: float) -> None:
+        """Keep what an overdue call returned, over the failure of its rows; for `TimeLimit`."""
+        settled = threading.Event()
+        for slot in slots:
+            settled.clear()
+            self._in_flight.when_settled(slot, settled.set)
+            settled.wait()
+        try:
+            if not self._are_unchanged(slots):
+                log.warning(
+                    "%s: a call that took too long returned, but its row (%d) is not what it was: "
+                    "the result is not saved", self._spec.name, slots[0].position,
+                )  # fmt: skip
+                return
+            try:
+                self.keep(rows, returned, start)
+            finally:
+                self._committer.commit_late()
+        except Exception:  # nobody waits for it any more
+            log.exception("%s: a late result could not be saved", self._spec.name)
+
+    def _are_unchanged(self, slots: list[Slot]) -> bool:
+        """Tell whether the step saw the rows that these keys are of, to the end of its call."""
+        is_unchanged = self._spec.keyer.is_unchanged
+        return is_copied(slots) or all(
+            slot.mutated is None
+            and is_unchanged(slot.row, slot.identity, slot.plain, slot.input, slot.row_digest)
+            for slot in slots
+        )
 
     # --- fail
 

@@ -23,6 +23,7 @@ from ..policy import (
     loss_window,
     next_look,
 )
+from ..store import Store
 from .tally import Tally
 
 # A run's row in the store is brought up to date with a commit, at most this often, in seconds.
@@ -164,7 +165,7 @@ class Committer:
         start, worked, counts = perf_counter(), thread_time(), None
         with self._lock:
             entries, taken = self._entries[:], msgspec.structs.replace(self._sizes)
-        if start - self._last_counts >= COUNTS_EVERY:
+        if start - self._last_counts >= COUNTS_EVERY and not self._closing:
             counts, self._last_counts = self.counts(), start
         late = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
@@ -218,6 +219,19 @@ class Committer:
     def forked(self) -> None:
         """In a forked child: whoever held a lock is not there to give it back."""
         self._committing, self._lock = threading.RLock(), threading.RLock()
+
+    def commit_late(self) -> None:
+        """Commit at once what came after `close`, even after the store was closed."""
+        if not self._closing:
+            return
+        try:
+            self.commit()
+        except StoreError:
+            if not self._log.closed or self._log.is_forked:
+                raise
+            with self._committing, Store(self._log.path, durability=self._log.durability) as store:
+                self._log = store.log
+                self._commit_all()
 
     def close(self) -> None:
         """Commit all that is pending, stop the timer. If it raises, all is still pending."""

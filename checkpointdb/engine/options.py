@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -47,6 +48,7 @@ class StepOptions(TypedDict, total=False):
         redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
+        timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
         on_error: of direct calls, and of runs unless they are given another, like the next three.
             A direct call returns or raises: `"record"` saves its failure, and it raises as well.
@@ -73,6 +75,7 @@ class StepOptions(TypedDict, total=False):
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
+    timeout: float | None
 
 
 class RunOptions(TypedDict, total=False):
@@ -88,6 +91,10 @@ class RunOptions(TypedDict, total=False):
         on_error: `"raise"`: the step's exception ends the run. `"record"`: it is saved, a `Failed`
             takes the result's place and the run goes on.
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
+        timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
+            call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
+            its place among `concurrency` calls, its late result is saved, and when every place
+            has such a call a `StepStuckError` ends the run.
         stop_on: exceptions that end the run even under `"record"`: a spent quota.
         valid: a predicate on results; a result it refuses is a failure, saved all the same.
         cost: dollars of a result, saved with it.
@@ -109,6 +116,7 @@ class RunOptions(TypedDict, total=False):
     progress: bool | None
     on_error: OnError
     retry_failed: bool
+    timeout: float | None
     stop_on: type[BaseException] | tuple[type[BaseException], ...]
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
@@ -141,11 +149,13 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     shared: bool = False
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         self.of_calls  # noqa: B018 - or raise
         check_choice("on_change", self.on_change, get_args(OnChange))
         check_choice("on_changed_input", self.on_changed_input, get_args(OnChange))
+        _check_timeout(self.timeout)
         Redactor(self.redact)  # or raise
         _check_depends(self.depends)
         msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
@@ -187,6 +197,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     progress: bool | None = None
     on_error: OnError = "raise"
     retry_failed: bool = True
+    timeout: float | None = None
     stop_on: Any = ()
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
@@ -200,6 +211,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.batch_size is not None:
             _check_count("batch_size", self.batch_size)
         check_choice("on_error", self.on_error, ("raise", "record"))
+        _check_timeout(self.timeout)
+        if self.timeout is not None and self.executor is not None:
+            raise TypeError(
+                "timeout= cannot be kept in an executor's workers: leave executor= out (threads), "
+                "give timeout=None to this run, or have the step itself give up"
+            )
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise TypeError(
                 f"executor must be a concurrent.futures.Executor, got {self.executor!r}"
@@ -251,6 +268,12 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _check_count(name: str, value: Any) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_timeout(value: Any) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value <= threading.TIMEOUT_MAX):
+        raise ValueError(f"timeout must be a number of seconds above 0, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -37,6 +38,7 @@ class Tally:
         self._redactor = redactor or Redactor(())
         self._lock = threading.Lock()
         self._counts: dict[str, Any] = msgspec.structs.asdict(Report())
+        self._failures, self._late = Counter[str](), 0
         self._began, self._ended = perf_counter(), 0.0
 
     def gave(self, hit: bool, failed_before: bool = False) -> None:
@@ -61,15 +63,17 @@ class Tally:
 
     def failed(self, slots: Sequence[Slot], error: BaseException, recorded: bool) -> None:
         """Count rows that failed, and tell whether the run goes on."""
-        with self._lock:
-            self._counts["failed"] += len(slots)
-        # a log file holds no lone surrogates either
+        # a log file holds no lone surrogates
         text = text_of(error).encode("utf-8", "backslashreplace").decode()
         kind = type(error).__qualname__
-        for slot in slots:
+        with self._lock:
+            self._counts["failed"] += len(slots)
+            before = self._failures[kind]
+            self._failures[kind] += len(slots)
+        for nth, slot in enumerate(slots, before + 1):
             shown = self._redactor.text(text, slot.row)
             self._tell(
-                RowFailed(self._step, slot.position, kind, shown, slot.attempts + 1, recorded)
+                RowFailed(self._step, slot.position, kind, shown, slot.attempts + 1, recorded, nth)
             )
 
     def committed(self, rows: int, late: Sequence[Entry], seconds: float) -> None:
@@ -77,8 +81,10 @@ class Tally:
         with self._lock:
             self._counts["commits"] += 1
             self._counts["commit_seconds"] += seconds
-        for entry in late:
-            self._tell(CameLate(self._step, entry.position, entry.key.hex()))
+            before = self._late
+            self._late += len(late)
+        for nth, entry in enumerate(late, before + 1):
+            self._tell(CameLate(self._step, entry.position, entry.key.hex(), nth))
         self._tell(Committed(self._step, rows, seconds))
 
     def forked(self) -> None:
@@ -94,6 +100,11 @@ class Tally:
         seconds = (self._ended or perf_counter()) - self._began
         with self._lock:
             return Report(**self._counts | {"seconds": seconds})
+
+    def failures(self) -> tuple[tuple[str, int], ...]:
+        """Return the types of errors by which rows failed, with their numbers."""
+        with self._lock:
+            return tuple(self._failures.most_common())
 
     def _tell(self, event: Any) -> None:
         emit(event, self._listener)

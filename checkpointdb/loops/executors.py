@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
+from .. import interrupts
 from ..engine.begin import Running
 from ..engine.calls import Calls
 from ..engine.current import calling
@@ -61,15 +62,26 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
     """
 
     def submit(slots: list[Slot]) -> Future[None]:
+        if interrupts.state.ending:
+            interrupts.halt()
         start = calls.begin(slots)
         sent, kept = executor.submit(_call, fn, calls.argument(slots), slots[0].key), _Kept()
         calls.sent()
+        interrupts.sent.add(sent)
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
         kept.sent = sent
         return kept
 
     def receive(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+        try:
+            keep(slots, start, sent, kept)
+        finally:
+            interrupts.sent.discard(sent)
+
+    def keep(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
         calls.returned()
+        if sent.cancelled() and interrupts.state.ending:
+            return  # its run goes no further
         if sent.cancelled():  # the call was not made: no failure of its row
             Future.cancel(kept)
         if not kept.set_running_or_notify_cancel():
