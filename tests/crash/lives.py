@@ -161,7 +161,7 @@ class Life:
         """Close a store; if it cannot be, whatever was wrong ends, and it is tried once more."""
         try:
             store.close()
-        except ckpt.CheckpointError:
+        except (ckpt.CheckpointError, MemoryError):
             self.heal()
             store.close()
 
