@@ -64,9 +64,9 @@ class Log(Registry):
     """
 
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
-        super().__init__(path, durability, vfs)
         self._buffers: set[Buffer] = set()
         self.calls: Any = None  # numbers the direct calls: see `engine/occurrences.py`
+        super().__init__(path, durability, vfs)
 
     @interrupts.whole
     def close(self) -> None:

@@ -45,14 +45,17 @@ class Opened:
         self._pid = os.getpid()
         self._writer: apsw.Connection | None = files.open_writer(path, durability, vfs)
         with files.mapped(path):
-            self._reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+            reader = None
             try:
+                reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+                self._reader = reader
                 pragmas.harden(self._reader)
                 pragmas.tune_reader(self._reader)
                 self._finder = Finder(path, self._reader)
                 self._file = LogFile(path, self._writer)  # SQLite has made the -wal by now
             except BaseException:  # an open connection would keep the -wal and its locks
-                self._reader.close()
+                if reader is not None:
+                    reader.close()
                 self._writer.close()
                 raise
 

@@ -26,11 +26,11 @@ class Registry(Opened):
     """An open store file, and its small tables."""
 
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
-        super().__init__(path, durability, vfs)
         self._open_runs: dict[int, float] = {}  # of this handle, and when each was started
         self._claiming: set[str] = set()  # workers that may hold claims
         self._counters: set[Counter] = set()  # that count, or whose end is not written yet
         self._done: set[Counter] = set()  # those
+        super().__init__(path, durability, vfs)  # last: what is open then is whole
 
     # --- steps and their codes
 

@@ -61,7 +61,7 @@ class Exceptions(faults.Faults):
         return {"lines": self.lines, "heap limits": self.limits}
 
 
-def _note(life: lives.Life, value: int) -> None:
+def _note(life: lives.Life, value: Any) -> None:
     life.heal.__self__.journal.add("note", value)  # type: ignore[attr-defined]
 
 
@@ -95,7 +95,8 @@ def _raising(life: lives.Life, at: int, files: tuple[str, ...]) -> None:
     life.at_rest = look
     try:
         _traced(life, at, files)
-    except MemoryError:
+    except MemoryError as error:
+        _note(life, str(error))
         life.live()
 
 

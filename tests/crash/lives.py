@@ -161,7 +161,7 @@ class Life:
         """Close a store; if it cannot be, whatever was wrong ends, and it is tried once more."""
         try:
             store.close()
-        except ckpt.CheckpointError:
+        except (ckpt.CheckpointError, MemoryError):
             self.heal()
             store.close()
 
@@ -348,6 +348,7 @@ def two_handles(life: Life) -> None:
         life.run(second, range(half + 2), name="other")
         life.run(first, range(half + 3))
         _at_once(
+            life,
             lambda: life.run(first, range(life.options.rows), name="third"),
             lambda: life.run(second, range(life.options.rows), name="fourth"),
         )
@@ -358,6 +359,7 @@ def shared(life: Life) -> None:
     with life.store() as first, life.store() as second:
         rows = range(life.options.rows)
         _at_once(
+            life,
             lambda: life.run(first, rows, shared=True),
             lambda: life.run(second, rows, shared=True),
         )
@@ -382,7 +384,7 @@ def workers(life: Life) -> None:
         life.run(store, range(life.options.rows + 2), shared=True)
 
 
-def _at_once(*functions: Callable[[], object]) -> None:
+def _at_once(life: Life, *functions: Callable[[], object]) -> None:
     errors: list[BaseException] = []
 
     def guarded(function: Callable[[], object]) -> None:
@@ -390,6 +392,7 @@ def _at_once(*functions: Callable[[], object]) -> None:
             function()
         except BaseException as error:  # raised in the thread that waits
             errors.append(error)
+            life.heal()  # or the other waits for claims that cannot be given up
 
     threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
     for thread in threads:
