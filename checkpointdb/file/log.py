@@ -76,9 +76,13 @@ class Log(Registry):
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
-        self._give_up_the_rest()
-        self._shorten_tail()
-        self.sync()
+        try:
+            self._give_up_the_rest()
+            self._shorten_tail()
+            self.sync()
+        except StoreError:
+            if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
+                raise
         self._close()
         lifetime.closed(self)
 
