@@ -122,6 +122,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "valid": bool,
         "cost": float,
         "shared": True,
+        "timeout": 60.0,
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

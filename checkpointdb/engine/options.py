@@ -48,7 +48,6 @@ class StepOptions(TypedDict, total=False):
         redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
-        timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
         on_error: of direct calls, and of runs unless they are given another, like the next three.
             A direct call returns or raises: `"record"` saves its failure, and it raises as well.
@@ -57,6 +56,7 @@ class StepOptions(TypedDict, total=False):
         cost: dollars of a result, saved with it.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
+        timeout: see `RunOptions`; of single calls, and of runs that are not given one.
     """
 
     name: str | None
