@@ -209,7 +209,9 @@ def test_a_signal_awaits_calls_that_an_executor_makes(tmp_path, kind):
     assert err == ""
     paid = numbers(tmp_path / "paid")
     assert sorted(results(tmp_path / "rows.ckpt")) == sorted(paid)
-    assert 4 <= len(paid) <= 6, "calls that were only queued were made, too"
+    # a pool of processes has up to one call more than workers where it cannot be cancelled
+    most = 4 if kind == "threads" else 7
+    assert 4 <= len(paid) <= most, "calls that were only queued were made, too"
 
 
 CTRL_C = """

@@ -181,8 +181,9 @@ def test_what_cannot_be_meant_is_refused(store_path):
 
 @pytest.mark.parametrize("when", ["in the run", "after it", "after its store was closed"])
 @pytest.mark.parametrize("on_error", ["raise", "record"])
-def test_a_late_result_is_saved_over_the_failure(store_path, provider, when, on_error):
+def test_a_late_result_is_saved_over_the_failure(store_path, provider, monkeypatch, when, on_error):
     """Whether the run goes on, has ended, or its store is closed; committed if the run is over."""
+    monkeypatch.setattr("checkpointdb.engine.committer.COUNTS_EVERY", 0.0)  # not even its counts
     label = ckpt.step(store_path, version=1, name="label", save=ckpt.on_exit())(provider)
     options = {"timeout": 0.2, "on_error": on_error, "concurrency": 2}
     with contextlib.suppress(TimeoutError):
@@ -338,11 +339,10 @@ def test_a_forked_child_does_not_wait_for_its_parent_s_calls(store_path, provide
     with pytest.raises(TimeoutError):
         label(1)
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: os._exit(7 if _child_gets(store_path + ".child") == 10 else 1)
+        target=lambda: os._exit(7 if _child_gets(store_path) == 10 else 1)
     )
     child.start()
     child.join(20)
-    os.path.exists(store_path + ".child") and os.remove(store_path + ".child")
     assert child.exitcode == 7
 
 
@@ -406,6 +406,7 @@ def test_calls_in_flight_count_with_those_that_are_overdue(store_path):
     got = list(label.run(range(30), concurrency=3, timeout=0.25, on_error="record"))
     assert sum(isinstance(it, Failed) for it in got) == 6
     assert most <= 3
+    until(lambda: not overdue)
 
 
 # --- inside of an overdue call
@@ -414,7 +415,7 @@ def test_calls_in_flight_count_with_those_that_are_overdue(store_path):
 def test_an_overdue_call_is_still_a_call(store_path):
     """It knows its key and its context, and calls other steps; its own row it cannot wait for."""
     name = contextvars.ContextVar("name")
-    release, seen = threading.Event(), []
+    release, seen, calls = threading.Event(), [], []
 
     @ckpt.step(store_path, version=1)
     def other(row):
@@ -423,6 +424,7 @@ def test_an_overdue_call_is_still_a_call(store_path):
 
     @ckpt.step(store_path, version=1, timeout=0.1)
     def label(row):
+        calls.append(row)
         before = ckpt.current_key()
         assert release.wait(20)
         assert ckpt.current_key() == before
@@ -441,7 +443,8 @@ def test_an_overdue_call_is_still_a_call(store_path):
     release.set()
     until(lambda: not overdue)
     assert label(1) == "late"
-    assert seen == ["of the caller", ckpt.key_of("other", 1, 5), True]
+    assert seen == ["of the caller", ckpt.key_of("other", 1, 5), True]  # of one call
+    assert calls == [1]
 
 
 def test_thread_locals_of_a_step_last(store_path):
