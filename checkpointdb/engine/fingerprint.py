@@ -10,6 +10,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import os
 import sys
 import textwrap
 import threading
@@ -27,6 +28,16 @@ _UNSEEN = (OSError, TypeError, SyntaxError, ValueError)
 _trees: dict[int, tuple[types.CodeType, Tree | None]] = {}
 _MOST_TREES = 4096
 _parsing = threading.Lock()
+
+
+def _begin_child() -> None:
+    """In a forked child: whoever held the lock is not there to give it back."""
+    global _parsing
+    _parsing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_child)
 
 
 def fingerprint(fn: Callable[..., Any]) -> str | None:
