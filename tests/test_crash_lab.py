@@ -33,7 +33,7 @@ def test_a_planted_fault_is_caught(name):
         assert fault.look()
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 @pytest.mark.parametrize("experiment", session.EXPERIMENTS)
 def test_the_store_passes(experiment):
     """Nothing acknowledged is lost, no byte is wrong, and everything comes to its end."""

@@ -86,7 +86,8 @@ class Opened:
 
     def _close(self) -> None:
         with self.lock, self._reading, files.mapped(self.path):
-            assert self._writer is not None
+            if self._writer is None:  # another thread, a finalizer's perhaps, was first
+                return
             self._reader.close()
             self._writer.close()
             self._writer = None
