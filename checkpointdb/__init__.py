@@ -30,6 +30,7 @@ from .errors import (
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
 from .file.records import Call, Record, RunInfo, StepInfo
+from .file.verify import Problem
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
@@ -55,6 +56,7 @@ __all__ = [
     "KeyCollisionError",
     "Pending",
     "Plan",
+    "Problem",
     "Record",
     "Report",
     "RowFailed",

@@ -11,12 +11,15 @@ import mmap
 from collections.abc import Iterable, Sequence
 
 import apsw
+import msgspec
 
 from .sql import rows
 
 TAIL = 50_000  # and, in a large store,
 TAIL_SHARE = 16  # this part of what is indexed, at most
 LONGEST = 10  # times `TAIL`: 60 MB of memory
+DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost]}
+_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float]])
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
 IDENTITY_BYTES = "coalesce(cast(identity as blob), x'')"
@@ -189,6 +192,15 @@ def state(connection: apsw.Connection, name: str) -> int:
     if type(value) is not int:
         raise apsw.CorruptError("its state is not there")
     return value
+
+
+def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float]]:
+    """Return by step the seconds and the cost of records that a compaction dropped."""
+    value = connection.execute("select value from system_state where name = ?", (DROPPED,)).get
+    try:
+        return {} if value is None else _DROPPED.decode(value)
+    except (msgspec.DecodeError, TypeError):
+        raise apsw.CorruptError("its state is not what was written") from None
 
 
 def extend(writer: apsw.Connection) -> None:
