@@ -29,6 +29,7 @@ from .errors import (
     StoreVersionError,
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .file.merge import Conflict, Merged
 from .file.records import Call, Record, RunInfo, StepInfo
 from .file.verify import Problem
 from .loops.run_iterator import Run
@@ -49,11 +50,13 @@ __all__ = [
     "CameLate",
     "CheckpointError",
     "Committed",
+    "Conflict",
     "DecodeError",
     "EncodeError",
     "Event",
     "Failed",
     "KeyCollisionError",
+    "Merged",
     "Pending",
     "Plan",
     "Problem",

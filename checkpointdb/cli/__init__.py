@@ -7,6 +7,7 @@ from .export import export_command
 from .forget import forget_command
 from .group import cli
 from .inspect import inspect_command
+from .merge import merge_command
 from .plan import plan_command
 from .run import run_command
 from .watch import watch_command
@@ -14,7 +15,7 @@ from .why import why_command
 
 for command in (
     accept_command, adopt_command, demo_command, export_command, forget_command, inspect_command,
-    plan_command, run_command, watch_command, why_command,
+    merge_command, plan_command, run_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -61,6 +61,11 @@ class Reader:
         if self._immutable and files.unchanged(self.path) != self._mark:
             raise StoreError(f"{self.path}: a run began to write while it was read: read again")
 
+    @property
+    def connection(self) -> apsw.Connection:
+        """The connection, for who reads tables that this class does not."""
+        return self._connection
+
     def since(self, format: int, column: str, otherwise: str) -> str:
         """Return what to select: a column, or what stands for it in a store older than `format`."""
         return column if self._format >= format else f"{otherwise} as {column.rpartition('.')[2]}"
@@ -106,14 +111,14 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, meta, {_COUNTS}
+                       loss_window, durability, meta, merged_to is not null, {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        infos = ([*row[:16], decoded(row[16]), Report(*row[17:])] for row in rows)
+        infos = ([*row[:16], decoded(row[16]), Report(*row[18:]), bool(row[17])] for row in rows)
         return [RunInfo(*info) for info in infos]
 
     def records(

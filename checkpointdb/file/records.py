@@ -188,7 +188,7 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
-    store in which it ran.
+    store in which it ran; `is_merged` tells whether that is another one.
     """
 
     id: int
@@ -209,6 +209,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     durability: str
     meta: Any
     report: Report
+    is_merged: bool = False
 
     @property
     def process(self) -> Process:
