@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import logging
 import os
 import sys
@@ -86,8 +85,6 @@ class TimeLimit:
     def __call__(self, argument: Any) -> Any:
         """Call the step; raise `TimeoutError` if it takes too long."""
         slots, outer = calling.get()  # type: ignore[misc]
-        if is_copied(slots):  # whoever has the rows may change them while the call runs on
-            argument = copy.deepcopy(argument)
         call = TimedCall(self, argument, slots, outer)
         try:
             todo = self._idle.pop()

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 from .. import interrupts
+from ..engine.arguments import call
 from ..engine.begin import Running
 from ..engine.calls import Calls
 from ..engine.current import calling
@@ -64,8 +65,9 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
     def submit(slots: list[Slot]) -> Future[None]:
         if interrupts.state.ending:
             interrupts.halt()
+        argument = calls.argument(slots)
         start = calls.begin(slots)
-        sent, kept = executor.submit(_call, fn, calls.argument(slots), slots[0].key), _Kept()
+        sent, kept = executor.submit(_call, fn, argument, slots[0].key), _Kept()
         calls.sent()
         interrupts.sent.add(sent)
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
@@ -121,10 +123,10 @@ def _returned(value: Any) -> Any:
     return value
 
 
-def _call(fn: Any, rows: Any, key: bytes) -> Any:
+def _call(fn: Any, argument: Any, key: bytes) -> Any:
     token = calling.set(((_Row(key),), None))
     try:
-        return getattr(fn, "__wrapped__", fn)(rows)
+        return call(getattr(fn, "__wrapped__", fn), argument)
     except Exception as error:
         try:
             pickle.dumps(copy.copy(error))  # made anew from the parts that pickle would send
