@@ -285,10 +285,9 @@ class Step(Generic[P, R]):
     def plan(self, rows: Iterable[Any]) -> Plan:
         """Say what a run over `rows` would do, before paying: nothing is called or written."""
         rows = checked_rows(rows, Iterable)
-        separate = self._settings.duplicates == "separate"
         return plans.plan(
-            self.path, self.name, self.version, self._keyer, separate, rows,
-            self._spec.capture(), self._settings.on_change == "recompute",
+            self.path, self.name, self.version, self._keyer, self._settings, rows,
+            self._spec.capture(),
         )  # fmt: skip
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:
