@@ -151,6 +151,7 @@ class Step(Generic[P, R]):
 
         The result is pending until the save policy, its timer, `flush()` or the exit of the process
         commits it. Equal calls made at the same time, in threads or tasks, share one computation.
+        An async step opens and raises nothing before its `await`, except for wrong arguments.
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
