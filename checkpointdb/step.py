@@ -139,6 +139,7 @@ class Step(Rows[P, R]):
 
         The result is pending until the save policy, its timer, `flush()` or the exit of the process
         commits it. Equal calls made at the same time, in threads or tasks, share one computation.
+        An async step opens and raises nothing before its `await`, except for wrong arguments.
         """
         row = self._row(args, kwargs)
         if self._spec.is_async:
@@ -255,10 +256,9 @@ class Step(Rows[P, R]):
             given: as `run` takes it.
         """
         rows = map(self._binder.with_values(given, None).content, checked_rows(rows, Iterable))
-        separate = self._settings.duplicates == "separate"
         return plans.plan(
-            self.path, self.name, self.version, self._keyer, separate, rows,
-            self._spec.capture(), self._settings.on_change == "recompute",
+            self.path, self.name, self.version, self._keyer, self._settings, rows,
+            self._spec.capture(),
         )  # fmt: skip
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:

@@ -190,6 +190,11 @@ class Registry(Opened):
             ).fetchone()
         return row is None or leases.is_void(*row)
 
+    def holders(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Return the worker that has claimed each key, of those that are claimed."""
+        with self._reading, files.mapped(self.path):
+            return leases.holders(self._reader, keys)
+
     # --- the numbers of equal rows: `file/occurrences.py`
 
     @interrupts.whole

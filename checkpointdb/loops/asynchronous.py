@@ -8,7 +8,7 @@ import functools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from ..engine.begin import Running
@@ -99,7 +99,7 @@ async def _settled(running: Running, place: Place) -> None:
     """Wait until a row is settled that another task or thread computes."""
     settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
     wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-    with waiting(first_of(place), running.name):
+    with waiting((first_of(place),), running.name):
         in_flight.when_settled(place, wake)
         await settled.wait()
 
@@ -108,7 +108,8 @@ async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
     """Wait until a row is settled that another process computes; or begin its call, if ours."""
     running.commit()  # another process may be waiting for what is pending here
     while not slot.settled:
-        await asyncio.sleep(POLL_EVERY)
+        with running.intake.waiting_for_others([slot]):
+            await asyncio.sleep(POLL_EVERY)
         if worker := _take_over(running, slot):
             return worker
     return None
@@ -241,9 +242,11 @@ class Tasks:
             if self._intake.is_following:
                 self._running.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
-        with suppress(TimeoutError):
-            wait = POLL_EVERY if self._intake.is_following else None
-            await asyncio.wait_for(self._wake.wait(), wait)
+        following = self._intake.is_following
+        blocked = following and not self._workers
+        others = self._intake.waiting_for_others() if blocked else nullcontext()
+        with others, suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_EVERY if following else None)
         for slot in self._intake.poll_claimed():
             self._start([slot])
 
