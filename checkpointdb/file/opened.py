@@ -89,9 +89,12 @@ class Opened:
             if self._writer is None:  # another thread, a finalizer's perhaps, was first
                 return
             self._reader.close()
-            self._writer.close()
-            self._writer = None
-        self.shut.set()
+            writer, self._writer = self._writer, None
+            self.shut.set()
+            # All is committed and synced: what may fail is only to copy the log, which stays then.
+            # SQLite says so through a VFS written in Python alone, and has closed the file.
+            with contextlib.suppress(apsw.Error):
+                writer.close()
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
