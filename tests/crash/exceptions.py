@@ -59,7 +59,9 @@ class Exceptions(faults.Faults):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {"lines": self.lines, "heap limits": self.limits}
+        return {
+            "faults": self.lines + self.limits, "lines": self.lines, "heap_limits": self.limits,
+        }  # fmt: skip
 
 
 def _note(life: lives.Life, value: Any) -> None:

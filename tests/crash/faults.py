@@ -126,9 +126,8 @@ class Faults(power.Power):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {
-            "points": self.points, "hit": self.hit, **self.errors,
-            "images": self.images, "left out": self.left_out,
+        return super().counts() | self.errors | {
+            "faults": self.points, "hit": self.hit, "left_out": self.left_out,
         }  # fmt: skip
 
 

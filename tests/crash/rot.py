@@ -64,4 +64,4 @@ class Rot(power.Power):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {"flips": self.flips, "refused": self.refused, "computed again": self.repeated}
+        return {"flips": self.flips, "refused": self.refused, "computed_again": self.repeated}
