@@ -82,10 +82,7 @@ def _start(
     live: Any, directory: str, options: lives.Options, log: Any, make: Any, stacks: str
 ) -> int:
     """Fork a process that lives; return its pid."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: none is needed there
-        child = os.fork()
-    if child:
+    if child := fork():
         return child
     status = 1
     try:
@@ -102,6 +99,13 @@ def _start(
         log.add("note", traceback.format_exc())
     finally:
         os._exit(status)
+
+
+def fork() -> int:
+    """Fork."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: none is needed there
+        return os.fork()
 
 
 class Cut(msgspec.Struct, frozen=True):

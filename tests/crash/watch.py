@@ -46,13 +46,45 @@ def all_ended(pids: Sequence[int], stacks: str | None = None) -> list[int]:
             if left and not ready and watched.hang(left):
                 raise Hangs(_stacks(left, stacks))
     finally:
-        for descriptor in watched.of:
-            os.close(descriptor)
+        watched.close()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     return [statuses[pid] for pid in pids]
+
+
+def until(is_so: Callable[[], bool], pids: Sequence[int], stacks: str | None = None) -> None:
+    """Wait until something is so, which processes bring about.
+
+    Raises:
+        Hangs: they made no progress, or one of them has ended.
+    """
+    watched = _Watched(pids)
+    try:
+        looked = time.monotonic()
+        while not is_so():
+            if time.monotonic() - looked > LOOK_EVERY:
+                looked = time.monotonic()
+                if watched.hang(pids):
+                    raise Hangs(_stacks(pids, stacks))
+            ended, _, _ = select.select(list(watched.of), [], [], 0.0002)
+            if ended and not is_so():
+                raise Hangs(f"process {watched.of[ended[0]]} has ended")
+    finally:
+        watched.close()
+
+
+def children() -> list[int]:
+    """Return the child processes of this one."""
+    found: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(f"/proc/self/task/{thread}/children") as file,
+        ):
+            found += map(int, file.read().split())
+    return found
 
 
 class _Watched:
@@ -61,6 +93,10 @@ class _Watched:
     def __init__(self, pids: Sequence[int]) -> None:
         self.of = {os.pidfd_open(pid): pid for pid in pids}
         self._idle, self._ran, self._waited, self._at = 0.0, 0.0, 0.0, time.monotonic()
+
+    def close(self) -> None:
+        for descriptor in self.of:
+            os.close(descriptor)
 
     def hang(self, pids: Sequence[int]) -> bool:
         """Tell whether they have done too little for too long, or too much."""
