@@ -14,6 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+from typing import Any
 
 IDLE, BUSY = 20.0, 120.0  # seconds; no life of the laboratory takes a tenth of it
 LOOK_EVERY = 0.5
@@ -73,6 +75,27 @@ def until(is_so: Callable[[], bool], pids: Sequence[int], stacks: str | None = N
                 raise Hangs(f"process {watched.of[ended[0]]} has ended")
     finally:
         watched.close()
+
+
+def joined(processes: Sequence[Any], stacks: str | None = None) -> list[int]:
+    """Await processes of `multiprocessing`; return their exit statuses.
+
+    Raises:
+        Hangs: they made no progress. They are killed then.
+    """
+    left = list(processes)
+    watched = _Watched([it.pid for it in left])
+    try:
+        while left:
+            connection.wait([it.sentinel for it in left], LOOK_EVERY)
+            left = [it for it in left if it.exitcode is None]
+            if left and watched.hang(pids := [it.pid for it in left]):
+                raise Hangs(_stacks(pids, stacks))
+    finally:
+        watched.close()
+        for process in left:
+            process.kill()
+    return [it.exitcode for it in processes]
 
 
 def children() -> list[int]:
