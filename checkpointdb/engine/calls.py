@@ -252,8 +252,8 @@ class Calls:
             self._settle_rest(slots, error)
             raise
         finally:
-            if self._due:
-                await self._commit_due(slots)
+            if self._beside.due:
+                await self._beside.commit_due(slots)
 
     def _not_overdue(self, slots: list[Slot]) -> list[Slot]:
         """Wait for overdue calls of these rows, and take their results; return the other rows."""

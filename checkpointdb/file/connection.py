@@ -107,10 +107,31 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
             pragmas.tune_writer(connection, durability)
+            _make_name_durable(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _make_name_durable(connection: apsw.Connection, path: str) -> None:
+    """Sync the directory of a store without a run: whoever created it may have failed to, or died.
+
+    Raises:
+        StoreError: the disk failed.
+    """
+    if connection.execute("select 1 from runs limit 1").get is not None:
+        return
+    try:
+        _sync_directory(os.path.dirname(path) or ".")
+    except PermissionError:  # who may not read the directory has not created the store
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{path}: its directory could not be synced ({error.strerror}): a power cut may lose "
+            "the whole store. Nothing was written; open it again",
+            path,
+        ) from error
 
 
 class _LockWait:

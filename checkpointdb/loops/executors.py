@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
+import multiprocessing
+import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -18,6 +23,9 @@ from ..engine.current import calling
 from ..engine.rows import Slot
 from .signals import Signals
 from .sync import Loop, Pooled
+
+# In seconds. The end of the driver is seen at once, unless another child of it has its pipes open.
+LOOK_FOR_DRIVER_EVERY = 1.0
 
 
 def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
@@ -133,6 +141,7 @@ def _returned(value: Any) -> Any:
 
 
 def _call(fn: Any, argument: Any, key: bytes) -> Any:
+    _end_with_driver(os.getpid())
     token = calling.set(((_Row(key),), None))
     try:
         return call(getattr(fn, "__wrapped__", fn), argument)
@@ -144,6 +153,24 @@ def _call(fn: Any, argument: Any, key: bytes) -> Any:
         raise
     finally:
         calling.reset(token)
+
+
+@functools.cache
+def _end_with_driver(_process: int) -> None:
+    """Have this worker end as by SIGTERM when the process that made it is gone, killed perhaps.
+
+    A pool's own workers wait on for a call that nobody sends.
+    """
+    driver, parent = multiprocessing.parent_process(), os.getppid()
+    if driver is None:
+        return
+
+    def watch() -> None:
+        while driver.is_alive() and os.getppid() == parent:
+            driver.join(LOOK_FOR_DRIVER_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="checkpointdb-driver", daemon=True).start()
 
 
 class _Row(NamedTuple):
