@@ -21,6 +21,15 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+
+class Json(str):
+    """A cell of a table that is JSON: on a terminal it has colours and stays on one line."""
+
+
+class Problem(str):
+    """A cell that says what went wrong."""
+
+
 Column = tuple[str, str]  # heading, "left" or "right"
 
 
@@ -195,15 +204,23 @@ _STATES: dict[str, str] = {
 def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     """Return a table for a terminal; states have their colours."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading, side in columns:
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=False)
     for row in rows:
-        cells = map(safe, row)
-        table.add_row(*(Text(cell, style=_STATES.get(cell.split(":")[0], "")) for cell in cells))
+        table.add_row(*map(_rich, row))
     return table
+
+
+def _rich(cell: str) -> Any:
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
+
+    if isinstance(cell, Json):
+        return JSONHighlighter()(Text(safe(cell), no_wrap=True, overflow="ellipsis"))
+    style = "red" if isinstance(cell, Problem) else _STATES.get(safe(cell).split(":")[0], "")
+    return Text(safe(cell), style=style)
 
 
 def note(text: str) -> None:
