@@ -123,7 +123,7 @@ def test_on_a_terminal_json_has_colours_and_rows_stay_on_their_line(here):
 
 @pytest.mark.parametrize("room", [16, 40, 77, 200])
 def test_a_value_fits_its_room(room):
-    values = [*list(TRICKY), "漢字" * 90, b"\xff" * 900, {1: {2: [3] * 99}}, None, "�"]
+    values = [*list(TRICKY), "漢字" * 90, b"\xff" * 900, {1: {2: [3] * 99}}, None, "\ud83d"]
     assert all(width(fitted(value, room)) <= room for value in values)
     assert fitted({"a": [1, 2], "b": "c"}, 40) == '{"a":[1,2],"b":"c"}'
 

@@ -11,6 +11,7 @@ import click
 from ..file.read import to_builtins
 from ..file.records import Record
 from .abridged import clipped, fitted
+from .completion import files, steps, versions
 from .display import Problem, Screen, counted, note, safe_line, shown, width
 from .group import VERSION
 from .store_view import Look, read, steps_chosen
@@ -20,13 +21,13 @@ NARROWEST = 16
 
 
 @click.command("head", short_help="Show some rows with their results.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option(
     "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="How many rows."
 )
 @click.option("--oldest", is_flag=True, help="Those that were saved first, not last.")
-@click.option("--step", metavar="NAME", help="Only of this step.")
-@click.option("--version", type=VERSION, help="Only of this version.")
+@click.option("--step", metavar="NAME", shell_complete=steps, help="Only of this step.")
+@click.option("--version", type=VERSION, shell_complete=versions, help="Only of this version.")
 @click.option(
     "--search", metavar="TEXT", help="Only rows with this text in input, result or error."
 )

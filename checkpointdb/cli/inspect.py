@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..values.keys import recipe_in_words
+from .completion import files, steps
 from .display import (
     Screen,
     ago,
@@ -28,10 +29,10 @@ LAST_RUNS, LAST_CALLS = 5, 10
 
 
 @click.command("inspect", short_help="Show what is in a store.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.argument("key", required=False)
 @click.option("--record", type=click.IntRange(1), metavar="N", help="The record of this number.")
-@click.option("--step", metavar="NAME", help="Only this step.")
+@click.option("--step", metavar="NAME", shell_complete=steps, help="Only this step.")
 @click.option("--runs", is_flag=True, help="All runs, not only the last five.")
 @click.option("--failures", "failed", is_flag=True, help="Say why rows failed, with examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")

@@ -26,7 +26,7 @@ from .occurrences import Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .results import Results
 from .sharing import Sharing
-from .source import Source
+from .source import Source, count_of
 from .stale import Stale, find_stale
 from .tally import Tally
 from .warn import warn
@@ -182,7 +182,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     stale = settle(job, known, captured)
     policy, window = repr(job.save), loss_window(job.save)
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
-    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured))
+    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured), count_of(rows))
     if rows is not None and not job.options.shared:
         _warn_of_twin(job, known.id)
     running = Running(job, known.id, run, rows, captured, stale)

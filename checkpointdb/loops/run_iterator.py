@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 import weakref
@@ -59,9 +58,7 @@ class Run(Generic[R]):
 
     def __len__(self) -> int:
         """Return how many results there are in all, if the rows know how many they are."""
-        total = None
-        with contextlib.suppress(Exception):  # list(run) asks for a hint: it must not fail for that
-            total = self._session.total()
+        total = self._session.total()
         if total is None:
             raise TypeError("this run has no length: its rows cannot say how many they are")
         return total
