@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import functools
 import logging
 import math
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor
 from time import perf_counter
 from typing import Any
 
 from .. import interrupts
 from ..file.log import Log
 from ..file.records import Entry, SentCall
+from .beside import Beside
 from .budget import Budget
 from .committer import Committer
 from .current import calling, calling_now, leave
@@ -83,14 +80,10 @@ class Calls:
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
         self._add = committer.put if spec.is_async else committer.add
-        # rows of an async step that leave once a commit is done, and what `commit_due` takes
-        self._due: list[tuple[Slot, int]] = []
-        self._is_committing = False
-        self._lock = threading.Lock()  # of these two; no other is taken under it
+        self._beside = Beside(committer, in_flight)
         # the user's own functions may take long: not on the event loop that other calls are on
         judges = (options.cost, options.valid, options.on_event)
         self._is_judged = spec.is_async and any(judge is not None for judge in judges)
-        self._executor: Executor | None = None  # one thread for what must not hold up a loop
         # one entry a call that has not returned: threads append and pop it without a lock
         self._flying: list[None] = [] if under_way is None else under_way
 
@@ -150,83 +143,32 @@ class Calls:
                 raise
         else:
             if self._is_judged:
-                await self._beside(self.keep, slots, returned, start)
+                await self._beside.call(self.keep, slots, returned, start)
             else:
                 self._keep_whole(slots, returned, start)
         finally:
-            if self._due:
-                await self._commit_due(slots)
+            if self._beside.due:
+                await self._beside.commit_due(slots)
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
 
     async def _failed(self, slots: list[Slot], error: BaseException, start: float) -> bool:
         if self._is_judged:
-            recorded: bool = await self._beside(self.fail, slots, error, start)
+            recorded: bool = await self._beside.call(self.fail, slots, error, start)
             return recorded
         return self.fail(slots, error, start)
-
-    async def _commit_due(self, slots: list[Slot]) -> None:
-        """Have what is due committed beside the event loop; only then may anybody have it.
-
-        One call commits for all that return meanwhile, and the others wait for it.
-        """
-        with self._lock:
-            is_first, self._is_committing = not self._is_committing, True
-        if not is_first:
-            await self._all_settled(slots)
-            return
-        due = self._next_due()
-        try:
-            while due:
-                await self._beside(self._committer.commit_due, min(at for _, at in due))
-                self._in_flight.leave(slot for slot, _ in due)
-                due = self._next_due()
-        finally:  # it failed, or we are cancelled: what returned is pending still
-            while due:
-                self._in_flight.leave(slot for slot, _ in due)
-                due = self._next_due()
-
-    def _next_due(self) -> list[tuple[Slot, int]]:
-        with self._lock:
-            due, self._due = self._due, []
-            self._is_committing = bool(due)
-        return due
-
-    async def _all_settled(self, slots: list[Slot]) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        for slot in slots:
-            if not slot.settled:
-                settled = asyncio.Event()
-                wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-                self._in_flight.when_settled(slot, wake)
-                await settled.wait()
-
-    async def _beside(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call `fn` in a thread of the run's; it comes to its end even if we are cancelled."""
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "checkpointdb-keep")
-        context = contextvars.copy_context()
-        called = self._executor.submit(context.run, fn, *args)
-        return await asyncio.shield(asyncio.wrap_future(called))
 
     def close(self) -> None:
         """Let threads end that have no call; a call that returns later gets another."""
         if self._limit is not None:
             self._limit.end()
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
+        self._beside.close()
 
     def forked(self) -> None:
-        """In a forked child: the thread stayed with the parent."""
-        self._executor, self._is_judged, self._is_committing = None, False, False
-        self._lock = threading.Lock()
+        """In a forked child: the event loop stayed with the parent."""
+        self._is_judged = False
+        self._beside.forked()
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -344,8 +286,7 @@ class Calls:
             if due is None:
                 self._in_flight.leave((slot,))
             else:
-                with self._lock:
-                    self._due.append((slot, due))
+                self._beside.leave_later(slot, due)
 
     def _keep_unstorable(
         self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
@@ -490,7 +431,7 @@ class Calls:
 
     def _settle_rest(self, slots: list[Slot], error: BaseException) -> None:
         """Settle the rows that are not: whoever waits for one must not wait for ever."""
-        kept = [slot for slot, _ in self._due]
+        kept = [slot for slot, _ in self._beside.due]
         rest = [slot for slot in slots if not slot.settled and slot not in kept]
         self._in_flight.give_up(rest, error)
 
