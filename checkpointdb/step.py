@@ -49,6 +49,7 @@ from .file.opened import Durability
 from .loops import direct, sync
 from .loops.run_iterator import Run
 from .loops.session import Session
+from .loops.tracebacks import hide_ours
 from .loops.travel import arrive, parts_of
 from .plan import Plan, Why
 from .policy import SavePolicy
@@ -152,6 +153,7 @@ class Step(Generic[P, R]):
         The result is pending until the save policy, its timer, `flush()` or the exit of the process
         commits it. Equal calls made at the same time, in threads or tasks, share one computation.
         """
+        __tracebackhide__ = True
         row = self._row(args, kwargs)
         if self._spec.is_async:
             from .loops import asynchronous
@@ -164,6 +166,9 @@ class Step(Generic[P, R]):
             except StoreError:
                 if not running.is_given_back:  # or as idle, just before this call
                     raise
+            except BaseException as error:
+                hide_ours(error)
+                raise
             else:
                 return result
 
