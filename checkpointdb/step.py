@@ -45,6 +45,7 @@ from .loops.choice import loop_for, refuse_executor
 from .loops.direct import Direct, StoreOrPath, Where
 from .loops.run_iterator import Run
 from .loops.session import Session
+from .loops.tracebacks import hide_ours
 from .loops.travel import arrive, parts_of
 from .plan import Plan, Why
 from .policy import SavePolicy
@@ -141,12 +142,17 @@ class Step(Rows[P, R]):
         commits it. Equal calls made at the same time, in threads or tasks, share one computation.
         An async step opens and raises nothing before its `await`, except for wrong arguments.
         """
+        __tracebackhide__ = True
         row = self._row(args, kwargs)
         if self._spec.is_async:
             from .loops import asynchronous
 
             return asynchronous.acall(self._direct, row)  # type: ignore[return-value]
-        result: R = self._direct.do(sync.call, row)
+        try:
+            result: R = self._direct.do(sync.call, row)
+        except BaseException as error:
+            hide_ours(error)
+            raise
         return result
 
     @overload

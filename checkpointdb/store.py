@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from typing import Self
 
 from . import interrupts
+from .errors import StoreError
 from .file import connection as files
 from .file import lifetime
 from .file.log import Log
 from .file.opened import Durability
 from .file.read import Reader, Status
 from .file.records import Record, RunInfo, StepInfo
+from .wording import duration, moment, money
+
+LAST_RUNS = 5  # that a notebook shows
 
 
 class Store:
@@ -67,6 +71,35 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, durability={self.durability!r})"
+
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        try:
+            with Reader(self.path, self._vfs) as reader:
+                steps, runs = reader.steps(), reader.runs()[-LAST_RUNS:]
+        except StoreError as error:
+            return markup.facts(self.path, {"cannot be read": str(error)})
+        columns = ("step", "version", "results", "failed", "a call takes", "cost")
+        rows = [
+            (
+                step.name, str(step.version), f"{step.results:,}", f"{step.failures:,}",
+                duration(step.seconds / step.records) if step.records else "–",
+                money(step.cost) if step.cost else "–",
+            )
+            for step in steps
+        ]  # fmt: skip
+        heads = ("run", "step", "started", "how it ended", "rows", "hits", "computed", "failed")
+        last = [
+            (
+                str(run.id), f"{run.step} {run.version}", moment(run.started_at),
+                run.ended or run.state, *(f"{count:,}" for count in (run.report.rows,
+                run.report.hits, run.report.computed, run.report.failed)),
+            )
+            for run in runs
+        ]  # fmt: skip
+        tables = [markup.grid("steps", columns, rows), markup.grid("last runs", heads, last)]
+        return markup.facts(self.path, {}, *(tables if steps else ["no step has run yet"]))
 
     # --- for people
 

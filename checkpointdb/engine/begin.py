@@ -27,7 +27,7 @@ from .on_change import check_recipe, code_of, settle
 from .results import Results
 from .rows import Slot
 from .sharing import Sharing
-from .source import Source
+from .source import Source, count_of
 from .stale import Stale, find_stale
 from .tally import Tally
 from .waiting import workers
@@ -191,7 +191,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     stale = settle(job, known, captured)
     policy, window = repr(job.save), loss_window(job.save)
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
-    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured))
+    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured), count_of(rows))
     if rows is not None and not job.options.shared:
         _warn_of_twin(job, known.id)
     running = Running(job, known.id, run, rows, captured, stale)

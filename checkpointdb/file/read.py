@@ -119,14 +119,14 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, meta, {_COUNTS}
+                       loss_window, durability, runs.total, meta, {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        infos = ([*row[:16], decoded(row[16]), Report(*row[17:])] for row in rows)
+        infos = ([*row[:17], decoded(row[17]), Report(*row[18:])] for row in rows)
         return [RunInfo(*info) for info in infos]
 
     def records(

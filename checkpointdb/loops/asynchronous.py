@@ -22,19 +22,24 @@ from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .sync import orphaned, stop
+from .tracebacks import hide_ours
 
 
 async def adrive(session: Session, concurrency: int) -> AsyncIterator[Any]:
     """Give out the results of a run: `drive` for async code."""
-    with session.running() as (running, signals):
-        results = running.results
-        async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
-            async for places in chunks:
-                if not places:
-                    stop(running, signals)
-                for place in places:
-                    yield results.take(place)
-        await asyncio.to_thread(running.commit)  # so that the end has nothing left that takes long
+    try:
+        with session.running() as (running, signals):
+            results = running.results
+            async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
+                async for places in chunks:
+                    if not places:
+                        stop(running, signals)
+                    for place in places:
+                        yield results.take(place)
+            await asyncio.to_thread(running.commit)  # so that the end has nothing left to do
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
@@ -65,6 +70,7 @@ async def acall(direct: Direct, row: Any) -> Any:
         except BaseException as error:
             if not is_under_way(place):  # else it goes on in the background
                 intake.withdraw(place, error)
+            hide_ours(error)
             raise
 
 

@@ -20,6 +20,7 @@ from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .thread_pool import DaemonPool
+from .tracebacks import hide_ours
 
 Loop = Callable[[Running, Signals], Iterator[Any]]
 Compute = Callable[[list[Slot]], None]
@@ -29,8 +30,12 @@ WATCH_EVERY = 0.25  # seconds in which nothing happened
 
 def drive(session: Session, loop: Loop) -> Iterator[Any]:
     """Give out the results of a run."""
-    with session.running() as (running, signals):
-        yield from loop(running, signals)
+    try:
+        with session.running() as (running, signals):
+            yield from loop(running, signals)
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 def sequential(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:

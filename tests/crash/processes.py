@@ -188,7 +188,7 @@ def _write_beside_a_reader(limit: int, path: str) -> None:
         list(step.run(range(8)))
         with contextlib.closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)) as reader:
             reader.execute("begin")
-            reader.execute("select count(*) from records").get  # noqa: B018
+            reader.execute("select count(*) from records").get
             while os.path.getsize(wal) < 1.5 * limit:
                 rows += 64
                 list(step.run(range(rows)))

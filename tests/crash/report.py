@@ -75,7 +75,9 @@ def _commit() -> str:
 
 
 def _git(where: str, *command: str) -> str:
-    done = subprocess.run(["git", "-C", where, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", where, *command], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
