@@ -30,6 +30,7 @@ from .errors import (
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
 from .file.records import Call, Record, RunInfo, StepInfo
+from .file.salvage import Salvaged, salvage
 from .file.verify import Problem
 from .loops.run_iterator import Run
 from .plan import Plan, Why
@@ -65,6 +66,7 @@ __all__ = [
     "RunInfo",
     "RunOptions",
     "RunStarted",
+    "Salvaged",
     "SavePolicy",
     "StaleResultsError",
     "StaleResultsWarning",
@@ -89,6 +91,7 @@ __all__ = [
     "on_exit",
     "register",
     "run",
+    "salvage",
     "step",
 ]
 

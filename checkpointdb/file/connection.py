@@ -63,8 +63,9 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreCorruptError(
-                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm, "
-                "copy the three files and work on the copy",
+                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm. "
+                "`ckpt verify STORE` says what is damaged, and `ckpt salvage STORE -o NEW` brings "
+                "all that is whole into a new store",
                 path,
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
@@ -184,7 +185,7 @@ def create(path: str, vfs: str | None = None) -> None:
         )
     try:
         with half_made(path) as temporary, mapped(path):
-            _lay(temporary, vfs)
+            lay(temporary, vfs)
     except FileExistsError:
         return
     except OSError as error:
@@ -195,7 +196,8 @@ def create(path: str, vfs: str | None = None) -> None:
         ) from error
 
 
-def _lay(temporary: str, vfs: str | None) -> None:
+def lay(temporary: str, vfs: str | None = None) -> None:
+    """Make an empty file a store, synced."""
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
@@ -240,7 +242,7 @@ def _uri(path: str, options: str) -> str:
 def _probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
-    _check_file(path)
+    check_file(path)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
@@ -280,7 +282,8 @@ def _no_sqlite(path: str, why: str) -> StoreError:
     )
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Raise unless it is a file that may be one of SQLite's."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -13,6 +13,9 @@ import re
 import time
 from collections.abc import Iterator
 
+from ..errors import StoreError
+from .locks import lockers
+
 try:
     import fcntl
 except ImportError:  # not POSIX: what a kill leaves stays there
@@ -118,3 +121,32 @@ def _remove(*paths: str) -> None:
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def check_target(source: str, target: str, force: bool) -> None:
+    """Raise if a new file must not take this name.
+
+    Raises:
+        StoreError: there is something, and no `force`; it is the source, or not a plain file, or
+            a store that somebody has open.
+    """
+    if os.path.lexists(target):
+        if not force:
+            raise taken(target)
+        if os.path.islink(target) or not os.path.isfile(target):
+            raise StoreError(f"{target}: not a plain file; it is left as it is", target)
+        if os.path.exists(source) and os.path.samefile(source, target):
+            raise StoreError(f"{target}: is the store itself; give another path", target)
+        if lockers(target) or lockers(target + "-shm"):
+            raise StoreError(f"{target}: a store that is open; close it everywhere first", target)
+    elif os.path.lexists(target + "-wal"):
+        raise StoreError(
+            f"{target}-wal: the log of another store is here, and would be read as this one's. "
+            "Move it away, or give another path",
+            target,
+        )
+
+
+def taken(target: str) -> StoreError:
+    """Say that there is something of that name."""
+    return StoreError(f"{target}: exists; nothing was written. Give another path, or force", target)

@@ -10,7 +10,7 @@ from unittest import mock
 import msgspec
 
 from checkpointdb.engine import sharing
-from checkpointdb.file import append, connection, find, log, log_file, pragmas, temporary
+from checkpointdb.file import append, find, log, log_file, pragmas, temporary
 
 from . import checkers, exceptions, faults, lives, power, recorder, rot
 
