@@ -14,6 +14,13 @@ from .read import Reader
 from .temporary import check_target, half_made, taken
 from .verify import OnProgress, unseen
 
+# No process runs on the copy, or has claims there: it can be compacted, and run on, at once.
+_OF_NOBODY = """
+update runs set ended = 'closed' where ended is null;
+delete from system_claims;
+delete from system_occurrences;
+delete from system_counters;
+"""
 PAGES = 1024  # copied between two looks at signals and the bar
 
 
@@ -47,6 +54,7 @@ def _copy(source: str, temporary: str, vfs: str | None, progress: OnProgress) ->
                 while not run.done:
                     run.step(PAGES)
                     progress("copy", 1 - run.remaining / (run.page_count or 1))
+            target.execute(_OF_NOBODY)
         finally:
             target.close()
         reader.check_unchanged()

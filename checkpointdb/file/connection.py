@@ -27,6 +27,7 @@ from ..errors import (
 from . import migrations, pragmas, wal
 from .locks import lockers, strangers
 from .mounts import network_file_system
+from .pages import looks_like_pages
 from .temporary import half_made
 
 OLDEST_SQLITE = (3, 51, 3)
@@ -246,6 +247,8 @@ def _probe(path: str, vfs: str | None) -> None:
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
+        if looks_like_pages(path, vfs):
+            raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
         raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
@@ -256,6 +259,8 @@ def _probe(path: str, vfs: str | None) -> None:
             "the version that wrote it",
             path,
         )
+    if application_id != migrations.APPLICATION_ID and _has_our_tables(path, vfs):
+        raise _ours(apsw.CorruptError("it is not marked as a store any more"), path)
     if application_id != migrations.APPLICATION_ID:
         raise StoreError(
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
@@ -320,6 +325,14 @@ def _ask(connection: apsw.Connection) -> tuple[int, int]:
     with contextlib.closing(connection):
         connection.pragma("writable_schema", True)  # or SQLite refuses a file that is too short
         return connection.pragma("application_id"), connection.pragma("user_version")
+
+
+def _has_our_tables(path: str, vfs: str | None) -> bool:
+    with contextlib.closing(_open_uri(path, "immutable=1", vfs)) as connection:
+        sql = "select count(*) from sqlite_schema where name in ('records', 'system_key_index')"
+        with contextlib.suppress(apsw.Error):
+            return bool(connection.execute(sql).get == 2)
+    return False
 
 
 def _is_left_behind(path: str) -> bool:

@@ -21,6 +21,7 @@ TREES = (INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE)
 MAGIC = b"SQLite format 3\0"
 SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SAMPLE = 500  # pages to tell the page size by
+LIKELY = 0.3  # of them, in a file of SQLite's; results of a megabyte each have fewer
 HEAD = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, free bytes
 
 
@@ -41,7 +42,7 @@ class Pages:
                 self._log = _opened(path + "-wal", apsw.SQLITE_OPEN_WAL, vfs)
             self._bytes = self._main.xFileSize()
             head = _read(self._main, 100, 0)
-            self.size = self._page_size()
+            self.size = _page_size(self._main)
             self.usable = self.size - (head[20] if head.startswith(MAGIC) else 0)
             self._in_main = -(-self._bytes // self.size)
             self._frames = {} if self._log is None else wal.committed(self._log, self.size)
@@ -73,26 +74,37 @@ class Pages:
         """Return a page as the last commit left it, zeros if there is none."""
         return next(self.images(number), b"\0" * self.size)
 
-    def _page_size(self) -> int:
-        """Return the size that the pages have, whatever the header says.
 
-        Under half of it, every other page is no page; under twice of it, all that are seen are.
-        """
-        shares = {size: self._share(size) for size in SIZES}
-        best = max(shares.values())
-        if not best:
-            return PAGE_SIZE
-        return next(size for size, share in shares.items() if share > 0.8 * best)
-
-    def _share(self, size: int) -> float:
-        """Return which share of the pages looks like one of a tree, if they have this size."""
-        places = range(size, self._bytes, size)
-        places = places[:: max(len(places) // SAMPLE, 1)]
-        heads = (_read(self._main, HEAD.size, at) for at in places)
-        return sum(is_tree(head, size) for head in heads) / max(len(places), 1)
+def looks_like_pages(path: str, vfs: str | None = None) -> bool:
+    """Tell whether most of a file is made of SQLite's pages, whatever its first one says."""
+    file = _opened(path, apsw.SQLITE_OPEN_MAIN_DB, vfs)
+    try:
+        return max(_share(file, size) for size in SIZES) > LIKELY
+    finally:
+        file.xClose()
 
 
-def is_tree(head: bytes, size: int) -> bool:
+def _page_size(file: Any) -> int:
+    """Return the size that the pages have, whatever the header says.
+
+    Under half of it, every other page is no page; under twice of it, all that are seen are.
+    """
+    shares = {size: _share(file, size) for size in SIZES}
+    best = max(shares.values())
+    if not best:
+        return PAGE_SIZE
+    return next(size for size, share in shares.items() if share > 0.8 * best)
+
+
+def _share(file: Any, size: int) -> float:
+    """Return which share of the pages looks like one of a tree, if they have this size."""
+    places = range(size, file.xFileSize(), size)
+    places = places[:: max(len(places) // SAMPLE, 1)]
+    heads = (_read(file, HEAD.size, at) for at in places)
+    return sum(_is_tree(head, size) for head in heads) / max(len(places), 1)
+
+
+def _is_tree(head: bytes, size: int) -> bool:
     """Tell whether a page begins as one of a tree does, and is filled as one of this size."""
     kind, _, cells, begin, _ = HEAD.unpack_from(head)
     begin = begin or 65536

@@ -317,6 +317,16 @@ class Reader:
             ).fetchone()
         return row or (0, None)
 
+    def missing_log(self) -> RunInfo | None:
+        """Return the newest run if it goes on, or was killed, and its log is not here.
+
+        Then this is a copy, made while it ran, of the main file alone; or a store that was opened
+        since by something other than a run, which wrote the log into it.
+        """
+        newest = self.runs()[-1:]
+        is_open = bool(newest) and newest[0].ended is None
+        return newest[0] if is_open and not os.path.exists(self.path + "-wal") else None
+
     def verify(self, on_progress: OnProgress | None = None) -> list[Problem]:
         """Check the whole file, and its log; return what is damaged, [] if nothing is."""
         with files.mapped(self.path):
