@@ -93,6 +93,8 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         f"{size(seen['bytes'])} on disk · {number(seen['records'])} records · "
         + (f"last commit {moment(at)} ({ago(at)})" if at else "nothing committed yet")
     )
+    if seen["missing_log"]:
+        screen.line(safe(seen["missing_log"]), "yellow")
     screen.line()
     if not steps:
         screen.line("no step has run on this store yet")
