@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
+from .. import system
 from .columns import Columns
 from .csv_sink import CsvSink
 from .formats import DELIMITERS, TableError, arrow, format_of
@@ -17,7 +18,6 @@ from .spooled import Row, Sink, Spooled, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_OPEN_FILES = "/proc/self/fd"
 
 
 class OutputClosedError(TableError):
@@ -103,28 +103,16 @@ def _temporary(path: str, target: str) -> tuple[BinaryIO, str]:
     if os.path.isdir(target):
         raise TableError(f"{path}: a directory; give the path of a file")
     try:
-        return _nameless(directory) or open(temporary, "xb"), temporary
+        return system.nameless(directory) or open(temporary, "xb"), temporary
     except OSError as error:
         raise TableError(f"{path}: cannot be written here: {error.strerror}") from error
 
 
-def _nameless(directory: str) -> BinaryIO | None:
-    """Open a file without a name, where that can be: a kill then leaves nothing behind."""
-    if not os.path.isdir(_OPEN_FILES):
-        return None
-    try:
-        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
-    except (AttributeError, OSError):  # not Linux; or a file system that cannot
-        return None
-
-
 def _publish(file: BinaryIO, temporary: str, target: str) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    system.full_sync(file.fileno())
     if not os.path.exists(temporary):
-        # src_dir_fd counts for nothing with an absolute path, but without one Python does not
-        # ask for symlinks to be followed, and this is one
-        os.link(f"{_OPEN_FILES}/{file.fileno()}", temporary, src_dir_fd=file.fileno())
+        system.name(file, temporary)
     os.rename(temporary, target)
 
 

@@ -7,7 +7,6 @@ SQLite: closing another descriptor of it would drop the locks that SQLite holds 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from .. import interrupts
+from .. import interrupts, system
 from ..errors import (
     StoreCorruptError,
     StoreError,
@@ -187,8 +186,9 @@ def create(path: str, vfs: str | None = None) -> None:
     try:
         with mapped(path):
             _lay(temporary, vfs)
-        _publish(temporary, path)
-        _sync_directory(directory)
+        with contextlib.suppress(FileExistsError):  # a store that just appeared is kept
+            system.give_name(temporary, path)
+        system.sync_directory(directory)
     except OSError as error:
         raise StoreError(f"{path}: cannot create the store ({error.strerror})", path) from error
     finally:
@@ -200,31 +200,13 @@ def _lay(temporary: str, vfs: str | None) -> None:
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
+        pragmas.sync_fully(connection)
         connection.pragma("synchronous", "full")
         connection.pragma("page_size", pragmas.PAGE_SIZE)
         migrations.migrate(connection)
         connection.pragma("journal_mode", "wal")
     finally:
         connection.close()
-
-
-def _publish(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)  # unlike a rename, never replaces a store that just appeared
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        os.rename(temporary, path)  # a file system without hard links
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: str) -> int | None:
