@@ -8,7 +8,7 @@ import re
 from decimal import Decimal
 from typing import Any, TextIO
 
-from .shape import to_json, visible
+from ..frames.to_json import to_json, visible
 from .spooled import Row, Spooled, Target
 
 # What a spreadsheet takes for a formula; a plain number may begin with its sign.

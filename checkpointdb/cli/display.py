@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from .shape import to_json
+from ..frames.to_json import to_json
 
 # Control characters steer terminals; the invisible ones that turn text round deceive readers.
 _UNSAFE = re.compile(

@@ -10,10 +10,10 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..frames.rows import as_rows
 from ..values.canonical import Arguments
 from ..values.classes import resolved
 from ..values.keys import Version
-from .tables import as_rows
 
 
 def bare(fn: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from .. import interrupts
 from ..file.log import Log
 from ..file.records import Entry, SentCall
+from ..frames.rows import as_results
 from .budget import Budget
 from .committer import Committer
 from .current import calling, calling_now, leave
@@ -27,7 +28,6 @@ from .ledger import Ledger
 from .options import Options
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
-from .tables import as_results
 from .tally import Tally
 from .warn import warn
 

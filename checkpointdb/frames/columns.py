@@ -10,10 +10,10 @@ from typing import Any
 
 from ..values.canonical import ordered
 from .arrow_types import ArrowTypes
-from .formats import arrow
 from .from_arrow import FromArrow
-from .shape import to_json, visible
+from .packages import arrow
 from .to_arrow import is_writable, nullable, to_arrow
+from .to_json import to_json, visible
 
 Rows = list[dict[str, Any]]
 
