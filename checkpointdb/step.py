@@ -130,7 +130,8 @@ class Step(Generic[P, R]):
     def __reduce_ex__(self, protocol: typing.SupportsIndex) -> Any:
         if protocol.__index__() < 4:  # they have no way to name an attribute of a step
             return getattr(self, "__qualname__", self.name)
-        return arrive, (type(self), self._parts, self.path)
+        identity = self.name, self.version, self._keyer.depends
+        return arrive, (type(self), self._parts, self.path, identity)
 
     def _rebind(self, fn: Callable[P, R]) -> None:
         """Call `fn`, the same function with the globals of now, from here on."""
