@@ -51,6 +51,12 @@ class Columns:
                 except self._failures:
                     self._types[name] = self._arrow.string()
 
+    def expect(self, kinds: Mapping[str, type]) -> None:
+        """Give columns in which no value has come the type of such values."""
+        for name, kind in kinds.items():
+            if self._types.get(name) == self._arrow.null():
+                self._types[name] = self._found.of([kind()])
+
     def schema(self) -> Any:
         """Return the Arrow schema."""
         return self._arrow.schema(list((self._types | self._declared).items()))
