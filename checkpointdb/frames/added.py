@@ -12,7 +12,7 @@ from ..values.records import field_names, fields_of
 
 _SIMPLE = (str, int, float, bool, bytes)
 _SCALARS = (*_SIMPLE, list, tuple, set)
-_SAVED = "What was computed is saved, and will not be computed again"
+_SAVED = "All that was computed is saved"
 
 
 class Added:
@@ -51,9 +51,9 @@ class Added:
             self._named(name): kind for name, kind in known_columns(annotation, step).items()
         }
         known = list(self._kinds)
-        for name in known if self.error is None else [self.error, *known]:
-            self._check(name, "No call was made")
-            self._names.update(dict.fromkeys(known))
+        for name in filter(None, (self.error, *known)):
+            self._check(name, "No call was made", is_result=name in known)
+        self._names.update(dict.fromkeys(known))
 
     def take(self, names: Iterable[Any]) -> None:
         """Note the names of columns of the frame, where they are known from its rows alone.
@@ -81,6 +81,11 @@ class Added:
         if fields is None:
             fields = {self._step: result}
         row = {self._named(name): value for name, value in fields.items()}
+        if len(row) < len(fields):
+            raise ValueError(
+                f"two keys of one result of step {self._step!r} would be columns of one name: "
+                f"{', '.join(map(repr, fields))}. {_SAVED}"
+            )
         for name in row.keys() - self._names.keys():
             self._check(name, _SAVED)
         self._names.update(dict.fromkeys(row))
@@ -101,8 +106,8 @@ class Added:
     def _named(self, name: Any) -> str:
         return f"{self._prefix}{name}"
 
-    def _check(self, name: str, so_far: str) -> None:
-        if name in self._taken or (name == self.error and name in self._names):
+    def _check(self, name: str, so_far: str, is_result: bool = True) -> None:
+        if name in self._taken or (is_result and name == self.error):
             raise ValueError(
                 f"the results of step {self._step!r} are to be in a column {name!r}, and there is "
                 f"one of that name already: give prefix='new_', or any other. {so_far}"

@@ -6,9 +6,8 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from .added import Added
 from .columns import Columns
 from .packages import arrow
 from .spool import Spool
@@ -17,7 +16,17 @@ from .to_json import plain
 Row = dict[str, Any]
 
 
-def gathered(added: Added, sources: Sequence[Generator[Row]]) -> list[Any]:
+class Names(Protocol):
+    """Who knows the columns, when all rows have come."""
+
+    def names(self) -> list[Any]:
+        """Return their names."""
+
+    def kinds(self) -> dict[str, type]:
+        """Return the types of some, as Python has them."""
+
+
+def gathered(added: Names, sources: Sequence[Generator[Row]]) -> list[Any]:
     """Return a table for each source of rows, all of the same types; memory is bounded.
 
     The rows wait in a file without a name, and the tables lie in others: they are gone with the

@@ -14,13 +14,13 @@ def map_pandas(frame: Any, name: str, one: Pass) -> Any:
 
     if name == "Series":
         values = [row[VALUE] for row in one.values(frame)]
-        return pandas.Series(_array(pandas, values), frame.index, name=frame.name)
+        return pandas.Series(column_of(pandas, values), frame.index, name=frame.name)
     names = list(frame.columns)
     chosen = frame if one.columns is None else frame[one.chosen(names)]
     check_columns(chosen)
     added = one.added(names)
     rows = list(one.rows(added, TableRows(chosen)))
-    columns = {name: _array(pandas, [row.get(name) for row in rows]) for name in added.names()}
+    columns = {name: column_of(pandas, [row.get(name) for row in rows]) for name in added.names()}
     if not columns:
         return frame.copy()
     results = pandas.DataFrame(columns, frame.index)
@@ -32,7 +32,7 @@ def map_pandas(frame: Any, name: str, one: Pass) -> Any:
     return joined
 
 
-def _array(pandas: Any, values: list[Any]) -> Any:
+def column_of(pandas: Any, values: list[Any]) -> Any:
     """Return a column as pandas makes it, unless that would change a value."""
     kinds = set(map(type, values))
     present = kinds - {type(None)}

@@ -7,6 +7,7 @@ from typing import Any
 from .added import Added
 from .gathered import gathered
 from .one_pass import VALUE, Pass
+from .packages import arrow
 from .rows import TableRows
 
 
@@ -14,6 +15,7 @@ def map_polars(frame: Any, name: str, one: Pass) -> Any:
     """Return the frame with columns added, or a series of the results."""
     import polars
 
+    arrow("map: a frame of polars")  # or raise, before anything is paid for
     if name == "Series":
         (table,) = gathered(Added(VALUE, list), [one.values(frame)])
         series: Any = polars.from_arrow(table.column(0))

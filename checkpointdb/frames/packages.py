@@ -8,11 +8,11 @@ from ..errors import CheckpointError
 
 
 class TableError(CheckpointError):
-    """A file of rows that cannot be read or written; the message names the file and the line."""
+    """Rows that cannot be read or written; the message names the file and the line."""
 
 
 def arrow(path: str) -> tuple[Any, Any]:
-    """Return the modules `pyarrow` and `pyarrow.parquet`, which only Parquet files need.
+    """Return the modules `pyarrow` and `pyarrow.parquet`, which tables and Parquet files need.
 
     Raises:
         TableError: not installed; says how to.
@@ -22,7 +22,5 @@ def arrow(path: str) -> tuple[Any, Any]:
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
-        raise TableError(
-            f"{path}: Parquet files need pyarrow: pip install 'checkpointdb[arrow]'"
-        ) from error
+        raise TableError(f"{path}: pyarrow is needed: pip install 'checkpointdb[arrow]'") from error
     return pyarrow, pyarrow.parquet

@@ -78,6 +78,8 @@ def _name(name: Any) -> str:
 
 def _fields(value: Any) -> Any:
     """Return what a value that is no builtin is made of, or else its text."""
+    if type(value).__name__ in ("NaTType", "NAType"):  # of pandas
+        return None
     if hasattr(value, "model_dump"):
         return value.model_dump()
     if hasattr(value, "to_pydatetime") and not value.nanosecond:  # of pandas
