@@ -41,8 +41,14 @@ def _joined(data: Any, results: Any) -> Any:
 
     if not results.num_columns:
         return data
-    parts, format = [data.with_format(None), datasets.Dataset(results)], data.format
-    joined = datasets.concatenate_datasets(parts, axis=1, split=data.split)
+    extra, format = datasets.Dataset(results), data.format
+    if len(data):
+        parts = [data.with_format(None), extra]
+        joined = datasets.concatenate_datasets(parts, axis=1, split=data.split)
+    else:  # that would leave the columns of an empty one out
+        features = datasets.Features({**data.features, **extra.features})
+        nothing: dict[str, list[Any]] = {name: [] for name in features}
+        joined = datasets.Dataset.from_dict(nothing, features=features, split=data.split)
     shown = [*format["columns"], *results.column_names]
     return joined.with_format(
         format["type"],
