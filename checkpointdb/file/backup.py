@@ -6,17 +6,21 @@ each b-tree anew, which takes longer, and so keeps the log from being checkpoint
 
 from __future__ import annotations
 
-import os
-
 import apsw
 
 from ..errors import StoreCorruptError, StoreError
 from .connection import mapped
-from .locks import lockers
 from .read import Reader
-from .temporary import half_made
+from .temporary import check_target, half_made, taken
 from .verify import OnProgress, unseen
 
+# No process runs on the copy, or has claims there: it can be compacted, and run on, at once.
+_OF_NOBODY = """
+update runs set ended = 'closed' where ended is null;
+delete from system_claims;
+delete from system_occurrences;
+delete from system_counters;
+"""
 PAGES = 1024  # copied between two looks at signals and the bar
 
 
@@ -35,7 +39,7 @@ def backup(
             _copy(source, temporary, vfs, progress)
             _check_copy(source, temporary, vfs, progress)
     except FileExistsError as error:
-        raise _taken(target) from error
+        raise taken(target) from error
     except OSError as error:
         raise StoreError(f"{target}: cannot be written ({error.strerror})", target) from error
 
@@ -50,6 +54,7 @@ def _copy(source: str, temporary: str, vfs: str | None, progress: OnProgress) ->
                 while not run.done:
                     run.step(PAGES)
                     progress("copy", 1 - run.remaining / (run.page_count or 1))
+            target.execute(_OF_NOBODY)
         finally:
             target.close()
         reader.check_unchanged()
@@ -65,31 +70,3 @@ def _check_copy(source: str, temporary: str, vfs: str | None, progress: OnProgre
             "STORE -o NEW` brings all that is whole into a new store",
             source,
         )
-
-
-def check_target(source: str, target: str, force: bool) -> None:
-    """Raise if a new file must not take this name.
-
-    Raises:
-        StoreError: there is something, and no `force`; it is the source, or not a plain file, or
-            a store that somebody has open.
-    """
-    if os.path.lexists(target):
-        if not force:
-            raise _taken(target)
-        if os.path.islink(target) or not os.path.isfile(target):
-            raise StoreError(f"{target}: not a plain file; it is left as it is", target)
-        if os.path.exists(source) and os.path.samefile(source, target):
-            raise StoreError(f"{target}: is the store itself; give another path", target)
-        if lockers(target) or lockers(target + "-shm"):
-            raise StoreError(f"{target}: a store that is open; close it everywhere first", target)
-    elif os.path.lexists(target + "-wal"):
-        raise StoreError(
-            f"{target}-wal: the log of another store is here, and would be read as this one's. "
-            "Move it away, or give another path",
-            target,
-        )
-
-
-def _taken(target: str) -> StoreError:
-    return StoreError(f"{target}: exists; nothing was written. Give another path, or force", target)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from .. import interrupts
+from .. import interrupts, system
 from ..errors import (
     StoreCorruptError,
     StoreError,
@@ -27,6 +27,7 @@ from ..errors import (
 from . import migrations, pragmas, wal
 from .locks import lockers, strangers
 from .mounts import network_file_system
+from .pages import looks_like_pages
 from .temporary import half_made
 
 OLDEST_SQLITE = (3, 51, 3)
@@ -63,8 +64,9 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreCorruptError(
-                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm, "
-                "copy the three files and work on the copy",
+                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm. "
+                "`ckpt verify STORE` says what is damaged, and `ckpt salvage STORE -o NEW` brings "
+                "all that is whole into a new store",
                 path,
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
@@ -107,10 +109,31 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
             pragmas.tune_writer(connection, durability)
+            _make_name_durable(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _make_name_durable(connection: apsw.Connection, path: str) -> None:
+    """Sync the directory of a store without a run: whoever created it may have failed to, or died.
+
+    Raises:
+        StoreError: the disk failed.
+    """
+    if connection.execute("select 1 from runs limit 1").get is not None:
+        return
+    try:
+        system.sync_directory(os.path.dirname(path) or ".")
+    except PermissionError:  # who may not read the directory has not created the store
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{path}: its directory could not be synced ({error.strerror}): a power cut may lose "
+            "the whole store. Nothing was written; open it again",
+            path,
+        ) from error
 
 
 class _LockWait:
@@ -184,7 +207,7 @@ def create(path: str, vfs: str | None = None) -> None:
         )
     try:
         with half_made(path) as temporary, mapped(path):
-            _lay(temporary, vfs)
+            lay(temporary, vfs)
     except FileExistsError:
         return
     except OSError as error:
@@ -195,10 +218,12 @@ def create(path: str, vfs: str | None = None) -> None:
         ) from error
 
 
-def _lay(temporary: str, vfs: str | None) -> None:
+def lay(temporary: str, vfs: str | None = None) -> None:
+    """Make an empty file a store, synced."""
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
+        pragmas.sync_fully(connection)
         connection.pragma("synchronous", "full")
         connection.pragma("page_size", pragmas.PAGE_SIZE)
         migrations.migrate(connection)
@@ -240,10 +265,12 @@ def _uri(path: str, options: str) -> str:
 def _probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
-    _check_file(path)
+    check_file(path)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
+        if looks_like_pages(path, vfs):
+            raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
         raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
@@ -254,6 +281,8 @@ def _probe(path: str, vfs: str | None) -> None:
             "the version that wrote it",
             path,
         )
+    if application_id != migrations.APPLICATION_ID and _has_our_tables(path, vfs):
+        raise _ours(apsw.CorruptError("it is not marked as a store any more"), path)
     if application_id != migrations.APPLICATION_ID:
         raise StoreError(
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
@@ -280,7 +309,8 @@ def _no_sqlite(path: str, why: str) -> StoreError:
     )
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Raise unless it is a file that may be one of SQLite's."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -317,6 +347,14 @@ def _ask(connection: apsw.Connection) -> tuple[int, int]:
     with contextlib.closing(connection):
         connection.pragma("writable_schema", True)  # or SQLite refuses a file that is too short
         return connection.pragma("application_id"), connection.pragma("user_version")
+
+
+def _has_our_tables(path: str, vfs: str | None) -> bool:
+    with contextlib.closing(_open_uri(path, "immutable=1", vfs)) as connection:
+        sql = "select count(*) from sqlite_schema where name in ('records', 'system_key_index')"
+        with contextlib.suppress(apsw.Error):
+            return bool(connection.execute(sql).get == 2)
+    return False
 
 
 def _is_left_behind(path: str) -> bool:

@@ -24,7 +24,7 @@ _COUNTS = (
     "updated_at, ended, loss_window, rows, hits, computed, failed, commits, seconds, "
     "commit_seconds, cost"
 )
-_PROCESS = "started_at, host, boot, pid_namespace, pid, pid_ticks, policy, durability, meta"
+_PROCESS = "started_at, host, boot, pid_namespace, pid, pid_ticks, policy, durability, total, meta"
 
 
 class Incoming(msgspec.Struct, gc=False):

@@ -74,8 +74,14 @@ class Log(Registry):
     @interrupts.whole
     def close(self) -> None:
         """Commit what is on its way and close the file, synced. Can be repeated."""
-        if self.closed:
-            return
+        if not self.closed:
+            self._save_all()
+            self._close()
+        if not self.is_forked:
+            lifetime.closed(self)
+
+    def _save_all(self) -> None:
+        """Write what is left to write, before the file is closed."""
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
@@ -86,8 +92,6 @@ class Log(Registry):
         except StoreError:
             if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
                 raise
-        self._close()
-        lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""

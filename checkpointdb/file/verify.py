@@ -133,36 +133,76 @@ def _of_structure(line: str, tables: dict[Any, Any]) -> str:
 
 
 def _records(connection: apsw.Connection, progress: OnProgress) -> Iterator[Problem]:
-    last, end = 0, connection.execute("select max(id) from records").get or 1
-    while page := _page(connection, last):
-        for id, expected, step, run, *fields in page:
-            entry = Entry(*fields)
-            numbers = (step, run, entry.position, entry.attempts)
-            key = entry.key.hex()
-            if checksum(entry) != expected:
-                what = f"record {id} (key {key}) is not what was written"
-                yield Problem(what, _STOPS.format(key=key), id, key)
-            elif any(type(number) is not int for number in numbers):
-                what = f"record {id}: a numeric column no longer holds a number"
-                yield Problem(what, _ELSEWHERE, id, key)
+    last, end = 0, _last_id(connection)
+    while last < end:
+        try:
+            page = _page(connection, last)
+        except apsw.CorruptError:
+            first, last = last + 1, _before_readable(connection, last, end)
+            which = f"record {first}" if first == last else f"records {first} to {last}"
+            yield Problem(f"{which} cannot be read", _UNREADABLE)
+            continue
+        if not page:
+            return
+        for id, *fields in page:
+            yield from _of_record(id, *fields)
         last = page[-1][0]
         progress("records", min(1.0, last / end))
 
 
-def _page(connection: apsw.Connection, last: int) -> list[tuple[Any, ...]]:
-    """Return the records after `last`; one of them where text is no UTF-8."""
-    unreadable = f"-2, 0, 0, {KEY_BYTES}, x'', 0, 0, 0, null, null, null, null"
-    for columns, limit in (
-        (f"checksum, step, run, {ENTRY}", PAGE),
-        (f"checksum, step, run, {ENTRY}", 1),
-        (unreadable, 1),
+def _last_id(connection: apsw.Connection) -> int:
+    for sql in (
+        "select max(id) from records",
+        "select seq from sqlite_sequence where name = 'records'",
     ):
-        with contextlib.suppress(UnicodeDecodeError):
-            return connection.execute(
-                f"select id, {columns} from records where id > ? order by id limit ?",
-                (last, limit),
-            ).fetchall()
-    return []
+        with contextlib.suppress(apsw.CorruptError):
+            return connection.execute(sql).get or 0
+    return 0
+
+
+def _of_record(id: int, expected: int, step: Any, run: Any, *fields: Any) -> Iterator[Problem]:
+    entry = Entry(*fields)
+    key = entry.key.hex()
+    if checksum(entry) != expected:
+        what = f"record {id} (key {key}) is not what was written"
+        yield Problem(what, _STOPS.format(key=key), id, key)
+    elif any(type(number) is not int for number in (step, run, entry.position, entry.attempts)):
+        yield Problem(
+            f"record {id}: a numeric column no longer holds a number", _ELSEWHERE, id, key
+        )
+
+
+def _page(connection: apsw.Connection, last: int) -> list[tuple[Any, ...]]:
+    """Return the records after `last`; one of them where not all of it can be read.
+
+    Raises:
+        apsw.CorruptError: nothing of the next one can be.
+    """
+    unreadable = f"-2, 0, 0, {KEY_BYTES}, x'', 0, 0, 0, null, null, null, null"
+    sql = "select id, {} from records where id >= ? + 1 order by id limit ?"
+    for limit in (PAGE, 1):
+        with contextlib.suppress(UnicodeDecodeError, apsw.CorruptError):
+            return rows(connection, sql.format(f"checksum, step, run, {ENTRY}"), (last, limit))
+    return rows(connection, sql.format(unreadable), (last, 1))
+
+
+def _before_readable(connection: apsw.Connection, last: int, end: int) -> int:
+    """Return the last id of those after `last` that are on a page which cannot be read."""
+    low, high = last + 1, last + 1
+    while high < end and not _is_readable(connection, high):
+        low, high = high, min(2 * high - last, end)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _is_readable(connection, middle) else (middle, high)
+    return low if _is_readable(connection, high) else end
+
+
+def _is_readable(connection: apsw.Connection, id: int) -> bool:
+    try:
+        connection.execute("select key from records where id >= ? limit 1", (id,)).fetchall()
+    except (apsw.CorruptError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _references(connection: apsw.Connection, _progress: OnProgress) -> Iterator[Problem]:
