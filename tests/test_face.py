@@ -125,6 +125,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "cost": float,
         "shared": True,
         "timeout": 60.0,
+        "on_event": print,
         "using": ("client",),
     }
     first = step_of(label, store_path, **options)

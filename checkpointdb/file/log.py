@@ -26,7 +26,7 @@ from .delete import check_alone, choose, delete
 from .key_index import extend
 from .opened import Durability
 from .read import Reader
-from .records import Entry, Found, Made, RunInfo
+from .records import Appended, Entry, Found, Made, RunInfo
 from .registry import Registry
 
 UNCOMMITTED = 0  # the run of a record that is not committed yet
@@ -199,7 +199,7 @@ class Log(Registry):
         counts: dict[str, Any] | None = None,
         answered: bool = False,
         worker: str | None = None,
-    ) -> list[Entry]:
+    ) -> Appended:
         """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
 
         Args:
@@ -209,9 +209,6 @@ class Log(Registry):
             counts: columns of `runs` to bring up to date.
             answered: whether the calls were recorded by `send` and are now answered.
             worker: under `shared=True`, whose claims the entries fulfil.
-
-        Returns:
-            Entries that came late: of `worker`, when another's result of their key is saved.
 
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
@@ -223,8 +220,7 @@ class Log(Registry):
             more = counts or answered or full or worker or replaced
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
-                self._appended(writer, entries)
-                return []
+                return self._appended(writer, entries)
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
                 with transaction(writer):
@@ -241,10 +237,10 @@ class Log(Registry):
                         delete_keys(writer, "system_claims", entries)
                     if full:
                         extend(writer)
-                self._appended(writer, entries)
+                appended = self._appended(writer, entries, late)
                 if full:
                     self._finder.index.forget_indexed()
-            return late
+            return appended
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries whose key has a success by now; under the write lock."""
@@ -255,7 +251,10 @@ class Log(Registry):
             if found is not None and found.error is None and found.id != entry.replaces
         ]
 
-    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
+    def _appended(
+        self, writer: apsw.Connection, entries: Sequence[Entry], late: Sequence[Entry] = ()
+    ) -> Appended:
+        last = 0
         if entries:
             last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
             with self._reading:
@@ -267,6 +266,7 @@ class Log(Registry):
                     supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
         self._file.save_if_gone()
+        return Appended(last and last - len(entries) + 1, last, late)
 
     def check_file(self) -> None:
         """Raise if the file or its -wal is not what was opened."""
