@@ -32,6 +32,8 @@ from .errors import (
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
 from .file.records import Call, Record, RunInfo, StepInfo
+from .file.salvage import Salvaged, salvage
+from .file.verify import Problem
 from .loops.direct import MISS, Miss
 from .loops.run_iterator import Run
 from .plan import Plan, Why
@@ -61,6 +63,7 @@ __all__ = [
     "Miss",
     "Pending",
     "Plan",
+    "Problem",
     "Record",
     "Report",
     "RowFailed",
@@ -69,6 +72,7 @@ __all__ = [
     "RunInfo",
     "RunOptions",
     "RunStarted",
+    "Salvaged",
     "SavePolicy",
     "StaleResultsError",
     "StaleResultsWarning",
@@ -94,6 +98,7 @@ __all__ = [
     "on_exit",
     "register",
     "run",
+    "salvage",
     "step",
 ]
 

@@ -45,6 +45,7 @@ from .loops.choice import loop_for, refuse_executor
 from .loops.direct import Direct, StoreOrPath, Where
 from .loops.run_iterator import Run
 from .loops.session import Session
+from .loops.tracebacks import hide_ours
 from .loops.travel import arrive, parts_of
 from .plan import Plan, Why
 from .policy import SavePolicy
@@ -139,13 +140,19 @@ class Step(Rows[P, R]):
 
         The result is pending until the save policy, its timer, `flush()` or the exit of the process
         commits it. Equal calls made at the same time, in threads or tasks, share one computation.
+        An async step opens and raises nothing before its `await`, except for wrong arguments.
         """
+        __tracebackhide__ = True
         row = self._row(args, kwargs)
         if self._spec.is_async:
             from .loops import asynchronous
 
             return asynchronous.acall(self._direct, row)  # type: ignore[return-value]
-        result: R = self._direct.do(sync.call, row)
+        try:
+            result: R = self._direct.do(sync.call, row)
+        except BaseException as error:
+            hide_ours(error)
+            raise
         return result
 
     @overload
@@ -255,10 +262,9 @@ class Step(Rows[P, R]):
             given: as `run` takes it.
         """
         rows = map(self._binder.with_values(given, None).content, checked_rows(rows, Iterable))
-        separate = self._settings.duplicates == "separate"
         return plans.plan(
-            self.path, self.name, self.version, self._keyer, separate, rows,
-            self._spec.capture(), self._settings.on_change == "recompute",
+            self.path, self.name, self.version, self._keyer, self._settings, rows,
+            self._spec.capture(),
         )  # fmt: skip
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:

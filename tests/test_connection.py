@@ -439,7 +439,7 @@ def fail(*args):
         ("migrations.migrate", apsw.FullError("database or disk is full")),
         ("pragmas.harden", apsw.IOError("disk I/O error")),
         ("os.link", OSError(28, "No space left on device")),
-        ("_sync_directory", OSError(5, "Input/output error")),
+        ("temporary.sync_directory", OSError(5, "Input/output error")),
     ],
 )
 def test_a_creation_that_fails_is_our_error_and_leaves_nothing(
@@ -451,11 +451,12 @@ def test_a_creation_that_fails_is_our_error_and_leaves_nothing(
         raise exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"checkpointdb.file.connection.{target}", fail)
+        place = "file" if target.startswith("temporary") else "file.connection"
+        patch.setattr(f"checkpointdb.{place}.{target}", fail)
         with pytest.raises(StoreError, match=r"rows\.ckpt"):
             connection.create(store_path)
     left = os.listdir(os.path.dirname(store_path))
-    assert left == (["rows.ckpt"] if target == "_sync_directory" else [])
+    assert left == (["rows.ckpt"] if target == "temporary.sync_directory" else [])
     with Store(store_path) as store:
         assert store.verify() == []
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import glob
 import inspect
 import os
 import re
 import sys
 import threading
+import time
 
 import msgspec
 import pytest
@@ -437,6 +439,46 @@ def test_n_rows_are_n_rows_even_while_a_commit_is_under_way(store, ids, monkeypa
         thread.join(10)
     assert len(committer) == 1, "one row is no reason to commit"
     committer.close()
+
+
+class Slow:
+    """A policy of the user's, due at an age, which takes longer to say so than is left."""
+
+    seconds = 1000.0
+
+    def due(self, pending):
+        if pending.background:
+            time.sleep(0.6)
+        return pending.seconds >= self.seconds
+
+
+def test_a_row_that_comes_of_age_while_the_timer_asks_is_not_left_for_another_round(store, ids):
+    """The timer asks whether a policy is due and when to ask again, both of the same age."""
+    with contextlib.closing(Committer(store.log, Slow(), Tally("s"), *ids)) as committer:
+        committer.put(entry_of(0), time.perf_counter() - 999.5)
+        wait = committer.tick()
+        assert wait <= 0.5 or not committer.pending
+
+
+def test_rows_that_come_of_age_during_the_timers_commit_are_committed_next(store, ids, monkeypatch):
+    """A commit may take longer than the policy's seconds: who came meanwhile waited long enough."""
+    append = store.log.append
+
+    def slow(*args, **options):
+        monkeypatch.undo()
+        committer.put(entry_of(1), time.perf_counter())
+        time.sleep(0.1)
+        return append(*args, **options)
+
+    with contextlib.closing(
+        Committer(store.log, every(seconds=0.05), Tally("s"), *ids)
+    ) as committer:
+        committer._timer.stop()
+        monkeypatch.setattr(store.log, "append", slow)
+        committer.put(entry_of(0), time.perf_counter() - 1)
+        committer.tick()
+        assert not committer.pending
+        assert [r.position for r in store.records()] == [0, 1]
 
 
 class Kept:

@@ -26,6 +26,7 @@ from .ledger import Ledger
 from .options import Options
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
+from .sharing import Sharing
 from .tables import as_results
 from .tally import Tally
 from .warn import warn
@@ -47,7 +48,7 @@ class Calls:
         tally: of the run.
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
-        under_way: a list to have an entry for each call that has not returned.
+        sharing: under `shared=True`; it is told of each call that begins, and is under way.
         is_direct: whether these are direct calls: what is recorded is raised, too.
             They have no `concurrency`.
     """
@@ -62,7 +63,7 @@ class Calls:
         tally: Tally,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
-        under_way: list[None] | None = None,
+        sharing: Sharing | None = None,
         is_direct: bool = False,
     ) -> None:
         self._log = log
@@ -87,7 +88,8 @@ class Calls:
         judges = (options.cost, options.valid, options.on_event)
         self._is_judged = spec.is_async and any(judge is not None for judge in judges)
         # one entry a call that has not returned: threads append and pop it without a lock
-        self._flying: list[None] = [] if under_way is None else under_way
+        self._flying: list[None] = [] if sharing is None else sharing.under_way
+        self._sharing = sharing
 
     @property
     def name(self) -> str:
@@ -111,7 +113,7 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             interrupts.halt()
-        if overdue and not (slots := self.not_overdue(slots)):
+        if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
             return
         argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
@@ -135,6 +137,12 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
+        if overdue:
+            slots = await self._not_overdue_beside(slots)
+        if self._sharing is not None:
+            slots = self._sharing.begin(slots)
+        if not slots:
+            return
         argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
@@ -225,7 +233,29 @@ class Calls:
         if self._unstorable is not None:
             raise self._unstorable
 
-    def not_overdue(self, slots: list[Slot]) -> list[Slot]:
+    def to_make(self, slots: list[Slot]) -> list[Slot]:
+        """Return the rows to call the step for.
+
+        Others were answered by an overdue call, or lent to whoever is waited for.
+        """
+        if overdue:
+            slots = self._not_overdue(slots)
+        return slots if self._sharing is None else self._sharing.begin(slots)
+
+    async def _not_overdue_beside(self, slots: list[Slot]) -> list[Slot]:
+        """Do as `_not_overdue`, and do not hold up the event loop."""
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self._not_overdue, slots)
+        except BaseException as error:
+            self._settle_rest(slots, error)
+            raise
+        finally:
+            if self._beside.due:
+                await self._beside.commit_due(slots)
+
+    def _not_overdue(self, slots: list[Slot]) -> list[Slot]:
         """Wait for overdue calls of these rows, and take their results; return the other rows."""
         start = perf_counter()
         try:

@@ -24,6 +24,10 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def row(self, key: bytes) -> Slot | None:
+        """Return the row of a key that is in flight, None if there is none."""
+        return self._rows.get(key)
+
     def enter(self, slots: Sequence[Slot]) -> tuple[list[Place], list[Slot], Collided]:
         """Let rows in that are not settled, each key once.
 

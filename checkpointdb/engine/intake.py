@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +22,7 @@ from .rows import Place, Slot
 from .sharing import Sharing
 from .source import Source
 from .tally import Tally
+from .waiting import claimed_here, waiting
 
 READ_AHEAD = 256
 # Looking up in batches is worth 3 to 10 µs a row, and 60 between calls of 10 ms. The read-ahead
@@ -400,6 +401,23 @@ class Intake:
     def is_following(self) -> bool:
         """Whether rows are waited for that other workers compute."""
         return self._sharing is not None and self._sharing.waiting
+
+    @contextmanager
+    def waiting_for_others(self, slots: Sequence[Slot] | None = None) -> Iterator[None]:
+        """Say, for the block, that we wait for rows which other workers have claimed.
+
+        Args:
+            slots: those rows; all of the run's unless given.
+
+        Raises:
+            StepDeadlockError: those workers are of this process, and wait for us.
+        """
+        assert self._sharing is not None
+        if slots is None:
+            slots = self._sharing.all_followed
+        here = claimed_here(self._log.holders([slot.key for slot in slots]))
+        with waiting(here if len(here) == len(slots) else (), self._spec.name):
+            yield
 
     def poll_claimed(self) -> list[Slot]:
         """Check the rows claimed by other workers; return those we must now compute ourselves."""

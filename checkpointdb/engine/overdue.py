@@ -280,7 +280,7 @@ def wait_for_overdue(path: str, step: str, slots: Sequence[Slot], seconds: float
     calls = [(slot, call) for slot in slots if (call := overdue.get((path, slot.key)))]
     for slot, call in calls:
         first = next(row for row in call.rows if row.key == slot.key)
-        with waiting(first, step):
+        with waiting((first,), step):
             if not interrupts.in_the_open(call.over.wait, seconds):
                 raise TimeoutError(
                     f"{_named(step, [slot])} is still being called by an earlier call, begun "

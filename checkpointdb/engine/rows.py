@@ -21,6 +21,7 @@ class Slot(msgspec.Struct, eq=False):
         identity: 16 bytes, the digest of what the key is made of.
         plain: what `is_plain` said of the row.
         must_compute: by whoever looked it up.
+        begun: its call is being made, or was; known under `shared=True` alone.
         settled: its outcome is there.
         attempts: in earlier runs.
         input: the stored form of the row.
@@ -46,6 +47,7 @@ class Slot(msgspec.Struct, eq=False):
     identity: bytes
     plain: int
     must_compute: bool = False
+    begun: bool = False
     settled: bool = False
     attempts: int = 0
     input: str | bytes | None = None

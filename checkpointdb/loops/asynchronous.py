@@ -8,7 +8,7 @@ import functools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from ..engine.begin import Running
@@ -22,19 +22,24 @@ from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .sync import orphaned, stop
+from .tracebacks import hide_ours
 
 
 async def adrive(session: Session, concurrency: int) -> AsyncIterator[Any]:
     """Give out the results of a run: `drive` for async code."""
-    with session.running() as (running, signals):
-        results = running.results
-        async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
-            async for places in chunks:
-                if not places:
-                    stop(running, signals)
-                for place in places:
-                    yield results.take(place)
-        await asyncio.to_thread(running.commit)  # so that the end has nothing left that takes long
+    try:
+        with session.running() as (running, signals):
+            results = running.results
+            async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
+                async for places in chunks:
+                    if not places:
+                        stop(running, signals)
+                    for place in places:
+                        yield results.take(place)
+            await asyncio.to_thread(running.commit)  # so that the end has nothing left to do
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
@@ -65,6 +70,7 @@ async def acall(direct: Direct, row: Any) -> Any:
         except BaseException as error:
             if not is_under_way(place):  # else it goes on in the background
                 intake.withdraw(place, error)
+            hide_ours(error)
             raise
 
 
@@ -99,7 +105,7 @@ async def _settled(running: Running, place: Place) -> None:
     """Wait until a row is settled that another task or thread computes."""
     settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
     wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-    with waiting(first_of(place), running.name):
+    with waiting((first_of(place),), running.name):
         in_flight.when_settled(place, wake)
         await settled.wait()
 
@@ -108,7 +114,8 @@ async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
     """Wait until a row is settled that another process computes; or begin its call, if ours."""
     running.commit()  # another process may be waiting for what is pending here
     while not slot.settled:
-        await asyncio.sleep(POLL_EVERY)
+        with running.intake.waiting_for_others([slot]):
+            await asyncio.sleep(POLL_EVERY)
         if worker := _take_over(running, slot):
             return worker
     return None
@@ -241,9 +248,11 @@ class Tasks:
             if self._intake.is_following:
                 self._running.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
-        with suppress(TimeoutError):
-            wait = POLL_EVERY if self._intake.is_following else None
-            await asyncio.wait_for(self._wake.wait(), wait)
+        following = self._intake.is_following
+        blocked = following and not self._workers
+        others = self._intake.waiting_for_others() if blocked else nullcontext()
+        with others, suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_EVERY if following else None)
         for slot in self._intake.poll_claimed():
             self._start([slot])
 

@@ -163,7 +163,7 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(record.key, str)
         assert_type(record.version, int | str)
         assert_type(record.error, dict[str, Any] | None)
-    assert_type(store.verify(), list[str])
+    assert_type(store.verify(), list[ckpt.Problem])
     if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
         assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
