@@ -92,9 +92,9 @@ class Session:
     def running(self) -> Iterator[tuple[Running, Signals]]:
         """Begin the run for the block, and end it as the block ends."""
         self._running = running = begin(self._job, self._rows)
+        source, results = running.source, running.results
         if self._pairs:
-            running.results.give_pairs()
-        source = running.source
+            results.give_pairs()
         if self._in_task:
             signals = Signals(always, running.commit, interrupt=False)
         else:
