@@ -488,6 +488,7 @@ def named_like(how, store):
     return other
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     "how", ["itself", "symlink", "hard link", "-wal", "-shm", "a link to the log"]
 )

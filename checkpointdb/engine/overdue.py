@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from .. import interrupts
+from .. import interrupts, system
 from ..errors import StepStuckError
 from .current import calling
 from .rows import Slot
@@ -295,8 +295,7 @@ def _forget_in_child() -> None:
     overdue.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+system.at_fork(_forget_in_child)
 
 
 def _named(step: str, slots: Sequence[Slot]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from .. import interrupts
+from .. import interrupts, system
 from ..errors import (
     StoreCorruptError,
     StoreError,
@@ -125,7 +125,7 @@ def _make_name_durable(connection: apsw.Connection, path: str) -> None:
     if connection.execute("select 1 from runs limit 1").get is not None:
         return
     try:
-        _sync_directory(os.path.dirname(path) or ".")
+        system.sync_directory(os.path.dirname(path) or ".")
     except PermissionError:  # who may not read the directory has not created the store
         return
     except OSError as error:
@@ -223,6 +223,7 @@ def lay(temporary: str, vfs: str | None = None) -> None:
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
+        pragmas.sync_fully(connection)
         connection.pragma("synchronous", "full")
         connection.pragma("page_size", pragmas.PAGE_SIZE)
         migrations.migrate(connection)

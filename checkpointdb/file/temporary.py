@@ -7,19 +7,14 @@ removes it: its maker holds a lock on it, which ends with the process.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import time
 from collections.abc import Iterator
 
+from .. import system
 from ..errors import StoreError
 from .locks import lockers
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: what a kill leaves stays there
-    fcntl = None  # type: ignore[assignment]
 
 MINUTE = 60.0  # more than it takes from giving up the lock to the name
 _ENDINGS = ("", "-journal", "-wal", "-shm")
@@ -44,12 +39,12 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         try:
-            _lock(descriptor)
+            system.lock(descriptor)
             yield temporary
         finally:  # before it has its name: closing it would drop the locks of who opens it then
             os.close(descriptor)
         _publish(temporary, path, replace)
-        sync_directory(os.path.dirname(path) or ".")
+        system.sync_directory(os.path.dirname(path) or ".")
     finally:
         _remove(temporary)
 
@@ -57,37 +52,10 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
 def _publish(temporary: str, path: str, replace: bool) -> None:
     if replace:
         _remove(path + "-wal", path + "-shm")  # the log of what was there would be read with it
-        sync_directory(os.path.dirname(path) or ".")
+        system.sync_directory(os.path.dirname(path) or ".")
         os.rename(temporary, path)
         return
-    try:
-        os.link(temporary, path)  # unlike a rename, never replaces what just appeared
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        os.rename(temporary, path)  # a file system without hard links
-
-
-def sync_directory(directory: str) -> None:
-    """Have the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file for as long as it is open; tell whether nobody else had."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody has; or a file system without locks
-        return False
-    return True
+    system.give_name(temporary, path)
 
 
 def _remove_dead(path: str) -> None:
@@ -111,7 +79,7 @@ def _is_dead(temporary: str, path: str) -> bool:
             return False
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            return _lock(descriptor)
+            return system.lock(descriptor)
         finally:
             os.close(descriptor)
     return False
