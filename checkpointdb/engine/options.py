@@ -82,9 +82,12 @@ class StepOptions(_OfStep, total=False):
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
         using: names of parameters that are means (a client): neither in the key nor stored.
+        replay: True to call nothing and write nothing: a row without a saved result is a
+            `ReplayMissError` that says what differs. For tests.
     """
 
     using: tuple[str, ...]
+    replay: bool
 
 
 class _OfRun(TypedDict, total=False):
@@ -151,9 +154,11 @@ class AllOptions(_OfStep, _OfRun, total=False):
 
     Attributes:
         using: values of parameters that are means, which names them too; or their names alone.
+        replay: as for the step.
     """
 
     using: tuple[str, ...] | Mapping[str, Any] | None
+    replay: bool
 
 
 class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +183,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
     using: tuple[str, ...] = ()
+    replay: bool = False
 
     def __post_init__(self) -> None:
         self.of_calls  # noqa: B018 - or raise

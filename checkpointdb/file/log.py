@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -174,17 +173,9 @@ class Log(Registry):
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""
-        if not ids:
-            return {}
-        sql = """
-        select id, row_digest from carray(?) as wanted cross join records on records.id = value
-        """
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             self._check_open()
-            found: list[Any] = self._reader.execute(
-                sql, (apsw.carray(array.array("q", ids)),)
-            ).fetchall()
-        return dict(found)
+            return self._finder.row_digests(ids)
 
     def check(self, id: int) -> None:
         """Raise unless a record is what was written, its identity and input too.

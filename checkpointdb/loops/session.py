@@ -135,6 +135,8 @@ class Session:
 
     def _explain(self, error: BaseException) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""
+        if self._job.replay is not None:
+            return
         with suppress(StoreError):
             report, total, left = self.report(), self.total(), ""
             if total is not None:
