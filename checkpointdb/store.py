@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from . import interrupts
 from .errors import StoreError
@@ -17,6 +17,7 @@ from .file.read import Reader, Status
 from .file.read_log import ReadLog
 from .file.records import Record, RunInfo, StepInfo
 from .file.verify import OnProgress, Problem
+from .frames.saved import Saved
 from .wording import duration, moment, money
 
 LAST_RUNS = 5  # that a notebook shows
@@ -127,6 +128,57 @@ class Store:
         """Yield the newest record of each key, in input order, as of the first one asked for."""
         with Reader(self.path, self._vfs) as reader:
             yield from reader.records(step, status=status)
+
+    def rows(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each saved row of a step as a plain dict, in input order: its input and its result.
+
+        A result that is a dict or a record is there by its keys, any other under the step's name;
+        an input that is no dict is under `input`. Failed rows are left out: see `records`.
+
+        Args:
+            step: its name; may be left out if there is one.
+            version: may be left out if there is one.
+            prefix: of the names that come from results.
+
+        Raises:
+            ValueError: no such step, or several; a name that both input and result have.
+        """
+        return self._saved(step, version, prefix).rows()
+
+    def to_arrow(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Any:
+        """Return what `rows` yields as a `pyarrow.Table`, typed by all rows; memory is bounded.
+
+        A column whose values share no type has their JSON as text. See `rows` for the rest.
+        """
+        return self._saved(step, version, prefix).to_arrow()
+
+    def to_pandas(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Any:
+        """Return what `rows` yields as a `pandas.DataFrame`. See `rows` for the rest."""
+        return self._saved(step, version, prefix).to_pandas()
+
+    def _saved(self, step: str | None, version: int | str | None, prefix: str) -> Saved:
+        found = self._one_step(step, version)
+        return Saved(self._pairs(found), found.name, prefix)
+
+    def _one_step(self, step: str | None, version: int | str | None) -> StepInfo:
+        steps = self.steps()
+        found = [it for it in steps if step in (None, it.name) and version in (None, it.version)]
+        if len(found) != 1:
+            known = ", ".join(f"{it.name!r} version {it.version!r}" for it in steps) or "none"
+            what = "no such step" if not found else "several steps: give step= and version="
+            raise ValueError(f"{self.path}: {what}; its steps: {known}")
+        return found[0]
+
+    def _pairs(self, step: StepInfo) -> Iterator[tuple[Any, Any]]:
+        with Reader(self.path, self._vfs) as reader:
+            for record in reader.records(step.name, step.version, "ok"):
+                yield record.input, record.result
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, as `key_of` gives it; None if there is none.

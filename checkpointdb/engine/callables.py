@@ -10,9 +10,9 @@ import typing
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from ..frames.rows import as_rows
 from ..values.classes import resolved
 from ..values.keys import Version
-from .tables import as_rows
 
 
 def bare(fn: Any) -> Any:
@@ -71,17 +71,24 @@ def row_name(fn: Any, using: Container[str] = ()) -> str:
 
 
 def return_type(fn: Any) -> Any:
-    """Return what `fn` is annotated to return; Any if that cannot be told.
+    """Return what `fn` is annotated to return; Any if that cannot be told."""
+    return _annotation(fn, "return")
 
-    An annotation of another parameter that cannot be resolved has nothing to do with it.
-    """
+
+def row_type(fn: Any) -> Any:
+    """Return the annotation of the parameter of `fn` that is the row; Any if it has none."""
+    return _annotation(fn, row_name(fn))
+
+
+def _annotation(fn: Any, name: str) -> Any:
+    """Return one annotation; another one that cannot be resolved has nothing to do with it."""
     function = bare(fn)
-    hint = getattr(function, "__annotations__", {}).get("return", Any)
+    hint = getattr(function, "__annotations__", {}).get(name, Any)
     inside = inspect.unwrap(function)
     local = {parameter.__name__: parameter for parameter in getattr(inside, "__type_params__", ())}
     with contextlib.suppress(TypeError, ValueError):  # a builtin; a cell that is empty yet
         local |= inspect.getclosurevars(inside).nonlocals
-    return resolved("return", hint, namespace_of(fn), local).get("return", Any)
+    return resolved(name, hint, namespace_of(fn), local).get(name, Any)
 
 
 def namespace_of(fn: Any) -> dict[str, Any]:

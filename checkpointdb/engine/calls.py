@@ -14,6 +14,7 @@ from typing import Any
 from .. import interrupts
 from ..file.log import Log
 from ..file.records import Entry, SentCall
+from ..frames.rows import as_results
 from .beside import Beside
 from .budget import Budget
 from .committer import Committer
@@ -27,7 +28,6 @@ from .options import Options
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
 from .sharing import Sharing
-from .tables import as_results
 from .tally import Tally
 from .warn import warn
 

@@ -338,12 +338,14 @@ def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
     return StepSettings(**given)
 
 
-def run_options(function: str, given: Mapping[str, Any], settings: StepSettings) -> Options:
+def run_options(
+    function: str, given: Mapping[str, Any], settings: StepSettings, own: tuple[str, ...] = ()
+) -> Options:
     """Return the keywords that `function` was given as a run's options; see `step_settings`.
 
-    What it was not given is as the step has it.
+    What it was not given is as the step has it. `own` are keywords that it has besides.
     """
-    _check_known(function, given, _OF_RUN, _OF_STEP, "step(...)")
+    _check_known(function, given, (*own, *_OF_RUN), _OF_STEP, "step(...)")
     return Options(**settings.of_runs | dict(given))
 
 
