@@ -93,7 +93,7 @@ class Step(Rows[P, R]):
         )  # fmt: skip
         self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta
-        self._where = Where(store, settings.durability)
+        self._where = Where(store, settings.durability, settings.replay)
         self._binder = Binder(fn, settings.using)
         self._method = is_method(fn)
         self.__wrapped__ = fn
@@ -291,6 +291,7 @@ class Step(Rows[P, R]):
         save: SavePolicy | None = None,
         durability: Durability | None = None,
         on_change: OnChange | None = None,
+        replay: bool | None = None,
     ) -> Step[P, R]:
         """Return the same step saved elsewhere or otherwise; nothing is opened."""
         options = self._options()
@@ -300,6 +301,8 @@ class Step(Rows[P, R]):
             options["durability"] = durability
         if on_change is not None:
             options["on_change"] = on_change
+        if replay is not None:
+            options["replay"] = replay
         where = self._where.again if store is None else store
         return Step(self.__wrapped__, where, version=self.version, **options)
 
@@ -325,7 +328,9 @@ class Step(Rows[P, R]):
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
-        row = self._binder.content(self._row(args, kwargs))
+        return self._why(self._binder.content(self._row(args, kwargs)))
+
+    def _why(self, row: Any) -> Why:
         return plans.why(
             self.path, self.name, self.version, self._keyer, self._key_recipe, row,
             self._spec.capture(),
@@ -391,7 +396,11 @@ class Step(Rows[P, R]):
         if options.given or options.using:
             binder = self._binder.with_values(options.given, options.using)
             spec = msgspec.structs.replace(spec, binder=binder)
-        return Job(self._opened(), spec, self._save, self._meta, options)
+        return self._asked(self._opened(), spec, options)
+
+    def _asked(self, store: Store, spec: Spec, options: Options) -> Job:
+        job = Job(store, spec, self._save, self._meta, options)
+        return job.replaying(self._why) if self._where.is_replayed else job
 
     def _direct_job(self, store: Store) -> Job:
         """Return what the session of direct calls is asked for."""
@@ -399,7 +408,7 @@ class Step(Rows[P, R]):
         if not spec.is_async:
             fn = functools.partial(interrupts.in_the_open, spec.fn)
             spec = msgspec.structs.replace(spec, fn=fn)
-        return Job(store, spec, self._save, self._meta, self._settings.of_calls)
+        return self._asked(store, spec, self._settings.of_calls)
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._method and args and isinstance(args[0], type):  # as classmethod does

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from . import interrupts
 from .errors import StoreError
@@ -15,6 +15,7 @@ from .file.log import Log
 from .file.merge import Merged
 from .file.opened import Durability
 from .file.read import Reader, Status
+from .file.read_log import ReadLog
 from .file.records import Record, RunInfo, StepInfo
 from .file.verify import OnProgress, Problem
 from .frames.saved import Saved
@@ -24,7 +25,7 @@ LAST_RUNS = 5  # that a notebook shows
 
 
 class Store:
-    """A store file, open for reading and writing. A context manager; safe to share by threads.
+    """A store file, open for reading and writing, or reading. A context manager; thread-safe.
 
     Promises: creation is whole or not at all, and durable; a commit is all or nothing; what a
     commit acknowledged survives a power cut (`durability="power"`) or the death of the process
@@ -36,6 +37,8 @@ class Store:
         durability: `"power"` or `"process"`.
         create: False to raise instead of creating the file.
         vfs: name of an SQLite VFS to use instead of the system's.
+        readonly: True to write nothing, create nothing and take no lock. Steps on this store only
+            replay what is saved: see `replay=` of `step`.
 
     Raises:
         StoreError: a directory, an empty file, not a store, a place that cannot be written.
@@ -50,16 +53,20 @@ class Store:
         durability: Durability = "power",
         create: bool = True,
         vfs: str | None = None,
+        readonly: bool = False,
     ) -> None:
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', got {durability!r}")
         files.check_sqlite()
         self.path = os.path.realpath(os.fspath(path))
-        self.durability = durability
+        self.durability, self.readonly = durability, readonly
         self._vfs = vfs
-        if create and not os.path.lexists(self.path):
+        if create and not readonly and not os.path.lexists(self.path):
             files.create(self.path, vfs)
-        self.log = Log(self.path, durability, vfs)
+        # of reading, it does the part; of the rest, it says what it is
+        self.log = (
+            cast("Log", ReadLog(self.path, vfs)) if readonly else Log(self.path, durability, vfs)
+        )
         try:
             lifetime.opened(self.log, self.log.forked)
             lifetime.give_back(self, self.log)
@@ -74,7 +81,8 @@ class Store:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({self.path!r}, durability={self.durability!r})"
+        kind = "readonly=True" if self.readonly else f"durability={self.durability!r}"
+        return f"Store({self.path!r}, {kind})"
 
     def _repr_html_(self) -> str:
         from . import markup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -29,7 +28,7 @@ from .key_index import extend, last_id
 from .merge import Merged, Merging, bring_forgotten
 from .opened import Durability
 from .read import Reader
-from .records import Entry, Found, Made, RunInfo
+from .records import Appended, Entry, Found, Made, RunInfo
 from .registry import Registry
 
 UNCOMMITTED = 0  # the run of a record that is not committed yet
@@ -176,17 +175,9 @@ class Log(Registry):
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""
-        if not ids:
-            return {}
-        sql = """
-        select id, row_digest from carray(?) as wanted cross join records on records.id = value
-        """
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             self._check_open()
-            found: list[Any] = self._reader.execute(
-                sql, (apsw.carray(array.array("q", ids)),)
-            ).fetchall()
-        return dict(found)
+            return self._finder.row_digests(ids)
 
     def check(self, id: int) -> None:
         """Raise unless a record is what was written, its identity and input too.
@@ -206,7 +197,7 @@ class Log(Registry):
         counts: dict[str, Any] | None = None,
         answered: bool = False,
         worker: str | None = None,
-    ) -> list[Entry]:
+    ) -> Appended:
         """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
 
         Args:
@@ -216,9 +207,6 @@ class Log(Registry):
             counts: columns of `runs` to bring up to date.
             answered: whether the calls were recorded by `send` and are now answered.
             worker: under `shared=True`, whose claims the entries fulfil.
-
-        Returns:
-            Entries that came late: of `worker`, when another's result of their key is saved.
 
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
@@ -230,8 +218,8 @@ class Log(Registry):
             more = counts or answered or full or worker or replaced
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
-                self._appended(writer, writer.last_insert_rowid(), [it.key for it in entries], ())
-                return []
+                keys = [entry.key for entry in entries]
+                return self._appended(writer, writer.last_insert_rowid(), keys)
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
                 with transaction(writer):
@@ -249,10 +237,11 @@ class Log(Registry):
                         delete_keys(writer, "system_claims", entries)
                     if full:
                         extend(writer)
-                self._appended(writer, last, [entry.key for entry in entries], replaced)
+                keys = [entry.key for entry in entries]
+                appended = self._appended(writer, last, keys, replaced, late)
                 if full:
                     self._finder.index.forget_indexed()
-            return late
+            return appended
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries whose key has a success by now; under the write lock."""
@@ -264,8 +253,13 @@ class Log(Registry):
         ]
 
     def _appended(
-        self, writer: apsw.Connection, last: int, keys: Sequence[bytes], said: Collection[int]
-    ) -> None:
+        self,
+        writer: apsw.Connection,
+        last: int,
+        keys: Sequence[bytes],
+        said: Collection[int] = (),
+        late: Sequence[Entry] = (),
+    ) -> Appended:
         if keys:
             with self._reading:
                 repeated = self._finder.index.added(keys, last - len(keys) + 1, last)
@@ -276,6 +270,7 @@ class Log(Registry):
                     supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
         self._file.save_if_gone()
+        return Appended(last - len(keys) + 1, last, late) if keys else Appended(late=late)
 
     def check_file(self) -> None:
         """Raise if the file or its -wal is not what was opened."""

@@ -64,9 +64,18 @@ class Reader:
         """Close the file."""
         self._connection.close()
 
+    @property
+    def connection(self) -> apsw.Connection:
+        """The connection that it reads through."""
+        return self._connection
+
+    def is_unchanged(self) -> bool:
+        """Tell whether what it reads is still the file: nobody wrote where it takes no locks."""
+        return not self._immutable or files.unchanged(self.path) == self._mark
+
     def check_unchanged(self) -> None:
         """Raise if the file was read without locks and somebody wrote to it meanwhile."""
-        if self._immutable and files.unchanged(self.path) != self._mark:
+        if not self.is_unchanged():
             raise StoreError(f"{self.path}: a run began to write while it was read: read again")
 
     @property

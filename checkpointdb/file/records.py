@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -47,6 +48,17 @@ class Entry(msgspec.Struct, gc=False):
     row_digest: bytes | None = None
     occurrence: int = 0
     replaces: int = 0
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What a commit wrote: records `first_id` to `last_id`, 0 if none, and the entries it left out.
+
+    `late` are those of a worker for whose key another one's result was there already.
+    """
+
+    first_id: int = 0
+    last_id: int = 0
+    late: Sequence[Entry] = ()
 
 
 class SentCall(msgspec.Struct, gc=False):
