@@ -78,11 +78,6 @@ class Reader:
         if not self.is_unchanged():
             raise StoreError(f"{self.path}: a run began to write while it was read: read again")
 
-    @property
-    def connection(self) -> apsw.Connection:
-        """The connection, for who reads tables that this class does not."""
-        return self._connection
-
     def since(self, format: int, column: str, otherwise: str) -> str:
         """Return what to select: a column, or what stands for it in a store older than `format`."""
         return column if self._format >= format else f"{otherwise} as {column.rpartition('.')[2]}"
