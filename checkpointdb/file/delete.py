@@ -95,7 +95,7 @@ def delete(writer: apsw.Connection, ids: array.array[int]) -> None:
         writer.execute("update system_state set value = value + 1 where name = 'generation'")
     finally:
         writer.execute("drop table temp.chosen")
-        writer.pragma("secure_delete", False)
+        writer.pragma("secure_delete", "fast")
 
 
 def _uncount(writer: apsw.Connection) -> None:
