@@ -11,6 +11,7 @@ import contextlib
 import apsw
 import msgspec
 
+from .connection import wait_for_locks
 from .key_index import DROPPED, dropped, extend
 from .sql import rows
 
@@ -90,5 +91,9 @@ def shrink(writer: apsw.Connection) -> None:
         writer.execute("vacuum")
     finally:
         writer.limit(apsw.SQLITE_LIMIT_ATTACHED, attached)
-    with contextlib.suppress(apsw.BusyError):  # somebody reads
-        writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    wait_for_locks(writer, False)
+    try:
+        with contextlib.suppress(apsw.BusyError):  # somebody reads
+            writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        wait_for_locks(writer)

@@ -104,7 +104,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
             pragmas.harden(connection)
-            connection.set_busy_handler(_LockWait())
+            wait_for_locks(connection)
             _check_schema(connection, path)
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
@@ -113,6 +113,11 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             connection.close()
             raise
     return connection
+
+
+def wait_for_locks(connection: apsw.Connection, wait: bool = True) -> None:
+    """Have a connection wait for a lock that another one has, or fail at once."""
+    connection.set_busy_handler(_LockWait() if wait else None)
 
 
 class _LockWait:
