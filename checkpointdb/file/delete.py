@@ -121,7 +121,7 @@ def delete_forgotten(writer: apsw.Connection, events: Sequence[tuple[bytes, byte
         )
     finally:
         writer.execute("drop table temp.chosen")
-        writer.pragma("secure_delete", False)
+        writer.pragma("secure_delete", "fast")
     return here
 
 
