@@ -77,7 +77,7 @@ class Tally:
             )
 
     def committed(self, rows: int, late: Sequence[Entry], seconds: float) -> None:
-        """Count a commit, and tell of results that another worker had committed before."""
+        """Count a commit, and tell of those that came late."""
         with self._lock:
             self._counts["commits"] += 1
             self._counts["commit_seconds"] += seconds
