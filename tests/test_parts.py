@@ -18,6 +18,7 @@ import pytest
 
 import checkpointdb
 from checkpointdb import BudgetExceeded, EncodeError, Store, StoreError, every, on_exit
+from checkpointdb.engine.arguments import Binder
 from checkpointdb.engine.begin import Running, begin, end
 from checkpointdb.engine.budget import Budget
 from checkpointdb.engine.calls import Calls
@@ -126,7 +127,7 @@ def test_the_design_names_every_module_and_no_other():
 
 def spec_of(fn=lambda row: row * 10, **more):
     keyer = Keyer("s", 1)
-    fields = {"name": "s", "version": 1, "key_recipe": "null"}
+    fields = {"name": "s", "version": 1, "key_recipe": "null", "binder": Binder(fn)}
     return Spec(fn=fn, keyer=keyer, codec=Codec(), is_async=False, **(fields | more))
 
 
@@ -305,13 +306,13 @@ def test_results_give_each_row_a_value_of_its_own():
     results = Results(Codec(), "rows.ckpt", tally)
     computed, value = slot_of(1), [1]
     computed.value, computed.data = value, "[1]"
-    assert results.take(computed) is value and results.take(EqualRow(computed)) is not value
+    assert results.take(computed) is value and results.take(EqualRow(computed, None)) is not value
     hit = Slot(1, 1, b"k", b"i", True)
     hit.data = "[1]"
-    assert results.take(hit) == [1] and results.take(EqualRow(hit)) is not results.take(hit)
+    assert results.take(hit) == [1] and results.take(EqualRow(hit, None)) is not results.take(hit)
     failed = Slot(2, 2, b"l", b"j", True)
     failed.failed, failed.skipped = Failed(2, "E", "", "", 1), True
-    assert results.take(failed) is failed.failed is results.take(EqualRow(failed))
+    assert results.take(failed) is failed.failed is results.take(EqualRow(failed, None))
     broken = slot_of(3)
     broken.error = KeyError()
     with pytest.raises(KeyError):

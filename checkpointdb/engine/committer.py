@@ -118,6 +118,10 @@ class Committer:
             self._timer.wake()
         return None
 
+    def answers_calls(self) -> None:
+        """Have commits strike out of the ledger what they answer: calls of runs that are over."""
+        self._ledger = True
+
     def commit_due(self, commits: int) -> None:
         """Commit what `put` found due."""
         self._commit_unless_done(commits, waiting=1)
