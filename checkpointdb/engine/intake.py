@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
-from ..file.log import UNCOMMITTED, Log
+from ..file.log import Log
 from ..file.records import Found
 from .arguments import Args
 from .changed_input import ChangedInput
@@ -344,7 +344,7 @@ class Intake:
                 misses.append(slot)
             else:
                 slot.failed = from_error_text(slot.given, found.attempts, found.error)
-                slot.skipped = found.run not in (self._run, UNCOMMITTED)
+                slot.skipped = found.run != self._run
                 saved.append(slot)
         self._in_flight.leave(saved)
         return misses
@@ -374,7 +374,7 @@ class Intake:
             return self._is_direct or self._options.on_error == "raise"
         if self._is_direct:
             return True  # who calls once more wants it tried once more
-        if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):
+        if not self._options.retry_failed or found.run == self._run:
             return False
         return not (following and found.attempts > slot.attempts)
 

@@ -31,11 +31,11 @@ from .read import Reader
 from .records import Appended, Entry, Found, Made, RunInfo
 from .registry import Registry
 
-UNCOMMITTED = 0  # the run of a record that is not committed yet
-
 
 class Buffer(Protocol):
-    """Entries on their way to a log."""
+    """Entries of a run on their way to a log."""
+
+    id: int
 
     @property
     def pending(self) -> Mapping[bytes, Entry]:
@@ -139,34 +139,24 @@ class Log(Registry):
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the newest outcome of each key, pending or committed, None where there is none.
 
+        A pending failure hides no result that somebody else has saved meanwhile.
+
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
         self._check_open()
         self._file.check()  # before the next call is paid
         # pending before committed: a row passes from here to there, never back
-        here: list[Entry | None] = [None] * len(keys)
-        for pending in [buffer.pending for buffer in list(self._buffers)]:
-            if any(found := list(map(pending.get, keys))):
-                here = [new or old for new, old in zip(found, here, strict=True)]
-        if not any(here):
+        here: dict[bytes, tuple[int, Entry]] = {}
+        for run, pending in [(buffer.id, buffer.pending) for buffer in list(self._buffers)]:
+            for entry in filter(None, map(pending.get, keys)):
+                if entry.error is None or entry.key not in here:
+                    here[entry.key] = run, entry
+        if not here:
             return self._committed(keys)
-        others = [key for key, entry in zip(keys, here, strict=True) if entry is None]
-        there = iter(self._committed(others) if others else ())
-        return [
-            next(there)
-            if entry is None
-            else Found(
-                0,
-                entry.identity,
-                entry.attempts,
-                entry.error,
-                entry.result,
-                UNCOMMITTED,
-                entry.row_digest,
-            )
-            for entry in here
-        ]
+        unsure = [key for key in keys if key not in here or here[key][1].error is not None]
+        there = dict(zip(unsure, self._committed(unsure) if unsure else (), strict=True))
+        return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._reading, files.mapped(self.path):
@@ -215,7 +205,8 @@ class Log(Registry):
             self._file.check_replaced()
             full = self._finder.index.is_full_with(len(entries))
             replaced = [entry.replaces for entry in entries if entry.replaces]
-            more = counts or answered or full or worker or replaced
+            failed = [entry for entry in entries if entry.error is not None]
+            more = counts or answered or full or worker or replaced or failed
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
                 keys = [entry.key for entry in entries]
@@ -223,7 +214,7 @@ class Log(Registry):
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
                 with transaction(writer):
-                    late = self._late(entries) if worker else []
+                    late = self._late(entries if worker else failed)
                     entries = [it for it in entries if it not in late] if late else entries
                     insert_all(writer, step, run, entries)
                     last = writer.last_insert_rowid()  # of a record: `supersede` inserts too
@@ -245,6 +236,8 @@ class Log(Registry):
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries whose key has a success by now; under the write lock."""
+        if not entries:
+            return []
         there = self._committed([entry.key for entry in entries])
         return [
             entry
@@ -373,3 +366,17 @@ class Log(Registry):
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:
             return reader.runs()
+
+
+def _pending(run: int, entry: Entry, committed: Found | None) -> Found:
+    """Return a pending entry as it is found; the result instead that a failure does not replace."""
+    if (
+        entry.error is not None
+        and committed is not None
+        and committed.error is None
+        and committed.id != entry.replaces
+    ):
+        return committed
+    return Found(
+        0, entry.identity, entry.attempts, entry.error, entry.result, run, entry.row_digest
+    )

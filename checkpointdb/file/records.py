@@ -53,7 +53,8 @@ class Entry(msgspec.Struct, gc=False):
 class Appended(msgspec.Struct, frozen=True):
     """What a commit wrote: records `first_id` to `last_id`, 0 if none, and the entries it left out.
 
-    `late` are those of a worker for whose key another one's result was there already.
+    `late` are those for whose key another one's result was there already: of a worker, and failures
+    of anybody. They are not saved.
     """
 
     first_id: int = 0
