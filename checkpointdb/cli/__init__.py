@@ -9,13 +9,14 @@ from .group import cli
 from .head import head_command
 from .inspect import inspect_command
 from .plan import plan_command
+from .report import report_command
 from .run import run_command
 from .watch import watch_command
 from .why import why_command
 
 for command in (
     accept_command, adopt_command, demo_command, export_command, forget_command, head_command,
-    inspect_command, plan_command, run_command, watch_command, why_command,
+    inspect_command, plan_command, report_command, run_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 
