@@ -161,6 +161,19 @@ def test_a_page_is_written_whole_and_never_over_the_store(here):
     assert invoke("report", "rows.ckpt", "-o", "-").stdout.startswith("<!DOCTYPE html>")
 
 
+def test_what_is_cut_is_said_and_commands_can_be_pasted(here):
+    """A long value is there up to 4,000 characters; a store's name is quoted for the shell."""
+    with ck.Store("my rows; rm x.ckpt") as store:
+        rows = [{"n": n, "text": "word " * 2000 * n} for n in range(3)]
+        list(ck.run(len, rows, store=store, version=1))
+    html = written("my rows; rm x.ckpt")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
+    assert [record["cut"] for record in data["records"]] == [True, True, False]
+    assert "… cut: 20,02" in data["records"][0]["whole_input"]
+    assert data["store"] == "'my rows; rm x.ckpt'" in Page(html).text
+    assert len(html) < 200_000
+
+
 def test_a_store_without_rows_has_a_page(here):
     ck.Store("empty.ckpt").close()
     assert "No step has run on this store yet" in written("empty.ckpt")
@@ -253,6 +266,8 @@ def test_in_a_real_browser(here):
         browser.press("Enter", 13)
         opened = browser.run("document.querySelector('#rows pre').textContent")
         assert HOSTILE[0] in opened
+        browser.run(SEARCH.format(text=json.dumps('src=x onerror="document')))
+        assert browser.run(SHOWN) == 25  # as it is meant, not as JSON has it
         browser.run(SEARCH.format(text=json.dumps("nowhere")))
         assert browser.run(SHOWN) == 0
         browser.run("document.querySelector('[data-search]').click()")

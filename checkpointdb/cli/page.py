@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+import shlex
 from typing import Any
 
 import msgspec
@@ -45,9 +46,10 @@ def page(reader: Totals, store: str, values: bool = True) -> Page:
     drawn = [run["id"] for run in seen["runs"] if run["computed"] or run["failed"]][-RUNS_DRAWN:]
     courses = reader.courses(drawn)[::-1]
     times, newest_first = reader.times(), [course.run for course in courses]
-    facts = Facts(seen, total, len(records), shown(store), values, newest_first, times)
+    name = shlex.quote(shown(store))
+    facts = Facts(seen, total, len(records), name, values, newest_first, times)
     data = {
-        "store": shown(store),
+        "store": name,
         "total": total,
         "several": len(seen["steps"]) > 1,
         "money": any(step["cost"] for step in seen["steps"]),
@@ -78,6 +80,7 @@ def _told(record: Record) -> dict[str, Any]:
     """Return a record as the page's script shows it: texts only."""
     error = record.error
     line, whole = str(fitted(record.result, LINE)), _whole(record.result)
+    whole_input = _whole(record.input)
     if error is not None:
         line = clipped(f"{error.get('type')}: {error.get('message')}", LINE)
         whole = _cut(f"{line}\n\n{error.get('traceback', '')}")
@@ -89,10 +92,11 @@ def _told(record: Record) -> dict[str, Any]:
         "failed": error is not None,
         "input": fitted(record.input, LINE),
         "result": line,
-        "whole_input": _whole(record.input),
+        "whole_input": whole_input,
         "whole_result": whole,
         "took": duration(record.seconds),
         "cost": "–" if record.cost is None else money(record.cost),
+        "cut": max(map(len, (whole_input, whole))) > WHOLE,
         "about": f"{record.step} {record.version}, row {record.position} of run {record.run}, "
         f"saved {moment(record.saved_at)}{attempt}",
     }

@@ -58,7 +58,7 @@
     if (value >= 0.9995) return `${+value.toPrecision(3)} s`;
     return value >= 0.0009995 ? `${+(value * 1e3).toPrecision(3)} ms` : `${+(value * 1e6).toPrecision(3)} µs`;
   };
-  const room = (_, labels) => 14 + 7 * Math.max(3, ...(labels ?? []).map((label) => label.length));
+  const room = (_, labels) => 20 + 7.5 * Math.max(3, ...(labels ?? []).map((label) => label.length));
   const elapsed = () => axis({ values: (_, ticks) => ticks.map((tick) => tick ? seconds(tick) : "0") });
   const xSeries = (label) => ({ label, value: (_, value) => value == null ? "–" : seconds(value) });
 
@@ -99,8 +99,11 @@
   const PAGE = 25;
   const search = byId("search"), kind = byId("kind"), body = byId("rows"), said = byId("said");
   let found = [], first = 0;
-  const whole = data.records.map((it) =>
-    `${it.id} ${it.key} ${it.step} ${it.input} ${it.result} ${it.whole_input} ${it.whole_result}`.toLowerCase());
+  const whole = data.records.map((it) => {
+    const text = `${it.id} ${it.key} ${it.step} ${it.input} ${it.result} ${it.whole_input} ${it.whole_result}`.toLowerCase();
+    return text.includes('\\"') ? `${text} ${text.replaceAll('\\"', '"')}` : text; // in JSON, or as it is meant
+  });
+  const cut = data.records.filter((it) => it.cut).length;
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const look = () => {
     const text = search.value.toLowerCase();
@@ -119,8 +122,10 @@
     if (text === undefined) return;
     const rest = data.total - data.records.length;
     said.append(`${count(found.length)} of the ${count(data.records.length)} records on this page match. `);
-    if (rest > 0) {
-      said.append(`${count(rest)} others are not on it, and cannot be searched here. To search all: `);
+    if (rest > 0) said.append(`${count(rest)} others are not on it, and cannot be searched here. `);
+    if (cut > 0) said.append(`${count(cut)} have long values, which are here, and searched, up to where they are cut. `);
+    if (rest > 0 || cut > 0) {
+      said.append("To search all: ");
       const words = text ? ` --search ${quoted(search.value)}` : "";
       const failed = kind.value === "all" ? "" : ` --where 'error is ${kind.value === "failed" ? "not " : ""}null'`;
       said.append(make("code", `ckpt head ${data.store}${words}${failed}`));
