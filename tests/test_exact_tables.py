@@ -53,7 +53,7 @@ def read(path, **dialect):
 
 
 def write(path, rows, *, declared=None, **shape):
-    with writing(str(path), Shape(**shape), declared) as write_row:
+    with writing(str(path), Shape(**shape), declared, force=True) as write_row:
         for row in rows:
             write_row(row)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 import sys
 import typing
 
@@ -527,3 +528,44 @@ def test_a_store_of_several_steps_wants_to_be_told_which(paid):
     with pytest.raises(ValueError, match=r"a column 'n'.*prefix"):
         step.store.to_arrow("label", version=1)
     assert len(step.store.to_pandas("label", version=2)) == len(ROWS)
+
+
+def test_saved_results_of_rows_are_given_without_a_call(paid):
+    """In the order of the rows, MISS where there is none; no store is made."""
+    step = paid.step(judge)
+    assert list(step.results(ROWS)) == [ckpt.MISS] * len(ROWS)
+    assert not os.path.exists(paid.path)
+    list(step.run(ROWS[:2]))
+    del paid.calls[:]
+    wanted = [judge(ROWS[0]), judge(ROWS[1]), ckpt.MISS, ckpt.MISS, ckpt.MISS]
+    for rows in ROWS, iter(ROWS), pd.DataFrame(ROWS), pl.DataFrame(ROWS), arrow():
+        assert list(step.results(rows)) == wanted
+    with pytest.raises(TypeError, match="must be an iterable of rows"):
+        step.results("text")
+    with pytest.raises(ckpt.EncodeError):
+        list(step.results([ROWS[0], object()]))
+    assert not paid.calls
+
+
+def test_saved_results_of_equal_rows_are_those_of_each(paid):
+    step = paid.step(lambda row: len(paid.calls), duplicates="separate")
+    list(step.run(["a", "a", "b"]))
+    assert list(step.results(["a", "b", "a", "a"] + ["c"] * 600))[:5] == [1, 3, 2] + [ckpt.MISS] * 2
+
+
+def test_given_arguments_and_means_reach_a_step_over_a_frame(paid):
+    """`given=` is in the keys, `using=` is not: as in any other run."""
+
+    @ckpt.step(paid.path, version=1, using=("client",))
+    def ask(text: str, client, heat=0.0) -> str:
+        paid.calls.append(text)
+        return f"{client} {text} {heat}"
+
+    frame, options = pd.DataFrame(ROWS[:2]), {"columns": "text", "using": {"client": "c"}}
+    assert list(ask.map(frame, given={"heat": 0.5}, **options)["ask"]) == [
+        "c good 0.5",
+        "c bad 0.5",
+    ]
+    assert ask("good", "other", heat=0.5) == "c good 0.5"
+    assert list(ask.map(frame, **options)["ask"]) == ["c good 0.0", "c bad 0.0"]
+    assert paid.calls == ["good", "bad"] * 2

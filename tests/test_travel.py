@@ -87,7 +87,7 @@ def test_an_open_store_stays_at_home(store_path):
     with Store(store_path, durability="process") as store:
         step = closure(store, 2)
         there = pickle.loads(cloudpickle.dumps(step))
-        assert there._where == store_path
+        assert there._where.given == store_path
         assert there._options()["durability"] == "process"
         assert there(2) == 4
         assert there.store is not store

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .. import interrupts
+from .. import interrupts, system
 
 log = logging.getLogger("checkpointdb")
 
@@ -99,5 +98,4 @@ def _abandon_in_child() -> None:
 
 interrupts.savers.append(_save_all)
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_in_child)
+system.at_fork(_abandon_in_child)
