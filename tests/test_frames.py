@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from frames_docs import run_docs
 
 import checkpointdb as ckpt
 from checkpointdb.frames.packages import TableError
@@ -62,10 +63,11 @@ KINDS = {
         lambda: arrow().to_reader(2), pa.RecordBatchReader, lambda it: it.read_all().to_pylist()
     ),
 }  # fmt: skip
-each_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "batch"])
 
 
-@each_kind
+@every_kind
 def test_a_frame_comes_back_as_the_same_kind_with_the_results_joined(paid, kind):
     """In order, with equal rows called once; what is known already is not called again."""
     make, cls, rows = KINDS[kind]
@@ -121,7 +123,7 @@ def test_columns_say_what_a_row_is(paid, kind):
         step.map(make(), columns="txt")
 
 
-@each_kind
+@every_kind
 def test_failures_are_a_column(paid, kind):
     """Under on_error="record": null results there, and a text that says why."""
     make, _, rows = KINDS[kind]
@@ -261,7 +263,7 @@ def test_what_shares_no_type_is_text_in_arrow_and_itself_in_pandas(paid):
     assert list(mixed.map(pd.DataFrame(ROWS))["m"]) == [1, "two", [3], None, 2**70]
 
 
-@each_kind
+@every_kind
 def test_an_empty_frame_stays_one_with_the_columns_that_are_known(paid, kind):
     """With their types: an empty part of a table must fit the others."""
     empty = arrow().slice(0, 0)
@@ -569,3 +571,9 @@ def test_given_arguments_and_means_reach_a_step_over_a_frame(paid):
     assert ask("good", "other", heat=0.5) == "c good 0.5"
     assert list(ask.map(frame, **options)["ask"]) == ["c good 0.0", "c bad 0.0"]
     assert paid.calls == ["good", "bad"] * 2
+
+
+def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
+    """docs/frames.md is true; the part about datasets is in test_datasets.py."""
+    monkeypatch.chdir(tmp_path)
+    assert run_docs(tmp_path, lambda block: "datasets" not in block) >= 6
