@@ -210,13 +210,20 @@ class Intake:
         Raises:
             CheckpointError: it cannot be a row, or its result must not be given out.
         """
-        slot = self._identify(row)
-        if not slot.settled:
-            self._name(slot, nth)
-            self._settle_saved([slot])
-        if slot.error is not None:
-            raise slot.error
+        (slot,) = self.all_saved([row], [nth])
         return slot
+
+    def all_saved(self, rows: Sequence[Any], numbers: Sequence[int]) -> list[Slot]:
+        """Return the slots of rows, each with which of equal ones it is, as `saved` does."""
+        slots = list(map(self._identify, rows))
+        for slot, nth in zip(slots, numbers, strict=True):
+            if not slot.settled:
+                self._name(slot, nth)
+        self._settle_saved([slot for slot in slots if not slot.settled])
+        for slot in slots:
+            if slot.error is not None:
+                raise slot.error
+        return slots
 
     def replace(self, slot: Slot) -> None:
         """Let another result take the place of the one that a slot of `saved` has."""
