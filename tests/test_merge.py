@@ -68,6 +68,17 @@ def test_rows_of_both_are_hits_afterwards(at):
     assert (run.report.hits, run.report.computed) == (90, 10)
 
 
+def test_a_commit_tells_which_records_it_wrote_even_if_it_supersedes_others(at):
+    """To note what is superseded writes to another table: its ids are not those of records."""
+    with Store(at("a")) as store:
+        log = Log(store)
+        log.add(*(entry(n, error=ERROR) for n in range(5)))
+        tried = entry(2, result='"good"')
+        tried.replaces = 3
+        wrote = store.log.append(log.step, log.run, [tried])
+        assert (wrote.first_id, wrote.last_id) == (6, 6)
+
+
 def test_again_is_nothing(at):
     filled(at("a"), 1, 2, 3)
     filled(at("b"), 3, 4)
@@ -165,6 +176,19 @@ def test_a_backup_that_was_put_back_gets_what_it_lacks(at):
     (merged,) = merge(at("backup"), at("a"))
     assert merged.added == 2
     assert merge(at("backup"), at("a"))[0].read == 0
+
+
+def test_what_a_compaction_dropped_does_not_come_back(at):
+    """Neither from an older copy, nor from a store that had merged this one."""
+    filled(at("a"), 1)
+    filled(at("a"), entry(1, result='"again"'))
+    shutil.copy(at("a"), at("copy"))
+    merge(at("other"), at("a"))
+    with Store(at("a")) as store:
+        assert store.compact() == 1
+        for source in "copy", "other":
+            assert store.merge(at(source)).read == 0
+        assert store.steps()[0].records == 1
 
 
 class TestForget:
