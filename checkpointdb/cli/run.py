@@ -19,6 +19,7 @@ from .group import (
     limit_option,
     merge_option,
     on_change_option,
+    shard_option,
     store_option,
     version_option,
 )
@@ -51,6 +52,7 @@ from .sources import Source
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Give the step lists of so many rows.")
 @limit_option
+@shard_option
 @on_change_option
 @click.option(
     "--on-error",
@@ -99,6 +101,9 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     instead of a result, and the run continues. If rows failed, ckpt says how many and exits with 3;
     the next run tries them again. NAME is a name in STEP's module, a builtin, or module:name.
 
+    With --shard 3/8 it takes the rows whose key falls to part 3 of 8, counted from 0. Give each
+    machine a part and a store of its own, and bring the stores together with ckpt merge.
+
     \b
     Examples:
       ckpt run label.py:label reviews.jsonl -o labelled.jsonl
@@ -127,6 +132,7 @@ def _open_job(
     durability: Any,
     on_change: Any,
     limit: int | None,
+    shard: tuple[int, int] | None,
     column: str,
     error_column: str,
     merge: bool | None,
@@ -150,7 +156,7 @@ def _open_job(
         may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
         shape = Shape(column, merge, error_column if may_fail else None)
         bar = sys.stderr.isatty() if progress is None else progress
-        yield FileRun(found, source, output, shape, asked, limit, bar)
+        yield FileRun(found, source, output, shape, asked, limit, bar, shard)
 
 
 def _asked(

@@ -17,6 +17,7 @@ from ..policy import SavePolicy, adaptive, check_policy
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 from ..values.redact import Redact, Redactor
 
+Shard = tuple[int, int]
 OnChange = Literal["warn", "reuse", "recompute", "error"]
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
@@ -109,6 +110,7 @@ class _OfRun(TypedDict, total=False):
     ledger: bool
     on_event: Callable[[Any], object] | None
     given: Mapping[str, Any] | None
+    shard: Shard | None
 
 
 class RunOptions(_OfRun, total=False):
@@ -143,6 +145,8 @@ class RunOptions(_OfRun, total=False):
             manager that this returns is around each call of the step.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
+        shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
+            it is in. For n machines with a store each: `Store.merge` unites them.
         using: values of the parameters that `step(using=...)` names: `{"client": client}`.
     """
 
@@ -242,8 +246,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_event: Callable[[Any], object] | None = None
     given: Mapping[str, Any] | None = None
     using: Mapping[str, Any] | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
+        if self.shard is not None:
+            check_shard(self.shard)
         check_count("concurrency", self.concurrency)
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
@@ -306,6 +313,20 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a number that `name` may be: a whole one of at least 1."""
     if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_shard(value: Any) -> None:
+    """Raise unless `value` is which part of how many.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if not (isinstance(value, tuple | list) and [type(it) for it in value] == [int, int]):
+        raise TypeError(f"shard must be (i, n), the part i of n, counted from 0; got {value!r}")
+    part, parts = value
+    if not 0 <= part < parts:
+        known = f"0 to {parts - 1}" if parts > 0 else "none: n must be at least 1"
+        raise ValueError(f"shard={part}/{parts}: the parts of {parts} are {known}")
 
 
 def _check_timeout(value: Any) -> None:
