@@ -135,4 +135,4 @@ def test_a_job_array_on_separate_folders_one_task_killed(tmp_path):
     (tmp_path / "rows.jsonl").write_text(lines)
     more = ["--store", "all.ckpt", "--version", "1", "--json"]
     done = ckpt("run", "label.py:label", "rows.jsonl", *more, cwd=tmp_path)
-    assert json.loads(done.stdout)["hits"] == 60
+    assert json.loads(done.stdout)["report"]["hits"] == 60
