@@ -94,8 +94,9 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class CameLate(msgspec.Struct, frozen=True):
-    """Under `shared=True`, another worker saved its result of this row first; that one stays.
+    """A result of this row was saved meanwhile, and stays; this outcome is not saved.
 
+    Another worker's, under `shared=True`; anybody's, where this outcome is a failure.
     It is the `nth` such row of its run, counted from 1.
     """
 
@@ -189,7 +190,7 @@ def _line(event: Event) -> str:
             return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
         case CameLate():
             return (
-                f"{event.step}: row {event.position} was computed here too, but another worker "
+                f"{event.step}: row {event.position} was computed here too, but another run "
                 f"saved its result first, and that one stays (key {event.key})"
                 f"{_more(event.nth, 'late results')}"
             )

@@ -25,10 +25,8 @@ from .engine.callables import (
     namespace_of,
     return_type,
     row_name,
-    row_type,
     type_of_each,
 )
-from .engine.failures import Failed
 from .engine.job import Job, Spec
 from .engine.on_change import accept
 from .engine.options import (
@@ -42,9 +40,6 @@ from .engine.options import (
 from .engine.partials import bound_in_key
 from .engine.source import is_async_source
 from .file.opened import Durability
-from .frames.added import Added
-from .frames.mapped import mapped
-from .frames.one_pass import Columns, Pass
 from .loops import sync
 from .loops.choice import loop_for, refuse_executor
 from .loops.direct import Direct, StoreOrPath, Where
@@ -56,16 +51,16 @@ from .plan import Plan, Why
 from .policy import SavePolicy
 from .rows import Rows
 from .store import Store
+from .tabular import Tabular
 from .values.codec import Codec
 from .values.keys import Keyer, Version, depends_digest, describe_recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-F = TypeVar("F")
 
 
-class Step(Rows[P, R]):
+class Step(Rows[P, R], Tabular):
     """A function with a name and a version whose results are kept in a store; made by `step`.
 
     Call it like the function, for one row; `run` and `arun` pass it over many. `__wrapped__` is
@@ -234,55 +229,6 @@ class Step(Rows[P, R]):
             rows = asynchronous.off_the_loop(rows)
         session = Session(self._job(checked), rows, in_task=True)
         return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
-
-    def map(
-        self,
-        frame: F,
-        *,
-        columns: Columns = None,
-        prefix: str = "",
-        error_column: str = "error",
-        **options: Unpack[RunOptions],
-    ) -> F:
-        """Return `frame` with the results of its rows as further columns.
-
-        It takes a data frame or series of pandas or polars, a table or record batch of pyarrow,
-        whatever else has a stream of Arrow batches (then a `pyarrow.RecordBatchReader` is
-        returned), or a data set of Hugging Face, and returns the same kind: its rows, order, index,
-        types and metadata as they were. A result that is a dict or a record has a column for each
-        key, where a row without it has null; any other result is in a column with the step's name.
-        An `IterableDataset` computes when it is iterated. The promises are those of `run`.
-
-        Args:
-            frame: its rows are dicts of its columns.
-            columns: the names of those that are in a row; a single name, not in a list, for rows
-                that are the values themselves.
-            prefix: of the names of all added columns.
-            error_column: under `on_error="record"`, the column that says why a row failed.
-            **options: see `RunOptions`; `ordered=False` makes no sense here.
-
-        Raises:
-            TypeError: not such a frame, or wrong use; no call was made.
-            ValueError: an added column has the name of one that is there; before the first call
-                if the step's annotation tells, else what was computed is saved.
-        """
-        checked = run_options("map", options, self._settings, ("columns", "prefix", "error_column"))
-        if not checked.ordered:
-            raise TypeError("map joins results to their rows in order: leave ordered= out")
-        error = error_column if checked.on_error == "record" else None
-        spec, takes = (
-            (self._spec, row_type(self.__wrapped__))
-            if checked.batch_size is None
-            else (self._batch_spec, Any)
-        )
-
-        def added(taken: Iterable[Any]) -> Added:
-            return Added(self.name, spec.codec.annotation, taken, prefix, error, Failed)
-
-        result: F = mapped(
-            frame, Pass(lambda rows: self.run(rows, **options), added, columns, takes)
-        )
-        return result
 
     def replace(
         self,

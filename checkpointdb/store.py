@@ -12,6 +12,7 @@ from .file import connection as files
 from .file import lifetime
 from .file.backup import backup
 from .file.log import Log
+from .file.merge import Merged
 from .file.opened import Durability
 from .file.read import Reader, Status
 from .file.read_log import ReadLog
@@ -246,6 +247,42 @@ class Store:
         if type(keep) is not int or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, got {keep!r}")
         return self.log.compact(keep, dry_run)
+
+    def merge(
+        self,
+        other: str | os.PathLike[str] | Store,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> Merged:
+        """Bring the records of another store into this one, by key; return what was done.
+
+        Promise: the other store is only read. Pages of records are committed one by one, so that
+        after a kill another merge goes on; what was merged before is passed over. Records of one
+        origin keep their order, and the newest wins; between different origins a success beats a
+        failure, and else what is here stays. What loses is kept as history. What `forget` deleted
+        in one of the two is deleted in this one too, and does not come back.
+
+        Args:
+            other: a store, or its path. Runs may go on in it; merge again to bring what is new.
+            on_progress: called as by `verify`.
+
+        Raises:
+            ValueError: it is this very store.
+            StoreError: there is no such store; or it has rows to delete here, and a run is open.
+            StoreCorruptError: one of its records is not what was written; what is before it is here
+                now. `ckpt salvage` brings all that is whole into a new store.
+            KeyCollisionError: two different rows have one key.
+        """
+        if isinstance(other, Store):
+            other.log.commit_buffers()
+            other = other.path
+        with Reader(other) as reader:
+            if os.path.samefile(reader.path, self.path):
+                raise ValueError(f"{self.path}: a store cannot be merged into itself")
+            if on_progress is None:
+                return self.log.merge(reader)
+            last, report = max(reader.last_commit()[0], 1), on_progress
+            return self.log.merge(reader, lambda done: report("records", min(done / last, 1.0)))
 
     @interrupts.whole
     def flush(self) -> None:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
-from ..file.log import UNCOMMITTED, Log
+from ..file.log import Log
 from ..file.records import Found
 from .arguments import Args
 from .changed_input import ChangedInput
@@ -219,13 +219,20 @@ class Intake:
         Raises:
             CheckpointError: it cannot be a row, or its result must not be given out.
         """
-        slot = self._identify(row)
-        if not slot.settled:
-            self._name(slot, nth)
-            self._settle_saved([slot])
-        if slot.error is not None:
-            raise slot.error
+        (slot,) = self.all_saved([row], [nth])
         return slot
+
+    def all_saved(self, rows: Sequence[Any], numbers: Sequence[int]) -> list[Slot]:
+        """Return the slots of rows, each with which of equal ones it is, as `saved` does."""
+        slots = list(map(self._identify, rows))
+        for slot, nth in zip(slots, numbers, strict=True):
+            if not slot.settled:
+                self._name(slot, nth)
+        self._settle_saved([slot for slot in slots if not slot.settled])
+        for slot in slots:
+            if slot.error is not None:
+                raise slot.error
+        return slots
 
     def replace(self, slot: Slot) -> None:
         """Let another result take the place of the one that a slot of `saved` has."""
@@ -369,7 +376,7 @@ class Intake:
             return
         assert found.error is not None
         slot.failed = from_error_text(slot.given, found.attempts, found.error)
-        slot.skipped = found.run not in (self._run, UNCOMMITTED)
+        slot.skipped = found.run != self._run
         saved.append(slot)
 
     def _miss(self, slots: list[Slot], why: Callable[[Any], Any]) -> None:
@@ -397,7 +404,7 @@ class Intake:
             return self._is_direct or self._options.on_error == "raise"
         if self._is_direct:
             return True  # who calls once more wants it tried once more
-        if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):
+        if not self._options.retry_failed or found.run == self._run:
             return False
         return not (following and found.attempts > slot.attempts)
 

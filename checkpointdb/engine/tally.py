@@ -77,7 +77,7 @@ class Tally:
             )
 
     def committed(self, rows: int, appended: Appended, seconds: float) -> None:
-        """Count a commit, and tell of results that another worker had committed before."""
+        """Count a commit, and tell of those that came late."""
         late = appended.late
         with self._lock:
             self._counts["commits"] += 1

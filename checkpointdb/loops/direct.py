@@ -135,6 +135,10 @@ class Direct:
             return MISS
         return self.do(_get, row, nth)
 
+    def get_all(self, rows: list[Any], numbers: list[int]) -> list[Any]:
+        """Return the results of some rows, each or `MISS`, as `get` does."""
+        return self.do(_get_all, rows, numbers) if self._where.exists() else [MISS] * len(rows)
+
     def put(
         self, row: Any, result: Any, nth: int, cost: float | None, seconds: float, replace: bool
     ) -> None:
@@ -146,9 +150,14 @@ class Direct:
 
 
 def _get(running: Running, row: Any, nth: int) -> Any:
+    (result,) = _get_all(running, [row], [nth])
+    return result
+
+
+def _get_all(running: Running, rows: list[Any], numbers: list[int]) -> list[Any]:
     intake, results = running.intake, running.results
-    slot = intake.saved(row, nth)
-    return results.take(slot) if slot.settled else MISS
+    slots = intake.all_saved(rows, numbers)
+    return [results.take(slot) if slot.settled else MISS for slot in slots]
 
 
 @interrupts.one_call
