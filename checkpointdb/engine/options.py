@@ -100,7 +100,8 @@ class _OfRun(TypedDict, total=False):
     ordered: bool
     progress: bool | None
     on_error: OnError
-    retry_failed: bool
+    retry_failed: bool | Literal["last"]
+    pilot: int | None
     timeout: float | None
     stop_on: type[BaseException] | tuple[type[BaseException], ...]
     valid: Callable[[Any], bool] | None
@@ -126,6 +127,10 @@ class RunOptions(_OfRun, total=False):
         on_error: `"raise"`: the step's exception ends the run. `"record"`: it is saved, a `Failed`
             takes the result's place and the run goes on.
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
+            `"last"` to try them after all other rows; it needs `ordered=False`, and has the failed
+            rows in memory meanwhile.
+        pilot: stop before there is one call more than that: compute some rows to see what they
+            cost. `plan(rows)` then says what the rest will; the next run without it goes on.
         timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
             call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
             its place among `concurrency` calls, its late result is saved, and when every place
@@ -235,7 +240,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = True
     progress: bool | None = None
     on_error: OnError = "raise"
-    retry_failed: bool = True
+    retry_failed: bool | Literal["last"] = True
+    pilot: int | None = None
     timeout: float | None = None
     stop_on: Any = ()
     valid: Callable[[Any], bool] | None = None
@@ -254,6 +260,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         check_count("concurrency", self.concurrency)
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
+        if self.pilot is not None:
+            check_count("pilot", self.pilot)
+        self._check_retry_failed()
         check_choice("on_error", self.on_error, ("raise", "record"))
         _check_timeout(self.timeout)
         if self.timeout is not None and self.executor is not None:
@@ -271,6 +280,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
         self._check_budget()
+
+    def _check_retry_failed(self) -> None:
+        if self.retry_failed not in (True, False, "last"):
+            raise ValueError(
+                f"retry_failed must be True, False or 'last', got {self.retry_failed!r}"
+            )
+        if self.retry_failed == "last" and self.ordered:
+            raise ValueError(
+                'retry_failed="last" gives failed rows out after all others: say ordered=False, '
+                "and items() to have each row with its result"
+            )
 
     def _check_stop_on(self) -> None:
         kinds = self.stop_on if isinstance(self.stop_on, tuple | list) else (self.stop_on,)
