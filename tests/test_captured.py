@@ -107,6 +107,11 @@ EDITS = {
         "def f(row): return os.environ['MODEL'] + os.getenv('MODEL') + row",
         "global os.environ['MODEL'] differs",
     ),
+    "a variable of the environment by another name": (
+        f"import os\nos.environ['MODEL'] = 'A'\nENV = os.environ\n{STEP}"
+        "def f(row): return ENV['MODEL'] + row",
+        "global ENV['MODEL'] differs ('A' → 'B')",
+    ),
     "an array": (
         f"import numpy\nW = numpy.array([ord('A')])\n{STEP}def f(row): return row * int(W[0])",
         "global W differs",

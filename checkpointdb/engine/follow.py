@@ -441,7 +441,7 @@ def _step(value: Any, element: Element) -> Any:
     """Return what is one step further along a chain, found without running any code."""
     kind, name = element
     if kind == "[":
-        if isinstance(value, dict):
+        if isinstance(value, dict) or value is os.environ:
             return value.get(name, NO_ITEM)
         if not (isinstance(value, list | tuple) and isinstance(name, int)):
             return ABSENT

@@ -130,7 +130,7 @@ class Content:
     def _walk(self, value: Any, path: Path) -> None:
         if len(self.leaves) > MOST_LEAVES or is_secret_value(value) or value is ABSENT:
             return
-        if id(value) in self._touched.objects:
+        if id(value) in self._touched.objects or value is os.environ:  # one variable, never all
             return
         value = _inside(value)
         if callable(value) and not isinstance(value, Mapping) and _is_code(value):
