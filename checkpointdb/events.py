@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from . import wording
+
 log = logging.getLogger("checkpointdb.run")
 
 # So many failures by one type of error, and late results, are warned of; then every tenfold.
@@ -41,6 +43,24 @@ class Report(msgspec.Struct, frozen=True):
     commit_seconds: float = 0.0
     cost: float = 0.0
 
+    def in_words(self, of: str = "") -> dict[str, str]:
+        """Return the counts for a person, "" for what there is nothing of; `of` ends the rows."""
+        each = self.commit_seconds / self.commits if self.commits else 0.0
+        return {
+            "rows": f"{self.rows:,} {of}".rstrip(),
+            "hits": f"{self.hits:,}",
+            "computed": f"{self.computed:,}",
+            "failed": f"{self.failed:,}" * bool(self.failed),
+            "time": wording.duration(self.seconds) * bool(self.seconds),
+            "commits": f"{self.commits:,} of {wording.duration(each)}" * bool(self.commits),
+            "cost": wording.money(self.cost) * bool(self.cost),
+        }
+
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        return markup.facts("report of a run", self.in_words())
+
 
 class RunStarted(msgspec.Struct, frozen=True):
     """A run has begun; from now on a crash costs at most `loss_window` and the calls in flight.
@@ -57,16 +77,23 @@ class RunStarted(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """A commit made `rows` rows durable; it took `seconds`."""
+    """A commit made `rows` rows durable; it took `seconds`.
+
+    Their records are `first_id` to `last_id`, without a gap and of this commit alone. Both are 0 if
+    each of the rows was late, under `shared=True`.
+    """
 
     step: str
     rows: int
     seconds: float
+    first_id: int = 0
+    last_id: int = 0
 
 
 class CameLate(msgspec.Struct, frozen=True):
-    """Under `shared=True`, another worker saved its result of this row first; that one stays.
+    """A result of this row was saved meanwhile, and stays; this outcome is not saved.
 
+    Another worker's, under `shared=True`; anybody's, where this outcome is a failure.
     It is the `nth` such row of its run, counted from 1.
     """
 
@@ -160,7 +187,7 @@ def _line(event: Event) -> str:
             return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
         case CameLate():
             return (
-                f"{event.step}: row {event.position} was computed here too, but another worker "
+                f"{event.step}: row {event.position} was computed here too, but another run "
                 f"saved its result first, and that one stays (key {event.key})"
                 f"{_more(event.nth, 'late results')}"
             )

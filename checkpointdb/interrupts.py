@@ -21,16 +21,15 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar
 
-from . import overslept
+from . import overslept, system
+from .system import ALARMS, STOPS
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger("checkpointdb.run")
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a program
-# a program's own alarm, too, must not raise inside of a commit
-_HELD = tuple(map(int, (*STOPS, signal.SIGALRM)))
+_HELD = tuple(map(int, (*STOPS, *ALARMS)))
 # not those of `signal`, which make enums of numbers: that costs ten times what the work costs
 _set: Callable[[int, Any], Any] = _signal.signal
 _get: Callable[[int], Any] = _signal.getsignal
@@ -365,11 +364,11 @@ _mask = threading.local()
 
 
 def _block() -> None:
-    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    _mask.before = system.block_stops()
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+    system.unblock(_mask.before)
 
 
 def _begin_child() -> None:
@@ -379,5 +378,4 @@ def _begin_child() -> None:
         _unblock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_begin_child)
+system.at_fork(_begin_child, before=_block, after_in_parent=_unblock)

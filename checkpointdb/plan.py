@@ -18,6 +18,7 @@ from .engine.stale import Stale, find_stale, stale_by_newest
 from .file.read import Outcome, Reader
 from .file.records import Record, StepInfo
 from .values.keys import Keyer, Version, recipe_in_words
+from .wording import duration, money
 
 BATCH = 1024
 # `why` compares a row with so many of the newest saved rows to find the nearest.
@@ -49,6 +50,24 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: float | None
     stale: int = 0
 
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        calls = f"{self.misses + self.failed:,}"
+        again = f", {self.failed:,} of them tried before" if self.failed else ""
+        of = {
+            "rows": f"{self.rows:,}",
+            "hits": f"{self.hits:,}",
+            "computed by other code": f"{self.stale:,}" * bool(self.stale),
+            "calls to be made": calls + again,
+            "equal rows": f"{self.duplicates:,}" * bool(self.duplicates),
+            "cost": "unknown" if self.cost is None else f"about {money(self.cost)}",
+            "time of the calls": "unknown"
+            if self.seconds is None
+            else f"about {duration(self.seconds)}",
+        }
+        return markup.facts("what a run would do", of)
+
 
 class Why(msgspec.Struct, frozen=True):
     """Why a row is a hit or a miss; `str()` says it in a sentence.
@@ -68,6 +87,14 @@ class Why(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.reason
+
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        rows = [(name, repr(a), repr(b)) for name, (a, b) in self.differs.items()]
+        table = markup.grid("what differs", ("field", "this row", "saved"), rows) if rows else None
+        record = f"{self.record.id} (key {self.record.key})" if self.record else ""
+        return markup.facts(self.status, {"why": self.reason, "record": record}, table)
 
 
 def plan(

@@ -297,7 +297,7 @@ def _work(label, row):
     label(row)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.linux), "spawn"])
 def test_calls_in_a_multiprocessing_worker_are_committed_at_its_end(store_path, method, calls):
     """A worker of multiprocessing, though it leaves by os._exit, commits what it has pending."""
     if method == "spawn":

@@ -118,6 +118,10 @@ class Committer:
             self._timer.wake()
         return None
 
+    def answers_calls(self) -> None:
+        """Have commits strike out of the ledger what they answer: calls of runs that are over."""
+        self._ledger = True
+
     def commit_due(self, commits: int) -> None:
         """Commit what `put` found due."""
         self._commit_unless_done(commits, waiting=1)
@@ -167,7 +171,7 @@ class Committer:
             entries, taken = self._entries[:], msgspec.structs.replace(self._sizes)
         if start - self._last_counts >= COUNTS_EVERY and not self._closing:
             counts, self._last_counts = self.counts(), start
-        late = self._log.append(
+        appended = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
         with self._lock:
@@ -176,7 +180,7 @@ class Committer:
             self._leave(entries, start)
             self._sizes = _rest(self._sizes, taken, now - start, thread_time() - worked)
             self._last_commit, self._commits = now, self._commits + 1
-        self._tally.committed(len(entries), late, now - start)
+        self._tally.committed(len(entries), appended, now - start)
         if not self._closing:
             self._log.check_file()  # what was committed is safe, but no more must be paid for
 
@@ -205,13 +209,14 @@ class Committer:
         return loss_window(self._policy, self._exposed)
 
     def tick(self) -> float:
-        """Commit if the policy is due by the clock; return in how many seconds to ask again."""
+        """Commit while the policy is due by the clock; return in how many seconds to ask again."""
         try:
-            commits = self._commits
-            if self._is_due(background=True):
+            while True:
+                with self._lock:  # one age for both: a row must not come of age between them
+                    commits = self._commits
+                    if not self._is_due(background=True):
+                        return max(next_look(self._policy, self._sizes), SOONEST)
                 self._commit_unless_done(commits)
-            with self._lock:
-                return max(next_look(self._policy, self._aged()), SOONEST)
         except Exception as error:  # noqa: BLE001 - raised again in the user's thread
             self._error = error
             return POLL_SECONDS

@@ -46,7 +46,7 @@ class InFlight:
                     if first is slot:
                         entered.append(slot)
                     elif first.identity == slot.identity:
-                        places[i] = EqualRow(first)
+                        places[i] = EqualRow(first, slot.given)
                     else:
                         collided.append((i, slot, first))
         return places, entered, collided

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
-from ..file.log import UNCOMMITTED, Log
+from ..file.log import Log
 from ..file.records import Found
+from .arguments import Args
 from .changed_input import ChangedInput
-from .failures import failure, from_error_text
+from .failures import from_error_text
 from .in_flight import InFlight
 from .job import Spec
-from .occurrences import Occurrences
+from .occurrences import Counted, Occurrences
 from .options import Options
+from .replay import replay_miss
 from .rows import Place, Slot
 from .sharing import Sharing
 from .source import Source
@@ -48,6 +50,7 @@ class Intake:
         sharing: under `shared=True`.
         occurrences: under `duplicates="separate"`.
         stale_runs: runs whose results are to be computed again.
+        replay: says why a row is a miss; given if nothing is to be called.
     """
 
     def __init__(
@@ -60,18 +63,20 @@ class Intake:
         in_flight: InFlight,
         tally: Tally,
         sharing: Sharing | None = None,
-        occurrences: Occurrences | None = None,
+        occurrences: Occurrences | Counted | None = None,
         stale_runs: frozenset[int] = frozenset(),
+        replay: Callable[[Any], Any] | None = None,
     ) -> None:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
         self._sharing, self._occurrences, self._stale_runs = sharing, occurrences, stale_runs
-        self._redactor = spec.settings.redactor
+        self._redactor, self._replay = spec.settings.redactor, replay
         self._is_direct = source.is_calls
         self.changed = ChangedInput(log, spec, single=source.is_calls)
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
+        self._content, self._is_given = spec.binder.content, spec.binder.is_given
         self._positions = itertools.count()
         self._last: Slot | None = None
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
@@ -136,7 +141,11 @@ class Intake:
                 and (
                     n >= len(rows)
                     or not is_unchanged(
-                        rows[n], place.identity, place.plain, place.input, place.row_digest
+                        self._content(rows[n]),
+                        place.identity,
+                        place.plain,
+                        place.input,
+                        place.row_digest,
                     )
                 )
             ):
@@ -168,7 +177,7 @@ class Intake:
         """
         slot, last = self._identify(row), self._last
         self._last = slot
-        if last is not None and last.row is row and last.identity != slot.identity:
+        if last is not None and last.given is row and last.identity != slot.identity:
             error = ValueError(
                 f"the source of rows gave row {last.position} and the next one as the same object, "
                 "changed in between; rows are read ahead: give a new object each, such as dict(row)"
@@ -183,14 +192,74 @@ class Intake:
         """Give one row its slot: a hit, a row equal to one in flight, or one to be computed."""
         return self._look_up([self._identify(row)])[0]
 
+    def places_of(self, rows: Sequence[Any], numbers: Sequence[int] | None = None) -> list[Place]:
+        """Give some rows their slots, as `place_of` does.
+
+        Args:
+            rows: if one cannot be bound to the step's arguments, none of them enters.
+            numbers: which of equal rows each is, if that is named.
+        """
+        slots = [self._identify(row) for row in rows]
+        for slot, n in zip(slots, numbers or (), strict=numbers is not None):
+            self._name(slot, n)
+        return self._look_up(slots)
+
+    def saved(self, row: Any, nth: int) -> Slot:
+        """Return the slot of a row that nobody is to compute: settled if it has a result.
+
+        Raises:
+            CheckpointError: it cannot be a row, or its result must not be given out.
+        """
+        (slot,) = self.all_saved([row], [nth])
+        return slot
+
+    def all_saved(self, rows: Sequence[Any], numbers: Sequence[int]) -> list[Slot]:
+        """Return the slots of rows, each with which of equal ones it is, as `saved` does."""
+        slots = list(map(self._identify, rows))
+        for slot, nth in zip(slots, numbers, strict=True):
+            if not slot.settled:
+                self._name(slot, nth)
+        self._settle_saved([slot for slot in slots if not slot.settled])
+        for slot in slots:
+            if slot.error is not None:
+                raise slot.error
+        return slots
+
+    def replace(self, slot: Slot) -> None:
+        """Let another result take the place of the one that a slot of `saved` has."""
+        (found,) = self._log.find([slot.key])
+        assert found is not None
+        slot.settled, slot.data = False, None
+        slot.attempts, slot.replaces = found.attempts, found.id
+
+    def _name(self, slot: Slot, n: int) -> None:
+        """Say which of equal rows a row is."""
+        slot.is_named, slot.occurrence = True, n
+        slot.key = self._spec.keyer.nth(slot.key, n)
+
+    def open(self, slot: Slot) -> None:
+        """Make a row ours to keep a result for.
+
+        Raises:
+            EncodeError: it cannot be stored.
+        """
+        self._open([slot])
+        if slot.error is not None:
+            raise slot.error
+
     def _identify(self, row: Any) -> Slot:
+        origin: tuple[Any, ...] = ()
+        if self._is_given or type(row) is Args:
+            row, origin = self._content(row), (row,)
         try:
             key, identity, plain = self._key(row)
         except EncodeError as error:
-            slot = Slot(row, next(self._positions), b"", b"", 0)
+            slot = Slot(row, next(self._positions), b"", b"", 0, origin=origin)
             self._refuse(slot, error)
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)
+        if origin:
+            slot.origin = origin
         if another := self.changed.other_row(key, row):
             slot.key = slot.content = b""
             self._refuse(slot, another)
@@ -200,7 +269,7 @@ class Intake:
     def _number(self, slots: Sequence[Slot]) -> None:
         """Tell equal rows apart, by which of them each is."""
         assert self._occurrences is not None
-        unnumbered = [slot for slot in slots if not (slot.settled or slot.content)]
+        unnumbered = [it for it in slots if not (it.settled or it.content or it.is_named)]
         numbers = self._occurrences.take([slot.key for slot in unnumbered])
         for slot, n in zip(unnumbered, numbers, strict=True):
             slot.content, slot.occurrence = slot.key, n
@@ -216,8 +285,8 @@ class Intake:
         error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
         recorded = self._options.on_error == "record"
         if recorded:
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
-        else:
+            slot.failed = slot.failed_by(error, self._redactor)
+        if self._is_direct or not recorded:
             slot.error = error
         self._tally.failed([slot], error, recorded)
         self._in_flight.leave([slot])
@@ -243,6 +312,9 @@ class Intake:
 
     def _settle_hits(self, slots: list[Slot]) -> None:
         misses = self._settle_saved(slots)
+        if self._replay is not None:
+            self._miss(misses, self._replay)
+            return
         if self._sharing is not None and misses:
             # another worker may have saved and released them between our look-up and our claim
             misses = self._settle_saved(self._sharing.claim(misses), following=True)
@@ -278,11 +350,19 @@ class Intake:
                 slot.attempts, slot.replaces = found.attempts, found.id
                 misses.append(slot)
             else:
-                slot.failed = from_error_text(slot.row, found.attempts, found.error)
-                slot.skipped = found.run not in (self._run, UNCOMMITTED)
+                slot.failed = from_error_text(slot.given, found.attempts, found.error)
+                slot.skipped = found.run != self._run
                 saved.append(slot)
         self._in_flight.leave(saved)
         return misses
+
+    def _miss(self, slots: list[Slot], why: Callable[[Any], Any]) -> None:
+        """Settle rows that are not saved and must not be computed: the first says what differs."""
+        for slot in slots:
+            is_told = self._is_direct or slot is slots[0]
+            slot.error = replay_miss(self._spec, self._log.path, slot, why if is_told else None)
+            self._tally.failed([slot], slot.error, False)
+        self._in_flight.leave(slots)
 
     def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
         """Tell whether a saved result is to be computed again: of other code, of another row."""
@@ -297,9 +377,11 @@ class Intake:
         return _collision(slot, f"record {found.id}", found.id)
 
     def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
+        if self._replay is not None:
+            return self._is_direct or self._options.on_error == "raise"
         if self._is_direct:
             return True  # who calls once more wants it tried once more
-        if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):
+        if not self._options.retry_failed or found.run == self._run:
             return False
         return not (following and found.attempts > slot.attempts)
 

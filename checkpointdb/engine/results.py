@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import DecodeError
 from ..values.codec import Codec
+from .failures import Failed
 from .rows import Place, first_of
 from .tally import Tally
 
 
 class Results:
-    """Give out results; each row, equal ones too, gets a value of its own."""
+    """Give out results; each row, equal ones too, gets a value of its own.
+
+    `take` returns the outcome of a settled row.
+    """
 
     def __init__(self, codec: Codec, path: str, tally: Tally) -> None:
         self._decode, self._path, self._gave = codec.decode, path, tally.gave
+        self.take: Callable[[Place], Any] = self._take
 
-    def take(self, place: Place) -> Any:
+    def give_pairs(self) -> None:
+        """Have `take` return each row, as the user gave it, with its outcome."""
+        self.take = lambda place: (place.given, self._take(place))
+
+    def _take(self, place: Place) -> Any:
         """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
         slot = first_of(place)
         if slot.error is not None:
             raise slot.error
         if slot.failed is not None:
-            self._gave(not place.must_compute and not slot.skipped, slot.skipped and place is slot)
-            return slot.failed
+            return self.take_failed(place)
         if place.must_compute:
             self._gave(False)
             value, slot.value = slot.value, None
@@ -36,3 +45,10 @@ class Results:
             error.key = slot.key.hex()
             error.add_note(f"key {error.key} in {self._path}")
             raise
+
+    def take_failed(self, place: Place) -> Failed:
+        """Return the `Failed` of a settled row, even where its error is to be raised."""
+        slot = first_of(place)
+        assert slot.failed is not None
+        self._gave(not place.must_compute and not slot.skipped, slot.skipped and place is slot)
+        return slot.failed

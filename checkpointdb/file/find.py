@@ -43,6 +43,18 @@ class Finder:
         ]
         return found
 
+    def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
+        """Return the digest of the whole row of some records, by id; None where there is none."""
+        if not ids:
+            return {}
+        found: list[Any] = self._reader.execute(
+            """
+            select id, row_digest from carray(?) as wanted cross join records on records.id = value
+            """,
+            (ids_array(ids),),
+        ).fetchall()
+        return dict(found)
+
     def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the records of as many of `keys` as follow the last one found, in the log.
 
@@ -88,7 +100,11 @@ class Finder:
         return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, result, error, checksum, run, identity = row
+        id, attempts, key, result, error, checksum, run, identity = row
+        if key != wanted:
+            raise apsw.CorruptError(
+                f"record {id} has another key than the key index says, which is {wanted.hex()}"
+            )
         if not is_intact(wanted, result, error, checksum):
             raise corrupt(self._path, id, wanted)
         return Found(id, identity, attempts, error, result, run)

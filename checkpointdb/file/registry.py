@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -94,20 +95,25 @@ class Registry(Opened):
         loss_window: str,
         meta: str | None,
         code: Code | None = None,
+        total: int | None = None,
     ) -> int:
-        """Record that a run begins, by which process and with which code; return its id."""
+        """Record that a run begins, by which process and with which code; return its id.
+
+        `total` is the number of its rows, if they know it.
+        """
         now, process = time.time(), this_process()
         with self._writing() as writer, transaction(writer):
             writer.execute(
                 """
-                insert into runs (step, code, store, started_at, updated_at,
+                insert into runs (step, code, store, uid, started_at, updated_at,
                                   host, boot, pid_namespace, pid, pid_ticks,
-                                  policy, loss_window, durability, meta)
-                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
-                        ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                  policy, loss_window, durability, total, meta)
+                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?4,
+                        ?4, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (step, code and codes.code_id(writer, step, code), now,
-                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
+                (step, code and codes.code_id(writer, step, code), os.urandom(16).hex(), now,
+                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, total,
+                 meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
             self._open_runs[run] = now  # even if the commit raises: it may have been made
@@ -119,7 +125,8 @@ class Registry(Opened):
             open_: list[Any] = self._reader.execute(
                 """
                 select id, host, boot, pid_namespace, pid, pid_ticks
-                  from runs where step = ? and ended is null order by id desc limit ?
+                  from runs where step = ? and ended is null and merged_to is null
+                 order by id desc limit ?
                 """,
                 (step, MOST_ALIVE),
             ).fetchall()

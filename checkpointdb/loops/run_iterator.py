@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 import weakref
@@ -14,6 +13,7 @@ from ..events import Report
 from .session import Session
 
 R = TypeVar("R", covariant=True)
+T = TypeVar("T")
 
 
 class Run(Generic[R]):
@@ -57,11 +57,16 @@ class Run(Generic[R]):
             )
         return f"<run of {self._session.step}: {state}>"
 
+    def _repr_html_(self) -> str:
+        from .. import markup
+
+        total = self._session.total()
+        rows = f"of {total:,} rows" if total is not None else ""
+        return markup.facts(f"{self!r}"[1:-1].partition(",")[0], self.report.in_words(rows))
+
     def __len__(self) -> int:
         """Return how many results there are in all, if the rows know how many they are."""
-        total = None
-        with contextlib.suppress(Exception):  # list(run) asks for a hint: it must not fail for that
-            total = self._session.total()
+        total = self._session.total()
         if total is None:
             raise TypeError("this run has no length: its rows cannot say how many they are")
         return total
@@ -74,6 +79,7 @@ class Run(Generic[R]):
         return self._begun()
 
     def __next__(self) -> R:
+        __tracebackhide__ = True
         if self._closed and self._iterator is None:
             raise StopIteration
         return next(self._begun())
@@ -93,6 +99,7 @@ class Run(Generic[R]):
         return self._abegun()
 
     async def __anext__(self) -> R:
+        __tracebackhide__ = True
         if self._closed and self._iterator is None:
             raise StopAsyncIteration
         return await anext(self._abegun())
@@ -125,6 +132,20 @@ class Run(Generic[R]):
                 f"this run of {self._session.step} has ended and gives no more results: "
                 "call run() again, where saved results are hits, or keep them in a list"
             )
+
+    def items(self: Run[T]) -> Run[tuple[Any, T]]:
+        """Return this run, giving out pairs of row and result instead of results alone.
+
+        Each row is the object that the source gave, also with `ordered=False`.
+
+        Raises:
+            RuntimeError: its loop has begun.
+        """
+        self._refuse_another_loop()
+        if self._iterator is not None:
+            raise RuntimeError("items() says what a run gives out: call it before its loop begins")
+        self._session.give_pairs()
+        return self  # type: ignore[return-value]
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..engine.begin import Running, begin, end
 from ..engine.job import Job
+from ..engine.source import count_of
 from ..errors import StoreError
 from ..events import Report
 from .progress import Progress
@@ -36,12 +37,17 @@ class Session:
         self._job, self._rows, self._in_task = job, rows, in_task
         self.step = f"step {job.spec.name!r} version {job.spec.version!r}"
         self._running: Running | None = None
+        self._pairs = False
         self._ended: tuple[Report, int] | None = None  # what is left of it: no store is kept open
         self._loop: Callable[[], Any] = _no_loop
 
     def driven_by(self, iterator: Any) -> None:
         """Say which generator has the loop; it is not kept alive, so that it ends if forgotten."""
         self._loop = weakref.ref(iterator)
+
+    def give_pairs(self) -> None:
+        """Have the loop give out rows with their results."""
+        self._pairs = True
 
     def report(self) -> Report:
         """Return the counts so far."""
@@ -86,7 +92,9 @@ class Session:
     def running(self) -> Iterator[tuple[Running, Signals]]:
         """Begin the run for the block, and end it as the block ends."""
         self._running = running = begin(self._job, self._rows)
-        source = running.source
+        source, results = running.source, running.results
+        if self._pairs:
+            results.give_pairs()
         if self._in_task:
             signals = Signals(always, running.commit, interrupt=False)
         else:
@@ -123,10 +131,12 @@ class Session:
 
     def total(self) -> int | None:
         """Return how many rows there are, if they know."""
-        return len(self._rows) if hasattr(self._rows, "__len__") else None
+        return count_of(self._rows)
 
     def _explain(self, error: BaseException) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""
+        if self._job.replay is not None:
+            return
         with suppress(StoreError):
             report, total, left = self.report(), self.total(), ""
             if total is not None:

@@ -20,6 +20,7 @@ from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .thread_pool import DaemonPool
+from .tracebacks import hide_ours
 
 Loop = Callable[[Running, Signals], Iterator[Any]]
 Compute = Callable[[list[Slot]], None]
@@ -29,8 +30,12 @@ WATCH_EVERY = 0.25  # seconds in which nothing happened
 
 def drive(session: Session, loop: Loop) -> Iterator[Any]:
     """Give out the results of a run."""
-    with session.running() as (running, signals):
-        yield from loop(running, signals)
+    try:
+        with session.running() as (running, signals):
+            yield from loop(running, signals)
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 def sequential(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
@@ -185,20 +190,27 @@ class Pooled:
 @interrupts.one_call
 def call(running: Running, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
-    intake, calls, results = running.intake, running.calls, running.results
+    intake, results = running.intake, running.results
     while True:
         place = intake.place_of(row)
         try:
-            if not (place.must_compute or place.settled):
-                wait = _followed if isinstance(place, Slot) else _settled
-                interrupts.in_the_open(wait, (running, place))
-            if place.must_compute:
-                calls.compute([place])  # type: ignore[list-item]
+            finish_call(running, place)
             if not orphaned(place):
                 return results.take(place)
         except BaseException as error:
             intake.withdraw(place, error)
             raise
+
+
+@interrupts.one_call
+def finish_call(running: Running, place: Place) -> None:
+    """Compute a row that is ours to compute, or wait for who does, unless it is settled."""
+    if not (place.must_compute or place.settled):
+        wait = _followed if isinstance(place, Slot) else _settled
+        interrupts.in_the_open(wait, (running, place))
+    calls = running.calls
+    if place.must_compute and not place.settled:
+        calls.compute([place])  # type: ignore[list-item]
 
 
 def _settled(waited: tuple[Running, Place]) -> None:
