@@ -77,11 +77,17 @@ class RunStarted(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """A commit made `rows` rows durable; it took `seconds`."""
+    """A commit made `rows` rows durable; it took `seconds`.
+
+    Their records are `first_id` to `last_id`, without a gap and of this commit alone. Both are 0 if
+    each of the rows was late, under `shared=True`.
+    """
 
     step: str
     rows: int
     seconds: float
+    first_id: int = 0
+    last_id: int = 0
 
 
 class CameLate(msgspec.Struct, frozen=True):
