@@ -8,6 +8,8 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
+from .decorator import arun, run, step
+from .engine.arguments import Args, args
 from .engine.current import current_key
 from .engine.failures import Failed
 from .engine.options import AllOptions, RunOptions, StepOptions
@@ -29,11 +31,15 @@ from .errors import (
     StoreVersionError,
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .file.merge import Conflict, Merged
 from .file.records import Call, Record, RunInfo, StepInfo
+from .file.salvage import Salvaged, salvage
+from .file.verify import Problem
+from .loops.direct import MISS, Miss
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from .step import Step, arun, run, step
+from .step import Step
 from .store import Store
 from .values.hooks import register
 from .values.keys import key_of
@@ -41,20 +47,26 @@ from .values.keys import key_of
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISS",
     "AllOptions",
+    "Args",
     "BindingError",
     "BudgetExceeded",
     "Call",
     "CameLate",
     "CheckpointError",
     "Committed",
+    "Conflict",
     "DecodeError",
     "EncodeError",
     "Event",
     "Failed",
     "KeyCollisionError",
+    "Merged",
+    "Miss",
     "Pending",
     "Plan",
+    "Problem",
     "Record",
     "Report",
     "RowFailed",
@@ -63,6 +75,7 @@ __all__ = [
     "RunInfo",
     "RunOptions",
     "RunStarted",
+    "Salvaged",
     "SavePolicy",
     "StaleResultsError",
     "StaleResultsWarning",
@@ -79,6 +92,7 @@ __all__ = [
     "StoreVersionError",
     "Why",
     "adaptive",
+    "args",
     "arun",
     "by_size",
     "current_key",
@@ -87,6 +101,7 @@ __all__ = [
     "on_exit",
     "register",
     "run",
+    "salvage",
     "step",
 ]
 

@@ -40,7 +40,16 @@ def here(tmp_path, monkeypatch):
 
 def test_every_store_file_and_step_is_completed():
     """Each argument and option that is a file, a step or a version of a store."""
-    kinds = {"store": files, "input": files, "output": files, "rows": files, "version": versions}
+    kinds = {
+        "into": files,
+        "sources": files,
+        "dest": files,
+        "store": files,
+        "input": files,
+        "output": files,
+        "rows": files,
+        "version": versions,
+    }
     for command in cli.commands.values():
         names = [parameter.name for parameter in command.params]
         of_store = isinstance(command.params[names.index("store")], click.Argument) if (

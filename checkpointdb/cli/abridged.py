@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..frames.to_json import plain, to_json
 from .display import Json, safe, width
-from .shape import plain, to_json
 
 # Characters of a text and members of a list that stay, until the whole fits.
 _CUTS = ((1000, 100), (200, 20), (80, 6), (40, 4), (12, 2), (6, 1), (24, 3))

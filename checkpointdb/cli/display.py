@@ -13,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 
+from ..frames.to_json import to_json
 from ..wording import ago as ago
 from ..wording import counted as counted
 from ..wording import duration as duration
@@ -22,7 +23,6 @@ from ..wording import number as number
 from ..wording import rate as rate
 from ..wording import safe as safe
 from ..wording import size as size
-from .shape import to_json
 
 
 class Json(str):

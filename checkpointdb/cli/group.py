@@ -173,5 +173,6 @@ def agreed(question: str, yes: bool, dry_run: bool) -> bool:
     return click.confirm("Go on?", err=True)
 
 
+force_option = click.option("--force", is_flag=True, help="Replace a file that is there.")
 yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only count.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..frames.to_json import to_json
 from ..values.keys import recipe_in_words
 from .completion import files, steps
 from .display import (
@@ -22,7 +23,6 @@ from .display import (
     shown,
     size,
 )  # fmt: skip
-from .shape import to_json
 from .store_view import Look, failures, one_record, overview, read, record_numbered
 
 LAST_RUNS, LAST_CALLS = 5, 10
@@ -93,6 +93,8 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         f"{size(seen['bytes'])} on disk · {number(seen['records'])} records · "
         + (f"last commit {moment(at)} ({ago(at)})" if at else "nothing committed yet")
     )
+    if seen["missing_log"]:
+        screen.line(safe(seen["missing_log"]), "yellow")
     screen.line()
     if not steps:
         screen.line("no step has run on this store yet")

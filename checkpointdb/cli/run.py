@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +27,7 @@ from .reporting import ending, show_report
 from .running import FileRun
 from .saving import parse_save
 from .shape import Shape
-from .sinks import check_apart
+from .sinks import check_apart, is_same
 from .sources import Source
 
 
@@ -108,7 +107,7 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     """  # noqa: D301 - click wants a real \b before lines it must not join
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both write to standard output: leave one out")
-    if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
+    if output and is_same(output, input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
     with _open_job(step, input, output, **options) as work:
         with ending(work):

@@ -52,7 +52,7 @@ class FileRun:
         with contextlib.ExitStack() as stack:
             write = None
             if self.output:
-                out = writing(self.output, self.shape, self.source.columns)
+                out = writing(self.output, self.shape, self.source.columns, force=True)
                 write = stack.enter_context(out)
             waiting: deque[Any] = deque()
             self.options["on_event"] = self._heard

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Self, cast
 
+from ..frames.from_arrow import FromArrow
+from ..frames.packages import TableError, arrow
 from .delimited import Numbered, csv_rows
-from .formats import DELIMITERS, Dialect, TableError, arrow, format_of
-from .from_arrow import FromArrow
+from .formats import DELIMITERS, Dialect, format_of
 from .json_rows import JsonArray, json_lines, parsed
 
 _BATCH = 1024  # rows of a Parquet file

@@ -194,7 +194,24 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
     _add_money(seen, _wasted(reader, steps))
     states = {run["id"]: run["state"] for run in seen["runs"]}
     calls = [call for call in reader.calls() if step in (None, call.step)]
+    seen["missing_log"] = _missing_log(reader)
     return seen | {"calls": [_call(call, states[call.run]) for call in calls]}
+
+
+def _missing_log(reader: Look) -> str | None:
+    """Say that rows may be missing, because the file was copied without its log."""
+    run = reader.missing_log()
+    if run is None:
+        return None
+    if run.state == "running":
+        return (
+            f"run {run.id} goes on in process {run.pid}, but not in this file, which is a copy "
+            "without its -wal: the newest rows are missing. Copy a store in use with `ckpt backup`"
+        )
+    return (
+        f"run {run.id} did not end, and there is no -wal next to the file: if it was copied while "
+        "the run wrote, the newest rows are missing. Copy a store in use with `ckpt backup`"
+    )
 
 
 def _call(call: Call, state: str) -> dict[str, Any]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import threading
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from .. import interrupts
 from ..file.log import Log
 from ..file.records import Entry, SentCall
+from ..frames.rows import as_results
 from .beside import Beside
 from .budget import Budget
 from .committer import Committer
 from .current import calling, calling_now, leave
-from .failures import Failed, failure, to_error_text
+from .failures import Failed, to_error_text
 from .in_flight import InFlight
 from .job import Spec
 from .kept import as_text
@@ -24,7 +27,7 @@ from .ledger import Ledger
 from .options import Options
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
-from .tables import as_results
+from .sharing import Sharing
 from .tally import Tally
 from .warn import warn
 
@@ -45,7 +48,7 @@ class Calls:
         tally: of the run.
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
-        under_way: a list to have an entry for each call that has not returned.
+        sharing: under `shared=True`; it is told of each call that begins, and is under way.
         is_direct: whether these are direct calls: what is recorded is raised, too.
             They have no `concurrency`.
     """
@@ -60,7 +63,7 @@ class Calls:
         tally: Tally,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
-        under_way: list[None] | None = None,
+        sharing: Sharing | None = None,
         is_direct: bool = False,
     ) -> None:
         self._log = log
@@ -72,7 +75,7 @@ class Calls:
         self._limit: TimeLimit | None = None
         if options.timeout is not None:
             self._set_limit(options.timeout, None if is_direct else options.concurrency)
-        self._is_batch = options.batch_size is not None
+        self._is_batch, self._binder = options.batch_size is not None, spec.binder
         self._redactor = spec.settings.redactor
         self._is_direct = is_direct
         self._unstorable: Exception | None = None
@@ -85,7 +88,8 @@ class Calls:
         judges = (options.cost, options.valid, options.on_event)
         self._is_judged = spec.is_async and any(judge is not None for judge in judges)
         # one entry a call that has not returned: threads append and pop it without a lock
-        self._flying: list[None] = [] if under_way is None else under_way
+        self._flying: list[None] = [] if sharing is None else sharing.under_way
+        self._sharing = sharing
 
     @property
     def name(self) -> str:
@@ -109,14 +113,15 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             interrupts.halt()
-        if overdue and not (slots := self.not_overdue(slots)):
+        if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
             return
+        argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call = slots, outer
         self._flying.append(None)
         try:
             calling.set(call)
-            returned = self._fn(self.argument(slots))
+            returned = self._fn(argument)
         except BaseException as error:
             self._flying.pop()
             if not self.fail(slots, error, start):
@@ -132,12 +137,19 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
+        if overdue:
+            slots = await self._not_overdue_beside(slots)
+        if self._sharing is not None:
+            slots = self._sharing.begin(slots)
+        if not slots:
+            return
+        argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
             calling.set(call)
-            returned = await self._fn(self.argument(slots))
+            returned = await self._fn(argument)
         except BaseException as error:
             if not await self._failed(slots, error, start):
                 raise
@@ -179,8 +191,19 @@ class Calls:
         self._flying.pop()
 
     def argument(self, slots: list[Slot]) -> Any:
-        """Return what the step gets: a row, or the rows of a batch."""
-        return [slot.row for slot in slots] if self._is_batch else slots[0].row
+        """Return what the step gets, as `arguments.call` takes it: a row, or those of a batch.
+
+        Raises:
+            TypeError: the step cannot be called with it: wrong use, and no failure of the row.
+        """
+        rows = [slot.given for slot in slots]
+        if self._limit is not None and is_copied(slots):  # the user may change them meanwhile
+            rows = copy.deepcopy(rows)
+        try:
+            return self._binder.batch(rows) if self._is_batch else self._binder.argument(rows[0])
+        except TypeError as error:
+            self._in_flight.give_up(slots, error)
+            raise
 
     def begin(self, slots: list[Slot]) -> float:
         """Return the time, for a call that may be made: within the budget, noted in the ledger."""
@@ -210,7 +233,29 @@ class Calls:
         if self._unstorable is not None:
             raise self._unstorable
 
-    def not_overdue(self, slots: list[Slot]) -> list[Slot]:
+    def to_make(self, slots: list[Slot]) -> list[Slot]:
+        """Return the rows to call the step for.
+
+        Others were answered by an overdue call, or lent to whoever is waited for.
+        """
+        if overdue:
+            slots = self._not_overdue(slots)
+        return slots if self._sharing is None else self._sharing.begin(slots)
+
+    async def _not_overdue_beside(self, slots: list[Slot]) -> list[Slot]:
+        """Do as `_not_overdue`, and do not hold up the event loop."""
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self._not_overdue, slots)
+        except BaseException as error:
+            self._settle_rest(slots, error)
+            raise
+        finally:
+            if self._beside.due:
+                await self._beside.commit_due(slots)
+
+    def _not_overdue(self, slots: list[Slot]) -> list[Slot]:
         """Wait for overdue calls of these rows, and take their results; return the other rows."""
         start = perf_counter()
         try:
@@ -250,7 +295,30 @@ class Calls:
             self._settle_rest(slots, error)
             raise
 
-    def _keep(self, slot: Slot, value: Any, seconds: float, now: float) -> None:
+    def put(
+        self, slot: Slot, value: Any, seconds: float, cost: float | None, is_over_good: bool
+    ) -> None:
+        """Keep a result that was computed elsewhere; commit before this returns if that is due.
+
+        Raises:
+            EncodeError: it cannot be stored, and nothing is changed.
+            ValueError: `valid=` refuses it. It is saved as a failure, but not over a good one.
+            StoreError: the commit failed; the result stays pending.
+        """
+        self._encode(value)
+        valid = self._options.valid
+        if is_over_good and valid is not None and not valid(value):
+            raise self._refused(slot, value)
+        self._committer.answers_calls()
+        self._tally.gave(False)
+        self._keep(slot, value, seconds, perf_counter(), cost, self._committer.add)
+        if slot.error is not None:
+            raise slot.error
+
+    def _keep(
+        self, slot: Slot, value: Any, seconds: float, now: float, cost: float | None = None,
+        add: Callable[..., int | None] | None = None,
+    ) -> None:  # fmt: skip
         if slot.mutated is not None:
             self._in_flight.give_up([slot], slot.mutated)
             return
@@ -260,9 +328,9 @@ class Calls:
             self._keep_unstorable(slot, value, error, seconds, now)
             raise
         slot.value, slot.data = value, data
-        cost = problem = text = None
-        if self._needs_check:
-            cost, problem = self._check_result(slot, value)
+        problem = text = None
+        if self._needs_check or cost is not None:
+            cost, problem = self._check_result(slot, value, cost)
         if slot.failed is None:
             self._tally.computed()
         else:
@@ -271,17 +339,19 @@ class Calls:
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
-        self._take(slot, entry, now)
+        self._take(slot, entry, now, add)
         if problem is not None:
             raise problem
         if self._notices:
             self._tell_notices()
 
-    def _take(self, slot: Slot, entry: Entry, now: float) -> None:
+    def _take(
+        self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
+    ) -> None:
         """Make an outcome pending, or durable if that is due; only then may anybody have it."""
         due = None
         try:
-            due = self._add(entry, now, len(self._flying))
+            due = (add or self._add)(entry, now, len(self._flying))
         finally:
             if due is None:
                 self._in_flight.leave((slot,))
@@ -299,7 +369,7 @@ class Calls:
             self._unstorable, self._needs_begin = error, True
         slot.error = error
         self._tally.failed([slot], error, recorded=False)
-        failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+        failed = slot.failed_by(error, self._redactor)
         text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
         self._add_failure(slot, text, seconds, now)
 
@@ -342,12 +412,18 @@ class Calls:
         error.result = returned  # type: ignore[attr-defined]
         return error
 
-    def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, BaseException | None]:
-        """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
-        cost, problem = None, None
+    def _check_result(
+        self, slot: Slot, value: Any, cost: float | None
+    ) -> tuple[float | None, BaseException | None]:
+        """Ask the user's `cost`, if it is not known, and `valid`.
+
+        What they raise waits until the result is kept.
+        """
+        problem: BaseException | None = None
         try:
-            if self._options.cost is not None:
-                cost = _dollars(self._options.cost(value))
+            if cost is None and self._options.cost is not None:
+                cost = dollars(self._options.cost(value), "cost= returned", "; the result is saved")
+            if cost is not None:
                 self._tally.paid(cost)
         except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
             return cost, error
@@ -356,19 +432,21 @@ class Calls:
                 return cost, None
         except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
             problem = error
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+            slot.failed = slot.failed_by(error, self._redactor)
         else:
-            problem = ValueError(
-                f"valid= refused the result of row {slot.position}: {value!r:.200}"
-            )
-            problem.result = value  # type: ignore[attr-defined]
+            problem = self._refused(slot, value)
             shown = self._redactor.text(str(problem), slot.row)
-            slot.failed = Failed(slot.row, "invalid", shown, "", slot.attempts + 1)
+            slot.failed = Failed(slot.given, "invalid", shown, "", slot.attempts + 1)
         recorded = self._is_recorded(problem)
         if self._is_direct or not recorded:
             slot.error = problem
         self._tally.failed([slot], problem, recorded)
         return cost, None if recorded else problem
+
+    def _refused(self, slot: Slot, value: Any) -> ValueError:
+        error = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
+        error.result = value  # type: ignore[attr-defined]
+        return error
 
     def keep_late(self, slots: list[Slot], rows: list[Slot], returned: Any, start: float) -> None:
         """Keep what an overdue call returned, over the failure of its rows; for `TimeLimit`."""
@@ -439,7 +517,7 @@ class Calls:
         now = perf_counter()
         seconds = (now - start) / len(slots)
         for slot in slots:
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+            slot.failed = slot.failed_by(error, self._redactor)
             slot.error = error if self._is_direct else None
             self._add_failure(slot, to_error_text(slot.failed), seconds, now)
 
@@ -452,7 +530,8 @@ class Calls:
         self._take(slot, entry, now)
 
 
-def _dollars(cost: Any) -> float:
+def dollars(cost: Any, what: str, more: str = "") -> float:
+    """Return a cost; raise `ValueError` if it is none."""
     if isinstance(cost, int | float) and 0 <= cost < math.inf:
         return float(cost)
-    raise ValueError(f"cost= returned {cost!r}: it must be dollars, 0 or more; the result is saved")
+    raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")

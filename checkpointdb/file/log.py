@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import apsw
@@ -22,8 +22,11 @@ from .append import (
     transaction,
     update_run,
 )
+from .compact import drop_superseded, shrink
 from .delete import check_alone, choose, delete
-from .key_index import extend
+from .incoming import Source
+from .key_index import extend, last_id
+from .merge import Merged, Merging, bring_forgotten
 from .opened import Durability
 from .read import Reader
 from .records import Entry, Found, Made, RunInfo
@@ -71,8 +74,14 @@ class Log(Registry):
     @interrupts.whole
     def close(self) -> None:
         """Commit what is on its way and close the file, synced. Can be repeated."""
-        if self.closed:
-            return
+        if not self.closed:
+            self._save_all()
+            self._close()
+        if not self.is_forked:
+            lifetime.closed(self)
+
+    def _save_all(self) -> None:
+        """Write what is left to write, before the file is closed."""
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
@@ -83,8 +92,6 @@ class Log(Registry):
         except StoreError:
             if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
                 raise
-        self._close()
-        lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -223,7 +230,7 @@ class Log(Registry):
             more = counts or answered or full or worker or replaced
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
-                self._appended(writer, entries)
+                self._appended(writer, writer.last_insert_rowid(), [it.key for it in entries], ())
                 return []
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
@@ -231,6 +238,7 @@ class Log(Registry):
                     late = self._late(entries) if worker else []
                     entries = [it for it in entries if it not in late] if late else entries
                     insert_all(writer, step, run, entries)
+                    last = writer.last_insert_rowid()  # of a record: `supersede` inserts too
                     if replaced:
                         supersede(writer, replaced)
                     if counts:
@@ -241,7 +249,7 @@ class Log(Registry):
                         delete_keys(writer, "system_claims", entries)
                     if full:
                         extend(writer)
-                self._appended(writer, entries)
+                self._appended(writer, last, [entry.key for entry in entries], replaced)
                 if full:
                     self._finder.index.forget_indexed()
             return late
@@ -255,14 +263,15 @@ class Log(Registry):
             if found is not None and found.error is None and found.id != entry.replaces
         ]
 
-    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
-        if entries:
-            last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
+    def _appended(
+        self, writer: apsw.Connection, last: int, keys: Sequence[bytes], said: Collection[int]
+    ) -> None:
+        if keys:
             with self._reading:
-                repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
+                repeated = self._finder.index.added(keys, last - len(keys) + 1, last)
             # A retry has said so in its own transaction. What is left are rows that two computed at
             # the same time; if we die right here, the next extension of the index notes them.
-            if unsaid := set(repeated).difference(entry.replaces for entry in entries):
+            if unsaid := set(repeated).difference(said):
                 with contextlib.suppress(apsw.FullError, apsw.BusyError):  # they are committed
                     supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
@@ -282,6 +291,40 @@ class Log(Registry):
                 total += len(entries)
             self._unsynced = self.durability != "power"
         return total
+
+    @interrupts.whole
+    def merge(self, reader: Reader, on_page: Callable[[int], object] | None = None) -> Merged:
+        """Bring the records of another store here: see `Store.merge`."""
+        self.commit_buffers()
+        with self._writing() as writer, transaction(writer):
+            source = Source(reader, writer)
+            source.register(writer)
+            deleted = bring_forgotten(writer, source, self._check_alone)
+        merging = Merging(self.path, source)
+        merging.merged.deleted = deleted
+        while page := source.page():
+            self._merge_page(merging, page)
+            if on_page is not None:
+                on_page(source.last)
+        self.sync()
+        return merging.merged
+
+    def _merge_page(self, merging: Merging, page: Sequence[Any]) -> None:
+        """Commit a page of another store's records: all or nothing."""
+        with self._writing() as writer, self._reading:
+            self._file.check_replaced()
+            index = self._finder.index
+            full = index.is_full_with(len(page))
+            with transaction(writer):
+                keys, superseded = merging.take(writer, index, page)
+                last = last_id(writer)
+                if superseded:
+                    supersede(writer, superseded)
+                if full:
+                    extend(writer)
+            self._appended(writer, last, keys, superseded)
+            if full:
+                index.forget_indexed()
 
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; what is pending is committed first."""
@@ -307,12 +350,30 @@ class Log(Registry):
                 ids = choose(self._reader, self.path, step, version, failed, where)
             if not ids or dry_run:
                 return len(ids)
-            check_alone(self.path, self._runs(), self._open_runs)
+            self._check_alone()
             with self._writing() as writer, transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"
         self.sync()
         return len(ids)
+
+    @interrupts.whole
+    def compact(self, keep: int, dry_run: bool) -> int:
+        """Drop superseded records and give back their room: see `Store.compact`."""
+        self.commit_buffers()
+        with self.lock:
+            self._check_open()
+            check_alone(self.path, self._runs(), ())
+            with self._writing() as writer:
+                count = drop_superseded(writer, keep, dry_run)
+                self._unsynced = self.durability != "power"
+                if not dry_run:
+                    shrink(writer)
+        self.sync()
+        return count
+
+    def _check_alone(self) -> None:
+        check_alone(self.path, self._runs(), self._open_runs)
 
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:

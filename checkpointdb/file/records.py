@@ -188,8 +188,8 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
-    store in which it ran. `total` is the number of its rows when it began, None if they did not
-    know it.
+    store in which it ran; `is_merged` tells whether that is another one. `total` is the number of
+    its rows when it began, None if they did not know it.
     """
 
     id: int
@@ -211,6 +211,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     total: int | None
     meta: Any
     report: Report
+    is_merged: bool = False
 
     @property
     def process(self) -> Process:
