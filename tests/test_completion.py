@@ -9,6 +9,7 @@ import sys
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 import checkpointdb as ck
 from checkpointdb.cli import cli
@@ -113,13 +114,13 @@ def test_fish_completes_versions(here):
 )
 def test_steps_and_versions_come_from_the_store(here, words, found):
     """A store that cannot be read offers nothing, and says nothing in the middle of a line."""
-    complete = click.shell_completion.BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
+    complete = BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
     got = complete.get_completions(list(words[:-1]), words[-1])
     assert [item.value for item in got] == found
     assert {item.type for item in got} <= {"plain"}
 
 
 def test_files_are_left_to_the_shell(here):
-    complete = click.shell_completion.BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
+    complete = BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
     for words in (["inspect"], ["run"], ["run", "a.py:f"], ["export", "rows.ckpt", "-o"]):
         assert [it.type for it in complete.get_completions(words, "ro")] == ["file"]

@@ -9,7 +9,6 @@ import click
 from .completion import files
 from .display import counted, note, size
 from .group import force_option
-from .page import page
 from .sinks import check_apart, replacing
 from .totals import read_totals
 
@@ -35,6 +34,8 @@ def report_command(store: str, output: str, force: bool, no_values: bool) -> Non
       ckpt report reviews.ckpt -o report.html
       ckpt report reviews.ckpt -o report.html --no-values
     """  # noqa: D301 - click wants a real \b before lines it must not join
+    from .page import page  # what no other command needs
+
     check_apart(output, store)
     written = read_totals(store, lambda reader: page(reader, store, values=not no_values))
     data = written.html.encode()
