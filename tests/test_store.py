@@ -713,6 +713,7 @@ def test_under_process_a_commit_is_not_synced_and_a_flush_is(open_store, disk):
     log.store.close()
 
 
+@pytest.mark.linux
 def test_a_new_store_is_synced_before_it_has_its_name(store_path, disk, monkeypatch):
     """And its directory after."""
     link = os.link
@@ -910,6 +911,7 @@ FORK = """
 """
 
 
+@pytest.mark.linux
 def test_a_forked_child_cannot_use_the_store_and_does_not_harm_it(store_path):
     """A clear error in the child, which opens its own; the parent keeps its locks and its file."""
     run_script(FORK, store_path)

@@ -8,6 +8,7 @@ from .demo import demo_command
 from .export import export_command
 from .forget import forget_command
 from .group import cli
+from .head import head_command
 from .inspect import inspect_command
 from .plan import plan_command
 from .run import run_command
@@ -18,8 +19,8 @@ from .why import why_command
 
 for command in (
     accept_command, adopt_command, backup_command, compact_command, demo_command, export_command,
-    forget_command, inspect_command, plan_command, run_command, salvage_command, verify_command,
-    watch_command, why_command,
+    forget_command, head_command, inspect_command, plan_command, run_command, salvage_command,
+    verify_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from .. import interrupts
+from .. import interrupts, system
 from ..errors import (
     StoreCorruptError,
     StoreError,
@@ -109,6 +109,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
             pragmas.tune_writer(connection, durability)
+            _make_name_durable(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -118,6 +119,26 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
 def wait_for_locks(connection: apsw.Connection, wait: bool = True) -> None:
     """Have a connection wait for a lock that another one has, or fail at once."""
     connection.set_busy_handler(_LockWait() if wait else None)
+
+
+def _make_name_durable(connection: apsw.Connection, path: str) -> None:
+    """Sync the directory of a store without a run: whoever created it may have failed to, or died.
+
+    Raises:
+        StoreError: the disk failed.
+    """
+    if connection.execute("select 1 from runs limit 1").get is not None:
+        return
+    try:
+        system.sync_directory(os.path.dirname(path) or ".")
+    except PermissionError:  # who may not read the directory has not created the store
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{path}: its directory could not be synced ({error.strerror}): a power cut may lose "
+            "the whole store. Nothing was written; open it again",
+            path,
+        ) from error
 
 
 class _LockWait:
@@ -207,6 +228,7 @@ def lay(temporary: str, vfs: str | None = None) -> None:
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
+        pragmas.sync_fully(connection)
         connection.pragma("synchronous", "full")
         connection.pragma("page_size", pragmas.PAGE_SIZE)
         migrations.migrate(connection)

@@ -72,8 +72,14 @@ class Log(Registry):
     @interrupts.whole
     def close(self) -> None:
         """Commit what is on its way and close the file, synced. Can be repeated."""
-        if self.closed:
-            return
+        if not self.closed:
+            self._save_all()
+            self._close()
+        if not self.is_forked:
+            lifetime.closed(self)
+
+    def _save_all(self) -> None:
+        """Write what is left to write, before the file is closed."""
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
@@ -84,8 +90,6 @@ class Log(Registry):
         except StoreError:
             if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
                 raise
-        self._close()
-        lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -224,7 +228,7 @@ class Log(Registry):
             more = counts or answered or full or worker or replaced
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
-                self._appended(writer, entries)
+                self._appended(writer, entries, writer.last_insert_rowid())
                 return []
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
@@ -232,6 +236,7 @@ class Log(Registry):
                     late = self._late(entries) if worker else []
                     entries = [it for it in entries if it not in late] if late else entries
                     insert_all(writer, step, run, entries)
+                    last = writer.last_insert_rowid()  # what follows inserts elsewhere
                     if replaced:
                         supersede(writer, replaced)
                     if counts:
@@ -242,7 +247,7 @@ class Log(Registry):
                         delete_keys(writer, "system_claims", entries)
                     if full:
                         extend(writer)
-                self._appended(writer, entries)
+                self._appended(writer, entries, last)
                 if full:
                     self._finder.index.forget_indexed()
             return late
@@ -256,9 +261,9 @@ class Log(Registry):
             if found is not None and found.error is None and found.id != entry.replaces
         ]
 
-    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
+    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry], last: int) -> None:
         if entries:
-            last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
+            keys = [entry.key for entry in entries]
             with self._reading:
                 repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
             # A retry has said so in its own transaction. What is left are rows that two computed at

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import apsw
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes
+from . import codes, occurrences
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import Call, Entry, Made, Record, RunInfo, SavedCode, StepInfo, checksum, decoded
@@ -28,6 +28,14 @@ Status = Literal["ok", "failed"]
 _COUNTS = ", ".join(f"runs.{name}" for name in Report.__struct_fields__)
 _FORMS: dict[int, Any] = {ROW: "row", ARGUMENTS: "arguments", KEY: "key"}
 _RECORD = f"checksum, name, version, saved_at, run, records.id, {ENTRY}"
+
+
+class Outcome(NamedTuple):
+    """Whether a record is a success, the run that wrote it, the digest of its whole row."""
+
+    is_good: bool
+    run: int
+    row_digest: bytes | None
 
 
 class Reader:
@@ -106,14 +114,14 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, meta, {_COUNTS}
+                       loss_window, durability, runs.total, meta, {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        infos = ([*row[:16], decoded(row[16]), Report(*row[17:])] for row in rows)
+        infos = ([*row[:17], decoded(row[17]), Report(*row[18:])] for row in rows)
         return [RunInfo(*info) for info in infos]
 
     def records(
@@ -212,28 +220,30 @@ class Reader:
 
     def succeeded(self, keys: Sequence[bytes]) -> list[bool | None]:
         """Tell of each key whether its newest record is a success, None where there is none."""
-        return [None if found is None else found[0] for found in self.outcomes(keys)]
+        return [None if found is None else found.is_good for found in self.outcomes(keys)]
 
-    def outcomes(self, keys: Sequence[bytes]) -> list[tuple[bool, int] | None]:
-        """Tell of each key whether its newest record is a success and which run wrote it.
+    def held_occurrences(self, contents: Sequence[bytes], shared: bool) -> dict[bytes, list[int]]:
+        """Return the numbers of equal rows that a run which began now could not have."""
+        with files.mapped(self.path):
+            return occurrences.held(self._connection, contents, shared)
 
-        None where there is none.
-        """
+    def outcomes(self, keys: Sequence[bytes]) -> list[Outcome | None]:
+        """Tell what the newest record of each key is, None where there is none."""
         with files.mapped(self.path):
             if self._index is None:
                 self._index = KeyIndex(self._connection)
             ids = self._index.ids(keys)
             known = [id for id in ids if id is not None]
-            good: dict[Any, Any] = {}
+            good: dict[Any, Outcome] = {}
             if known:
                 flags: list[Any] = self._connection.execute(
                     """
-                    select id, error is null, run
+                    select id, error is null, run, cast(row_digest as blob)
                       from carray(?) as wanted cross join records on records.id = wanted.value
                     """,
                     (ids_array(known),),
                 ).fetchall()
-                good = {id: (bool(is_good), run) for id, is_good, run in flags}
+                good = {id: Outcome(bool(good), *rest) for id, good, *rest in flags}
             if len(good) != len(set(known)):
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]

@@ -7,19 +7,13 @@ removes it: its maker holds a lock on it, which ends with the process.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
 import time
 from collections.abc import Iterator
 
+from .. import system
 from ..errors import StoreError
 from .locks import lockers
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: what a kill leaves stays there
-    fcntl = None  # type: ignore[assignment]
 
 MINUTE = 60.0  # more than it takes from giving up the lock to the name
 _ENDINGS = ("", "-journal", "-wal", "-shm")
@@ -44,12 +38,12 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         try:
-            _lock(descriptor)
+            system.lock(descriptor)
             yield temporary
         finally:  # before it has its name: closing it would drop the locks of who opens it then
             os.close(descriptor)
         _publish(temporary, path, replace)
-        sync_directory(os.path.dirname(path) or ".")
+        system.sync_directory(os.path.dirname(path) or ".")
     finally:
         _remove(temporary)
 
@@ -57,49 +51,27 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
 def _publish(temporary: str, path: str, replace: bool) -> None:
     if replace:
         _remove(path + "-wal", path + "-shm")  # the log of what was there would be read with it
-        sync_directory(os.path.dirname(path) or ".")
+        system.sync_directory(os.path.dirname(path) or ".")
         os.rename(temporary, path)
         return
-    try:
-        os.link(temporary, path)  # unlike a rename, never replaces what just appeared
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        os.rename(temporary, path)  # a file system without hard links
-
-
-def sync_directory(directory: str) -> None:
-    """Have the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file for as long as it is open; tell whether nobody else had."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody has; or a file system without locks
-        return False
-    return True
+    system.give_name(temporary, path)
 
 
 def _remove_dead(path: str) -> None:
     """Remove what was to become `path` and whose maker was killed."""
     directory, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.tmp")
     with contextlib.suppress(OSError):
         for found in os.listdir(directory or "."):
-            if pattern.fullmatch(found):
-                there = os.path.join(directory, found)
-                if _is_dead(there, path):
-                    _remove(*(there + ending for ending in _ENDINGS))
+            there = os.path.join(directory, found)
+            if _may_become(found, name) and _is_dead(there, path):
+                _remove(*(there + ending for ending in _ENDINGS))
+
+
+def _may_become(found: str, name: str) -> bool:
+    if not (found.startswith(name + ".") and found.endswith(".tmp")):
+        return False
+    digits = found[len(name) + 1 : -4]
+    return len(digits) == 8 and set(digits) <= set("0123456789abcdef")
 
 
 def _is_dead(temporary: str, path: str) -> bool:
@@ -111,7 +83,7 @@ def _is_dead(temporary: str, path: str) -> bool:
             return False
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
         try:
-            return _lock(descriptor)
+            return system.lock(descriptor)
         finally:
             os.close(descriptor)
     return False

@@ -9,8 +9,9 @@ from unittest import mock
 
 import msgspec
 
+from checkpointdb import system
 from checkpointdb.engine import sharing
-from checkpointdb.file import append, find, log, log_file, pragmas, temporary
+from checkpointdb.file import append, find, log, log_file, pragmas
 
 from . import checkers, exceptions, faults, lives, power, recorder, rot
 
@@ -174,7 +175,7 @@ PLANTED = {
     "the index is marked further than it is": Planted(_marked_further, lambda: cut(_SMALL_INDEX)),
     # hidden by the first sync of a new -wal: seen before anything was committed
     "the directory is never synced": Planted(
-        lambda: mock.patch.object(temporary, "sync_directory", lambda _: None),
+        lambda: mock.patch.object(system, "sync_directory", lambda _: None),
         lambda: cut(lives.Options("creation")),
     ),
     "a failed sync is forgotten": Planted(_forgotten_sync, lambda: _failed_syncs(_PROCESS)),
