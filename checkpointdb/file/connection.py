@@ -116,11 +116,6 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
     return connection
 
 
-def wait_for_locks(connection: apsw.Connection, wait: bool = True) -> None:
-    """Have a connection wait for a lock that another one has, or fail at once."""
-    connection.set_busy_handler(_LockWait() if wait else None)
-
-
 def _make_name_durable(connection: apsw.Connection, path: str) -> None:
     """Sync the directory of a store without a run: whoever created it may have failed to, or died.
 
@@ -139,6 +134,11 @@ def _make_name_durable(connection: apsw.Connection, path: str) -> None:
             "the whole store. Nothing was written; open it again",
             path,
         ) from error
+
+
+def wait_for_locks(connection: apsw.Connection, wait: bool = True) -> None:
+    """Have a connection wait for a lock that another one has, or fail at once."""
+    connection.set_busy_handler(_LockWait() if wait else None)
 
 
 class _LockWait:
