@@ -16,7 +16,7 @@ import textwrap
 import apsw
 import msgspec
 import pytest
-from cli_helpers import invoke
+from cli_helpers import invoke, on_terminal
 from conftest import verify
 from stores import ERROR, Log, entry, files_beside, key
 
@@ -164,6 +164,15 @@ def test_verify_writes_nothing_and_shows_how_far_it_is(filled):
     assert ("records", 1.0) in seen
     assert invoke("verify", filled).exit_code == 0
     assert files_beside(filled) == before
+
+
+def test_a_terminal_shows_a_bar_while_the_commands_work(filled, tmp_path):
+    for arguments in (
+        ("verify", filled),
+        ("backup", filled, "copy.ckpt"),
+        ("salvage", filled, "-o", "new.ckpt"),
+    ):
+        assert "\u2501" in on_terminal(*arguments, cwd=tmp_path), arguments
 
 
 @pytest.mark.damages_store
@@ -358,7 +367,7 @@ def test_the_log_of_what_a_backup_replaces_goes_with_it(filled, tmp_path):
 
 @pytest.mark.parametrize("what", ["compact", "backup"])
 @pytest.mark.parametrize(
-    "every", [pytest.param(13, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)]
+    "every", [pytest.param(19, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)]
 )
 def test_a_kill_at_any_write_or_sync_of_a_tool_harms_nothing(tmp_path, what, every):
     """The store has the same results, and a copy is whole or not there; then it works again."""

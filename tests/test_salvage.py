@@ -23,7 +23,7 @@ PAGE = 8192
 
 @pytest.mark.parametrize(
     "files",
-    [pytest.param(25, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
+    [pytest.param(15, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
 )
 def test_every_whole_record_of_a_damaged_store_is_recovered(tmp_path, files):
     """And none that never was; what is missing is told, except what only the log's end had."""
