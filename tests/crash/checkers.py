@@ -19,6 +19,7 @@ from checkpointdb.file.read import Reader
 from . import lives
 from .history import FAILED, History, State, read_state
 
+
 class Broken(Exception):
     """A promise was broken; the text says which and how."""
 

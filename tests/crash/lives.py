@@ -424,6 +424,12 @@ def resume(life: Life) -> None:
             life.run(store, rows, name, version, shared=life.options.kind in SHARED)
 
 
+def resume_small(life: Life) -> None:
+    """Do so with the limits that `live` has."""
+    with small_limits(life.options):
+        resume(life)
+
+
 KINDS: dict[str, Callable[[Life], None]] = {
     "creation": creation,
     "one run": one_run,

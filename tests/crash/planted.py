@@ -136,6 +136,15 @@ def _failed_syncs(options: lives.Options) -> list[power.Violation]:
     return lab.violations
 
 
+def _recovered(options: lives.Options) -> list[power.Violation]:
+    """Cut the power on lives that begin with what another cut has left in the log."""
+    lab = power.Power(1)
+    left = lab.study(power.record(options), COUNT, ("sectors",))
+    for files in left:
+        lab.study(power.record(options, files, lives.resume_small), COUNT, ("sectors",), first=1)
+    return lab.violations
+
+
 class Planted(msgspec.Struct, frozen=True):
     """A fault, and the experiment that finds it.
 
@@ -178,6 +187,10 @@ PLANTED = {
         lambda: cut(lives.Options("creation")),
     ),
     "a failed sync is forgotten": Planted(_forgotten_sync, lambda: _failed_syncs(_PROCESS)),
+    "what was recovered is written next to": Planted(
+        lambda: mock.patch.object(connection, "_settle_log", id),
+        lambda: _recovered(lives.Options("one run", sector=512, size=1, tail=3)),
+    ),
     "claims are never given up": Planted(
         lambda: _both(
             mock.patch.object(sharing.Sharing, "_release", lambda self: None),

@@ -39,9 +39,7 @@ class Rot(power.Power):
             self._read(recording.options, files | {history.STORE: bytes(spoilt)})
         except checkers.Broken as error:
             where = {"byte": at, "bit": bit}
-            self.violations.append(
-                power.Violation(self.name, recording.options, where, str(error))
-            )
+            self.violations.append(power.Violation(self.name, recording.options, where, str(error)))
 
     def _read(self, options: lives.Options, files: disk.Files) -> None:
         with power.scratch() as directory:
