@@ -21,14 +21,15 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar
 
+from . import overslept, system
+from .system import ALARMS, STOPS
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger("checkpointdb.run")
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a program
-# a program's own alarm, too, must not raise inside of a commit
-_HELD = tuple(map(int, (*STOPS, signal.SIGALRM)))
+_HELD = tuple(map(int, (*STOPS, *ALARMS)))
 # not those of `signal`, which make enums of numbers: that costs ten times what the work costs
 _set: Callable[[int, Any], Any] = _signal.signal
 _get: Callable[[int], Any] = _signal.getsignal
@@ -189,6 +190,12 @@ def watch() -> None:
     for number in STOPS[1:]:
         if _get(number) == signal.SIG_DFL:
             signal.signal(number, handle)
+    overslept.see_to(STOPS[1:], is_noted)
+
+
+def is_noted() -> bool:
+    """Tell whether the handler of a signal has run."""
+    return state.ending or state.deferred is not None
 
 
 def handle(number: int, frame: FrameType | None) -> None:
@@ -348,6 +355,7 @@ def _reset_in_child() -> None:
     _awaited.clear()
     forsaken.clear()
     sent.clear()
+    overslept.forget()
 
 
 # A signal that comes to a child before its handlers are reset would be lost, and with it the
@@ -356,11 +364,11 @@ _mask = threading.local()
 
 
 def _block() -> None:
-    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    _mask.before = system.block_stops()
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+    system.unblock(_mask.before)
 
 
 def _begin_child() -> None:
@@ -370,5 +378,4 @@ def _begin_child() -> None:
         _unblock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_begin_child)
+system.at_fork(_begin_child, before=_block, after_in_parent=_unblock)

@@ -142,7 +142,7 @@ def test_nothing_of_the_process_is_changed_at_import():
 
 def test_the_modules_that_know_the_file_open_nothing_by_path():
     """Only SQLite does: closing another descriptor of a store drops its locks in this process."""
-    of_proc = {"file/mounts.py", "file/processes.py", "file/locks.py"}  # which read /proc
+    of_proc = {"system.py"}  # which read /proc
     found = {}
     for name, tree in trees():
         for called, _ in calls(tree):
@@ -154,8 +154,8 @@ def test_the_modules_that_know_the_file_open_nothing_by_path():
                 "Path.open",
             ):
                 found[name, called] = found.get((name, called), 0) + 1
-    # the temporary file before SQLite sees it, and the directory to sync it
-    assert found == {("file/connection.py", "os.open"): 2}
+    # the temporary file before SQLite sees it, one that a kill left
+    assert found == {("file/temporary.py", "os.open"): 2}
 
 
 NO_OPEN = """

@@ -438,8 +438,8 @@ def fail(*args):
     [
         ("migrations.migrate", apsw.FullError("database or disk is full")),
         ("pragmas.harden", apsw.IOError("disk I/O error")),
-        ("os.link", OSError(28, "No space left on device")),
-        ("_sync_directory", OSError(5, "Input/output error")),
+        ("system.give_name", OSError(28, "No space left on device")),
+        ("system.sync_directory", OSError(5, "Input/output error")),
     ],
 )
 def test_a_creation_that_fails_is_our_error_and_leaves_nothing(
@@ -451,15 +451,17 @@ def test_a_creation_that_fails_is_our_error_and_leaves_nothing(
         raise exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"checkpointdb.file.connection.{target}", fail)
+        place = "file" if target.startswith("temporary") else "file.connection"
+        patch.setattr(f"checkpointdb.{place}.{target}", fail)
         with pytest.raises(StoreError, match=r"rows\.ckpt"):
             connection.create(store_path)
     left = os.listdir(os.path.dirname(store_path))
-    assert left == (["rows.ckpt"] if target == "_sync_directory" else [])
+    assert left == (["rows.ckpt"] if target == "system.sync_directory" else [])
     with Store(store_path) as store:
         assert store.verify() == []
 
 
+@pytest.mark.linux
 def test_a_file_system_without_hard_links_gets_a_store_all_the_same(store_path, monkeypatch):
     """By a rename then."""
 
@@ -472,6 +474,7 @@ def test_a_file_system_without_hard_links_gets_a_store_all_the_same(store_path, 
     assert os.listdir(os.path.dirname(store_path)) == ["rows.ckpt"]
 
 
+@pytest.mark.linux
 def test_a_store_that_appears_during_creation_is_kept(store_path, monkeypatch):
     """Another process was faster: its store is not replaced."""
     link = os.link
@@ -646,6 +649,7 @@ def locks_of(path):
     return sorted(line for line in ours if line[4].endswith(inode))
 
 
+@pytest.mark.linux
 def test_reading_a_store_does_not_drop_the_locks_of_its_writer(open_store, store_path):
     """Closing any other descriptor of the file would: reproduced data loss."""
     store = open_store()
@@ -735,9 +739,10 @@ def test_reading_creates_no_file(store_path):
         assert not os.path.exists(copy + "-shm")
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("opener", [Store, Reader])
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
-@pytest.mark.parametrize("how", [os.link, os.rename])
+@pytest.mark.parametrize("how", ["link", "rename"])
 def test_a_second_name_of_an_open_store_is_refused(store_path, monkeypatch, opener, elsewhere, how):
     """Each name has a log of its own: what is written under one is not seen under the other."""
     monkeypatch.setattr(connection, "SETTLING_SECONDS", 0.1)
@@ -745,12 +750,12 @@ def test_a_second_name_of_an_open_store_is_refused(store_path, monkeypatch, open
     other = store_path + ".other"
     held = holding(store_path) if elsewhere else Store(store_path)
     with held:
-        how(store_path, other)
+        getattr(os, how)(store_path, other)
         before = os.listdir(os.path.dirname(store_path))
         with pytest.raises(StoreError, match=r"process \d+ has this file open under another name"):
             opener(other)
         assert os.listdir(os.path.dirname(store_path)) == before
-        if how is os.link:  # under its own name it is open to all
+        if how == "link":  # under its own name it is open to all
             opener(store_path).close()
         else:
             os.rename(other, store_path)

@@ -30,7 +30,7 @@ def fill(numbers, **options):
 
 
 def export(*arguments, code=0):
-    done = invoke("export", "x.ckpt", "-o", "out.jsonl", *arguments)
+    done = invoke("export", "x.ckpt", "-o", "out.jsonl", "--force", *arguments)
     assert done.exit_code == code, done.output
     return done
 
@@ -160,7 +160,7 @@ def test_csv_has_a_column_for_each_field_of_a_result(here):
     invoke("export", "x.ckpt", "-o", "out.csv")
     with open("out.csv") as file:
         assert list(csv.DictReader(file)) == [{"n": "1", "label": "x"}]
-    invoke("export", "x.ckpt", "-o", "out.csv", "--no-merge")
+    invoke("export", "x.ckpt", "-o", "out.csv", "--force", "--no-merge")
     with open("out.csv") as file:
         (row,) = csv.DictReader(file)
     assert json.loads(row["result"]) == {"label": "x", "n": 1}

@@ -20,7 +20,7 @@ from drivers import TASKS, THREADS
 from paid import context
 
 import checkpointdb as ckpt
-from checkpointdb import Store, every, on_exit
+from checkpointdb import Store, every, on_exit, system
 from checkpointdb.engine import sharing
 from checkpointdb.events import CameLate
 from checkpointdb.file import append, leases, log, processes
@@ -136,7 +136,7 @@ def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_pa
 
 def ticks(pid):
     """Return when a process was started, in clock ticks since the boot; 0 if it has ended."""
-    return int((processes._status(pid) or [0] * 20)[19])
+    return int((system.process_status(pid) or [0] * 20)[19])
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_dead():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import itertools
 import json
 import os
+import pathlib
 import stat
 import sys
+import warnings
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +19,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from checkpointdb.cli import columns, json_rows, sinks, spooled
-from checkpointdb.cli.formats import TableError
-from checkpointdb.cli.shape import Shape, plain, to_json
+from checkpointdb import system
+from checkpointdb.cli import json_rows
+from checkpointdb.cli.csv_sink import _cell, is_formula
+from checkpointdb.cli.shape import Shape
 from checkpointdb.cli.sinks import writing
 from checkpointdb.cli.sources import Source
+from checkpointdb.frames import columns, spool
+from checkpointdb.frames.packages import TableError
+from checkpointdb.frames.to_json import plain, to_json
 
 ROWS = [
     {"title": "Alien³", "gross": 159_773_600, "score": 6.3, "director": None},
@@ -45,7 +53,7 @@ def read(path):
 
 
 def write(path, rows):
-    with writing(path) as write_row:
+    with writing(path, force=True) as write_row:
         for row in rows:
             write_row(row)
 
@@ -245,7 +253,7 @@ class _StopError(Exception):
 def test_a_file_appears_whole_or_not_at_all(path, name, tmp_path):
     """The old file stays until the new one is whole; a failure leaves nothing beside it."""
     target = path(name, "old")
-    with pytest.raises(_StopError), writing(target) as write_row:
+    with pytest.raises(_StopError), writing(target, force=True) as write_row:
         write_row(ROWS[0])
         assert (tmp_path / name).read_text() == "old"
         raise _StopError
@@ -257,7 +265,7 @@ def test_a_file_appears_whole_or_not_at_all(path, name, tmp_path):
 
 
 def test_where_no_file_can_be_nameless_the_promises_are_the_same(path, monkeypatch, tmp_path):
-    monkeypatch.setattr(sinks, "_OPEN_FILES", "/nowhere")
+    monkeypatch.setattr(system, "nameless", lambda directory: None)
     test_a_file_appears_whole_or_not_at_all(path, "rows.csv", tmp_path)
 
 
@@ -268,12 +276,48 @@ def test_output_gets_the_permissions_of_any_new_file(path):
     assert modes[0] == modes[1]
 
 
-def test_a_link_to_a_file_stays_a_link(path, tmp_path):
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "to", ["elsewhere/rows.csv", "elsewhere/none.csv", "elsewhere", "rows.csv"]
+)
+def test_nothing_is_written_through_a_link(path, force, to):
+    """Whoever may write to the directory could name any file of ours: forced or not."""
     os.mkdir(path("elsewhere"))
-    os.symlink(path("elsewhere/rows.csv"), path("rows.csv"))
-    write(path("rows.csv"), ROWS)
-    assert os.path.islink(path("rows.csv"))
-    assert os.listdir(path("elsewhere")) == ["rows.csv"]
+    path("elsewhere/rows.csv", "old")
+    os.symlink(path(to), path("rows.csv"))
+    refused = pytest.raises(TableError, match="a symbolic link, and nothing is written through")
+    with refused, writing(path("rows.csv"), force=force):
+        pytest.fail("must be known before anything is paid for")
+    with open(path("elsewhere/rows.csv")) as file:
+        assert file.read() == "old"
+    assert sorted(os.listdir(path("."))) == ["elsewhere", "rows.csv"]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_file_that_is_there_stays_even_one_that_comes_meanwhile(path, monkeypatch, nameless):
+    """Unless it is forced."""
+    if not nameless:
+        monkeypatch.setattr(system, "nameless", lambda directory: None)
+    refused = pytest.raises(TableError, match="it exists, and only --force replaces it")
+    with refused, writing(path("rows.csv")) as write_row:
+        write_row(ROWS[0])
+        path("rows.csv", "theirs")
+    with refused, writing(path("rows.csv")):
+        pytest.fail("must be known before anything is paid for")
+    with open(path("rows.csv")) as file:
+        assert file.read() == "theirs"
+    assert os.listdir(path(".")) == ["rows.csv"]
+
+
+def test_a_link_that_comes_meanwhile_is_replaced_and_not_followed(path):
+    """Its target stays as it was."""
+    path("target", "old")
+    refused = pytest.raises(TableError, match="symbolic link")
+    with refused, writing(path("rows.csv"), force=True) as write_row:
+        write_row(ROWS[0])
+        os.symlink(path("target"), path("rows.csv"))
+    with open(path("target")) as file:
+        assert file.read() == "old"
 
 
 @pytest.mark.parametrize("name", ["no/such/rows.csv", "."])
@@ -289,17 +333,62 @@ def test_an_error_of_the_caller_is_not_taken_for_one_of_the_file(path):
         raise ConnectionResetError(104, "reset")
 
 
+FORMULAS = [
+    *("=1+1", "+cmd", "-a", "@x", "\tx", "\rx", "\nx", "\r\n=1", "'=1+1", "''@x", "'-5"),
+    *(" =1+1", "\xa0=1", "\u3000=1", "\ufeff=1+1", "\u200b@x", "\0=1", "\x0b=1", "\x0c=1"),
+    *("\uff1d1+1", "\uff0bcmd", "\uff0da", "\uff20x", "-5+cmd|' /C calc'!A0", "- a list", "=", "-"),
+]
+PLAIN = ["-5", "+1.5e-3", "a=b", "'tis", "'", "", " x", "(=1)", '"=1', "{=1}", "x\t=1", "-.5", "１"]
+
+
 def test_csv_text_that_a_spreadsheet_would_run_gets_a_quote(path):
-    """And numbers stay numbers, as values and as text."""
-    cells = ["=1+1", "+cmd", "-a", "@x", "\tx", "\rx", "-5", "+1.5e-3", "a=b", -5, -0.5, ""]
-    write(path("rows.csv"), [{"=head": cell} for cell in cells])
-    with open(path("rows.csv"), newline="", encoding="utf-8") as file:
-        head, *lines = file.read().split("\n")[:-1]
-    assert head == "'=head"
-    assert lines == [
-        "'=1+1", "'+cmd", "'-a", "'@x", "'\tx", "\"'\rx\"", "-5", "+1.5e-3", "a=b", "-5", "-0.5",
-        '""',
-    ]  # fmt: skip
+    """Headers too. Numbers stay numbers, as values and as text."""
+    cells = [*FORMULAS, *PLAIN]
+    rows = [{"=head": cell, "n": n} for cell, n in zip(cells, itertools.cycle([-5, -0.5]))]
+    with pytest.warns(
+        UserWarning, match=rf"rows\.csv: {len(FORMULAS) + 1} cells begin like a form"
+    ):
+        write(path("rows.csv"), rows)
+    found = read(path("rows.csv"))
+    assert [row["'=head"] for row in found] == ["'" + cell for cell in FORMULAS] + PLAIN
+    assert {row["n"] for row in found} == {"-5", "-0.5"}
+    assert all(is_formula(row["'=head"]) for row in found[: len(FORMULAS)])
+
+
+@given(st.lists(st.text(alphabet="'=+-@\t\r\n 1a\uff1d\ufeff", max_size=6), min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_what_was_before_the_quotes_can_be_had_again(path, cells):
+    """By one rule: of a cell that begins with quotes and a formula, one quote goes."""
+    with warnings.catch_warnings(action="ignore"):
+        write(path("rows.csv"), [{"n": n, "a": cell} for n, cell in enumerate(cells)])
+    found = [row["a"] for row in read(path("rows.csv"))]
+    assert all(not is_formula(cell) or cell[0] == "'" for cell in found)
+    assert [cell[1:] if is_formula(cell) else cell for cell in found] == cells
+
+
+class Colour(enum.Enum):
+    RED = "=1+1"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (Colour.RED, "'=1+1"),
+        (pathlib.PurePosixPath("=cmd"), "'=cmd"),
+        (b"\xfb\xff\xfe", "'+//+"),
+        (dt.timedelta(days=-1), "'-P1D"),
+        (pathlib.PurePosixPath('a"b'), 'a"b'),
+        (["=1+1", {"@": "-1"}], '["=1+1",{"@":"-1"}]'),
+        ({"=1": "=1"}, '{"=1":"=1"}'),
+        (Decimal("-1.5"), "-1.5"),
+        (float("-inf"), "-inf"),
+        (-7, "-7"),
+    ],
+    ids=str,
+)
+def test_whatever_becomes_text_is_guarded(value, cell):
+    """A path, bytes, an enum; JSON begins with a bracket, and a number with its sign."""
+    assert _cell(value) == cell
 
 
 def test_csv_writes_nested_values_as_json(path):
@@ -312,7 +401,7 @@ def test_csv_writes_nested_values_as_json(path):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_a_column_that_comes_late_is_a_column_of_all_rows(path, name, monkeypatch):
-    monkeypatch.setattr(spooled, "BATCH_ROWS", 2)
+    monkeypatch.setattr(spool, "BATCH_ROWS", 2)
     write(path(name), [{"a": "1"}, {"a": "2"}, {"a": "3"}, {"b": "4"}, {"a": "5", "c": "6"}])
     none = "" if name.endswith("csv") else None
     assert read(path(name))[3:] == [
@@ -350,7 +439,7 @@ MIXED = {
 @pytest.mark.parametrize("batch", [1, 2, 100])
 def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, monkeypatch):
     """If its values share none, it is text; however the rows fall into batches."""
-    monkeypatch.setattr(spooled, "BATCH_ROWS", batch)
+    monkeypatch.setattr(spool, "BATCH_ROWS", batch)
     given_values, wanted = MIXED[kind]
     write(path("rows.parquet"), [{"x": value, "n": n} for n, value in enumerate(given_values)])
     rows = read(path("rows.parquet"))
@@ -360,7 +449,7 @@ def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, mon
 
 def test_large_rows_make_small_batches(path, monkeypatch):
     """Memory is bounded by bytes too: documents of a megabyte are not held by the thousand."""
-    monkeypatch.setattr(spooled, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(spool, "BATCH_BYTES", 1000)
     seen = []
     learn = columns.Columns.learn
     monkeypatch.setattr(

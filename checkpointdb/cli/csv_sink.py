@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import warnings
 from decimal import Decimal
 from typing import Any, TextIO
 
-from .shape import to_json, visible
+from ..frames.to_json import to_json, visible
 from .spooled import Row, Spooled, Target
 
-# What a spreadsheet takes for a formula; a plain number may begin with its sign.
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+# What a spreadsheet takes for a formula, some of them after they cut off what nobody sees, or in
+# the full width of East Asian text. Behind quotes too: so one is taken off to have what was there.
+_FORMULA = re.compile(
+    "'*([\\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])"
+)
+# a plain number may begin with its sign
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -30,6 +36,7 @@ class CsvSink(Spooled):
         self._fields: dict[str, None] = {}  # of results
         self._differing: set[str] = set()  # fields that are not, in each row, the row's own column
         self._is_needed = False  # the result's column itself
+        self._guards = 0  # cells with a quote before what may be a formula
 
     def write(self, row: Row) -> None:
         """Keep one row."""
@@ -53,14 +60,25 @@ class CsvSink(Spooled):
         text = io.TextIOWrapper(self.file, encoding="utf-8", newline="")
         writer = csv.writer(_Lines(text), delimiter=self.target.delimiter)
         if header := [*own, *(names[field] for field in names if names[field] not in own)]:
-            writer.writerow(map(_cell, header))
+            writer.writerow(map(self._guarded, header))
         for rows in self.batches():
             for row in rows:
                 cells = {names[name]: value for name, value in self._parts(row).items()} | {
                     name: row.get(name) for name in own if name in row
                 }
-                writer.writerow([_cell(cells.get(name)) for name in header])
+                writer.writerow([self._guarded(cells.get(name)) for name in header])
         text.detach()
+        if self._guards:
+            warnings.warn(
+                f"{self.target.path}: {self._guards:,} cells begin like a formula, so that there "
+                "is a ' before each, which other programs than a spreadsheet have to take off",
+                stacklevel=2,
+            )
+
+    def _guarded(self, value: Any) -> str:
+        cell = _cell(value)
+        self._guards += cell[:1] == "'" and is_formula(cell)
+        return cell
 
     def _named(self) -> tuple[list[str], dict[str, str]]:
         """Return the rows' own columns, and the column of each field of a result."""
@@ -100,12 +118,23 @@ class _Lines:
 
 def _cell(value: Any) -> str:
     """Return a CSV cell; text that a spreadsheet would run as a formula gets a quote before it."""
-    if isinstance(value, str):
-        text = visible(value)
-        is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
-        return "'" + text if is_formula else text
+    text = _text(value)
+    return "'" + text if not isinstance(value, float | Decimal) and is_formula(text) else text
+
+
+def is_formula(text: str) -> bool:
+    """Tell whether a spreadsheet may run a cell with this text."""
+    return bool(_FORMULA.match(text)) and not _NUMBER.fullmatch(text)
+
+
+def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float | Decimal):
         return str(value)
-    return to_json(value).decode().strip('"')
+    if not isinstance(value, str):
+        text = to_json(value).decode()
+        if not text.startswith('"'):
+            return text
+        value = json.loads(text)
+    return visible(value)

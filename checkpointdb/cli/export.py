@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import msgspec
 
 from ..file.records import Record
 from .chosen import Choice, more_than_the_last_run, of_file, of_step, step_of
+from .completion import files, steps, versions
 from .display import counted, note, number, safe
 from .formats import Dialect
 from .group import (
@@ -18,25 +18,41 @@ from .group import (
     column_option,
     dialect_options,
     error_column_option,
+    force_option,
     merge_option,
 )
 from .shape import Shape
-from .sinks import check_apart, writing
+from .sinks import check_apart, is_same, writing
 from .sources import Source
 from .store_view import Look, read
 
 
 @click.command("export", short_help="Write a store's results to a file.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option(
-    "-o", "--output", required=True, metavar="OUTPUT", help="The file, or - for JSON lines."
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUTPUT",
+    shell_complete=files,
+    help="The file, or - for JSON lines.",
 )
-@click.option("--step", metavar="NAME", help="Which step, if there are several.")
-@click.option("--version", type=VERSION, help="Which version, if there are several.")
-@click.option("--rows", metavar="FILE", help="The rows of this file, in its order, duplicates too.")
+@click.option(
+    "--step", metavar="NAME", shell_complete=steps, help="Which step, if there are several."
+)
+@click.option(
+    "--version", type=VERSION, shell_complete=versions, help="Which version, if there are several."
+)
+@click.option(
+    "--rows",
+    metavar="FILE",
+    shell_complete=files,
+    help="The rows of this file, in its order, duplicates too.",
+)
 @click.option("--run", type=int, metavar="N", help="Only what this run computed.")
 @click.option("--failures", is_flag=True, help="The rows that failed, instead of the others.")
 @click.option("--all", is_flag=True, help="Rows of several inputs in one file.")
+@force_option
 @column_option
 @error_column_option
 @merge_option
@@ -44,6 +60,7 @@ from .store_view import Look, read
 def export_command(
     store: str,
     output: str,
+    force: bool,
     rows: str | None,
     column: str,
     error_column: str,
@@ -55,9 +72,9 @@ def export_command(
 ) -> None:
     """Write the saved inputs and results of STORE to OUTPUT, in input order.
 
-    OUTPUT is a .jsonl, .json, .csv, .tsv or .parquet file, all but the last with .gz too, or - for
-    JSON lines on standard output. It shows one moment of the store, even while a run is writing.
-    Rows that failed are left out, or are all there is with --failures.
+    OUTPUT is a new .jsonl, .json, .csv, .tsv or .parquet file, all but the last with .gz too, or -
+    for JSON lines on standard output. It shows one moment of the store, even while a run is
+    writing. Rows that failed are left out, or are all there is with --failures.
 
     --rows gives the rows of one input file. Without it, a store that has seen several inputs is an
     error unless --run or --all says what is meant.
@@ -71,13 +88,13 @@ def export_command(
     dialect = Dialect(format, delimiter, encoding)
     if rows is None and dialect != Dialect():
         raise click.UsageError("--format, --delimiter and --encoding are of the FILE of --rows")
-    if rows and output != "-" and os.path.realpath(output) == os.path.realpath(rows):
+    if rows and is_same(output, rows):
         raise click.UsageError(f"{output} is the FILE of --rows: give OUTPUT another name")
     check_apart(output, store)
     chosen = msgspec.convert(choice, Choice)
     # of failures there is no result, and so no column for it
     shape = Shape(merge=True, error=error_column) if chosen.failures else Shape(column, merge)
-    done = export(store, output, shape, chosen, rows, dialect)
+    done = export(store, output, shape, chosen, rows, dialect, force)
     note(_told(done, output, chosen))
     if done.warning:
         note(done.warning)
@@ -115,6 +132,7 @@ def export(
     choice: Choice,
     rows: str | None = None,
     dialect: Dialect | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write what is chosen, with the inputs, from one snapshot.
 
@@ -135,7 +153,7 @@ def export(
             else:
                 source = stack.enter_context(Source(rows, dialect))
                 chosen, columns = of_file(reader, info, choice, source), source.columns
-            write = stack.enter_context(writing(output, shape, columns))
+            write = stack.enter_context(writing(output, shape, columns, force))
             for row, place, record in chosen:
                 if (out := _joined(row, place, record, shape, choice, done)) is not None:
                     write(out)

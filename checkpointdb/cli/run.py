@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from ..engine.options import Options, RunOptions, StepSettings
+from .completion import files
 from .formats import Dialect
 from .group import (
     column_option,
@@ -27,14 +27,20 @@ from .reporting import ending, show_report
 from .running import FileRun
 from .saving import parse_save
 from .shape import Shape
-from .sinks import check_apart
+from .sinks import check_apart, is_same
 from .sources import Source
 
 
 @click.command("run", short_help="Run a step over a file of rows.")
-@click.argument("step")
-@click.argument("input")
-@click.option("-o", "--output", metavar="OUTPUT", help="Where to write rows and results.")
+@click.argument("step", shell_complete=files)
+@click.argument("input", shell_complete=files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUTPUT",
+    shell_complete=files,
+    help="Where to write rows and results.",
+)
 @dialect_options
 @store_option
 @version_option
@@ -101,7 +107,7 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     """  # noqa: D301 - click wants a real \b before lines it must not join
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both write to standard output: leave one out")
-    if output and output != "-" and os.path.realpath(output) == os.path.realpath(input):
+    if output and is_same(output, input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
     with _open_job(step, input, output, **options) as work:
         with ending(work):

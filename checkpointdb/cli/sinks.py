@@ -9,15 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
-from .columns import Columns
+from .. import system
+from ..file.new_file import check_new, take_name
+from ..frames.columns import Columns
+from ..frames.packages import TableError, arrow
+from ..frames.to_json import to_json
 from .csv_sink import CsvSink
-from .formats import DELIMITERS, TableError, arrow, format_of
-from .shape import Shape, to_json
+from .formats import DELIMITERS, format_of
+from .shape import Shape
 from .spooled import Row, Sink, Spooled, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_OPEN_FILES = "/proc/self/fd"
 
 
 class OutputClosedError(TableError):
@@ -26,7 +29,10 @@ class OutputClosedError(TableError):
 
 @contextlib.contextmanager
 def writing(
-    path: str, shape: Shape | None = None, declared: Mapping[str, Any] | None = None
+    path: str,
+    shape: Shape | None = None,
+    declared: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Iterator[Callable[[Row], object]]:
     """Give a function that writes one row to `path`; its ending names the format, `-` is stdout.
 
@@ -38,16 +44,17 @@ def writing(
         path: of the file.
         shape: of the rows.
         declared: columns of the input, see `Target`.
+        force: whether a file of that name is replaced.
 
     Raises:
-        TableError: at once: an unknown ending, a place that cannot be written; later: a full disk.
+        TableError: at once: an unknown ending, a place that cannot be written, a link, a file that
+            is there; later: a full disk.
     """
     if path == "-":
         yield _to_stdout
         return
     format, is_gzipped = format_of(path)
-    place = os.path.realpath(path)
-    file, temporary = _temporary(path, place)
+    file, temporary = _temporary(path, force)
     # without a name and a time in it: the same rows are the same bytes
     packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if is_gzipped else None
     known = {} if declared is None else declared  # an empty one fills later
@@ -59,7 +66,7 @@ def writing(
             _naming(path, sink.finish)()
         if packed:
             _naming(path, packed.close)()
-        _naming(path, _publish)(file, temporary, place)
+        _naming(path, _publish)(file, temporary, path, force)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -71,6 +78,15 @@ def writing(
                     each.close()
 
 
+def is_same(one: str, other: str) -> bool:
+    """Tell whether two paths are one file, through whichever link or name; `-` is none."""
+    if "-" in (one, other):
+        return False
+    if os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other):
+        return True
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def check_apart(output: str, store: str) -> None:
     """Raise if a file of rows would take the place of a store, or of its log: all is gone then.
 
@@ -80,9 +96,7 @@ def check_apart(output: str, store: str) -> None:
     if output == "-":
         return
     for ending in ("", "-wal", "-shm"):
-        place = os.path.realpath(store) + ending
-        same = os.path.exists(output) and os.path.exists(place) and os.path.samefile(output, place)
-        if same or os.path.realpath(output) == place:
+        if is_same(output, os.path.realpath(store) + ending):
             raise TableError(
                 f"{output}: the store {store} is there, and a file of rows would replace it with "
                 "all that is saved. Give OUTPUT another name"
@@ -97,35 +111,22 @@ def _to_stdout(row: Row) -> None:
         raise OutputClosedError("standard output was closed") from error
 
 
-def _temporary(path: str, target: str) -> tuple[BinaryIO, str]:
-    directory, name = os.path.split(target)
+def _temporary(path: str, force: bool) -> tuple[BinaryIO, str]:
+    directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}.tmp")
-    if os.path.isdir(target):
-        raise TableError(f"{path}: a directory; give the path of a file")
+    _naming(path, check_new)(path, force)
     try:
-        return _nameless(directory) or open(temporary, "xb"), temporary
+        return system.nameless(directory or ".") or open(temporary, "xb"), temporary
     except OSError as error:
         raise TableError(f"{path}: cannot be written here: {error.strerror}") from error
 
 
-def _nameless(directory: str) -> BinaryIO | None:
-    """Open a file without a name, where that can be: a kill then leaves nothing behind."""
-    if not os.path.isdir(_OPEN_FILES):
-        return None
-    try:
-        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
-    except (AttributeError, OSError):  # not Linux; or a file system that cannot
-        return None
-
-
-def _publish(file: BinaryIO, temporary: str, target: str) -> None:
+def _publish(file: BinaryIO, temporary: str, path: str, force: bool) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    system.full_sync(file.fileno())
     if not os.path.exists(temporary):
-        # src_dir_fd counts for nothing with an absolute path, but without one Python does not
-        # ask for symlinks to be followed, and this is one
-        os.link(f"{_OPEN_FILES}/{file.fileno()}", temporary, src_dir_fd=file.fileno())
-    os.rename(temporary, target)
+        system.name(file, temporary)
+    take_name(temporary, path, force)
 
 
 def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:

@@ -10,7 +10,6 @@ import ast
 import contextlib
 import functools
 import inspect
-import os
 import sys
 import textwrap
 import threading
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from xxhash import xxh3_64_hexdigest
+
+from .. import system
 
 Tree = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _UNSEEN = (OSError, TypeError, SyntaxError, ValueError)
@@ -36,8 +37,7 @@ def _begin_child() -> None:
     _parsing = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_child)
+system.at_fork(_begin_child)
 
 
 def fingerprint(fn: Callable[..., Any]) -> str | None:

@@ -8,12 +8,12 @@ that runs while the machine is up, whatever happens to the wall clock, and also 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 
 import apsw
 import msgspec
 
+from .. import system
 from .processes import Process, alive, this_process
 from .sql import rows
 
@@ -33,7 +33,7 @@ def _process_of(worker: str) -> Process:
 
 def now() -> float:
     """Return the clock of leases, in seconds."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return system.boot_clock()
 
 
 def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[bytes]:
@@ -54,19 +54,32 @@ def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[byt
     return {key for (key,) in rows(writer, ours, (worker, wanted))}
 
 
+def holders(reader: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, str]:
+    """Return the worker that has claimed each key, of those that are claimed."""
+    sql = "select key, worker from system_claims where key in (select value from carray(?))"
+    return dict(rows(reader, sql, (apsw.carray(tuple(keys)),)))
+
+
 def is_void(worker: str, expires: float) -> bool:
     """Tell whether a claim holds no more.
 
     A lease may run out while its process lives: a step that keeps the GIL for half a minute keeps
     it from being renewed.
     """
-    living = alive(_process_of(worker))
+    living = _living(worker)
     return expires < now() if living is None else not living
 
 
 def is_unknown(worker: str) -> bool:
     """Tell whether it cannot be told from here if a worker's process lives."""
-    return alive(_process_of(worker)) is None
+    return _living(worker) is None
+
+
+def _living(worker: str) -> bool | None:
+    process = _process_of(worker)
+    if not process.ticks and process != this_process() and alive(process):
+        return None  # where nobody tells when it was started, another one may have its number
+    return alive(process)
 
 
 def renew(writer: apsw.Connection, worker: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import logging
-import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .. import interrupts
+from .. import interrupts, system
 
 log = logging.getLogger("checkpointdb")
 
@@ -25,6 +25,7 @@ class Open(Protocol):
         """Save what is pending and close."""
 
 
+_POOLS = ("multiprocessing", "multiprocess")  # the latter is that of pathos and `datasets`
 # Strong references: what nobody names any more may still have results to save.
 _open: dict[Any, Callable[[], list[Any]]] = {}
 
@@ -38,12 +39,12 @@ def opened(store: Open, forked: Callable[[], list[Any]]) -> None:
             never run there.
     """
     _open[store] = forked
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing and multiprocessing.parent_process():
-        # a worker of multiprocessing leaves by os._exit: atexit does not run there
-        from multiprocessing.util import Finalize
-
-        Finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
+    for name in _POOLS:
+        package = sys.modules.get(name)
+        if package and package.parent_process():
+            # its workers leave by os._exit: atexit does not run there
+            finalize = importlib.import_module(f"{name}.util").Finalize
+            finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
 
 
 def give_back(handle: object, store: Open) -> None:
@@ -99,5 +100,4 @@ def _abandon_in_child() -> None:
 
 interrupts.savers.append(_save_all)
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_in_child)
+system.at_fork(_abandon_in_child)

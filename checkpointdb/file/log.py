@@ -22,6 +22,7 @@ from .append import (
     transaction,
     update_run,
 )
+from .compact import drop_superseded, shrink
 from .delete import check_alone, choose, delete
 from .key_index import extend
 from .opened import Durability
@@ -317,6 +318,21 @@ class Log(Registry):
             self._unsynced = self.durability != "power"
         self.sync()
         return len(ids)
+
+    @interrupts.whole
+    def compact(self, keep: int, dry_run: bool) -> int:
+        """Drop superseded records and give back their room: see `Store.compact`."""
+        self.commit_buffers()
+        with self.lock:
+            self._check_open()
+            check_alone(self.path, self._runs(), ())
+            with self._writing() as writer:
+                count = drop_superseded(writer, keep, dry_run)
+                self._unsynced = self.durability != "power"
+                if not dry_run:
+                    shrink(writer)
+        self.sync()
+        return count
 
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:

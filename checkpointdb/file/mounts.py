@@ -1,9 +1,11 @@
-"""Which kind of file system a path is on. Knows Linux's mount table; elsewhere it knows nothing."""
+"""Which kind of file system a path is on. Knows the mount table, where the system has one."""
 
 from __future__ import annotations
 
 import os
 import re
+
+from .. import system
 
 _NETWORK = frozenset(
     [
@@ -28,24 +30,20 @@ _NETWORK = frozenset(
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how the table writes a space: \040
 
 
-def network_file_system(path: str, table: str = "/proc/self/mountinfo") -> str | None:
+def network_file_system(path: str, table: str = system.MOUNTS) -> str | None:
     """Return the type of the network file system that `path` is on, None for a local one.
 
     SQLite's log needs memory shared by all who have the file open, and locks that hold: neither is
     to be had between hosts (sqlite.org/wal.html). A file system in user space is taken for remote.
     """
-    kind = _kind(os.path.realpath(path), table)
+    kind = file_system(path, table)
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None
 
 
-def _kind(path: str, table: str) -> str:
-    best, kind = "", ""
-    try:
-        with open(table, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.readlines()
-    except OSError:
-        return ""
-    for line in lines:
+def file_system(path: str, table: str = system.MOUNTS) -> str:
+    """Return the type of the file system that `path` is on, "" where nobody tells."""
+    path, best, kind = os.path.realpath(path), "", ""
+    for line in system.table(table) or ():
         mount, _, rest = line.partition(" - ")
         point = _OCTAL.sub(lambda code: chr(int(code[1], 8)), mount.split(" ")[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")

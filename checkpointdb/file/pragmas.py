@@ -53,7 +53,18 @@ def tune_writer(connection: apsw.Connection, durability: str) -> None:
     connection.pragma("journal_mode", "wal")
     connection.pragma("wal_autocheckpoint", WAL_PAGES)
     connection.pragma("journal_size_limit", WAL_BYTES)
+    sync_fully(connection)
     set_durability(connection, durability)
+
+
+def sync_fully(connection: apsw.Connection) -> None:
+    """Have each sync, when there is one, reach the disk itself.
+
+    On macOS `fsync` leaves what it was given in the disk's own memory, which a power cut empties;
+    elsewhere this changes nothing.
+    """
+    connection.pragma("fullfsync", True)
+    connection.pragma("checkpoint_fullfsync", True)
 
 
 def tune_reader(connection: apsw.Connection) -> None:

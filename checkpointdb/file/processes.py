@@ -1,4 +1,4 @@
-"""Which process it was, and whether it is still there. Knows Linux's /proc; nothing of stores.
+"""Which process it was, and whether it is still there. Knows nothing of stores.
 
 A process is recognised by boot, pid and start in clock ticks since that boot: no wall clock is
 compared, for one set forward by a minute made live workers look dead.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
-import uuid
 
 import msgspec
+
+from .. import system
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -41,9 +42,10 @@ def this_process() -> Process:
 
 @functools.lru_cache(maxsize=1)
 def _process(pid: int) -> Process:
-    status = _status(pid)
+    status = system.process_status(pid)
     ticks = 0 if status is None else int(status[19])
-    return Process(os.uname().nodename, _boot(), _pid_namespace(), pid, ticks)
+    boot, namespace = system.boot_id() or "unknown", system.pid_namespace()
+    return Process(system.host(), boot, namespace, pid, ticks)
 
 
 def alive(process: Process) -> bool | None:
@@ -56,41 +58,6 @@ def alive(process: Process) -> bool | None:
     if process.pid_namespace != here.pid_namespace:
         return None
     if not here.ticks:  # a system without /proc
-        return _answers(process.pid)
-    status = _status(process.pid)
+        return system.answers(process.pid)
+    status = system.process_status(process.pid)
     return status is not None and status[0] != b"Z" and int(status[19]) == process.ticks
-
-
-@functools.cache
-def _boot() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return f"unknown-{uuid.getnode():x}"
-
-
-def _pid_namespace() -> int:
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def _status(pid: int) -> list[bytes] | None:
-    """Return the fields of /proc/pid/stat after the name, from `state` on; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):  # gone before, or between opening and reading
-        return None
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
+from .. import system
 from ..interrupts import in_calls
 
 PATIENCE = 0.25  # seconds without a turn of the loop: something blocks it
@@ -95,5 +95,4 @@ def _leave() -> None:
         _shared = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave)
+system.at_fork(_leave)

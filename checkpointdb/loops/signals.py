@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any
 
 from .. import interrupts
-from ..interrupts import STOPS, Deferring
+from ..interrupts import Deferring
+from ..system import STOPS
 
 log = logging.getLogger("checkpointdb.run")
 

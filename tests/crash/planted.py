@@ -9,6 +9,7 @@ from unittest import mock
 
 import msgspec
 
+from checkpointdb import system
 from checkpointdb.engine import sharing
 from checkpointdb.file import append, connection, find, log, log_file, pragmas
 
@@ -183,7 +184,7 @@ PLANTED = {
     "the index is marked further than it is": Planted(_marked_further, lambda: cut(_SMALL_INDEX)),
     # hidden by the first sync of a new -wal: seen before anything was committed
     "the directory is never synced": Planted(
-        lambda: mock.patch.object(connection, "_sync_directory", lambda _: None),
+        lambda: mock.patch.object(system, "sync_directory", lambda _: None),
         lambda: cut(lives.Options("creation")),
     ),
     "a failed sync is forgotten": Planted(_forgotten_sync, lambda: _failed_syncs(_PROCESS)),
