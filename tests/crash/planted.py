@@ -9,11 +9,11 @@ from unittest import mock
 
 import msgspec
 
-from checkpointdb import system
+from checkpointdb import interrupts, system
 from checkpointdb.engine import sharing
 from checkpointdb.file import append, connection, find, log, log_file, pragmas
 
-from . import checkers, exceptions, faults, lives, power, recorder, rot
+from . import checkers, exceptions, faults, lives, power, recorder, rot, signals
 
 COUNT = 120  # cuts of a life; each fault falls in the first few dozen
 
@@ -124,6 +124,12 @@ def _rotten(options: lives.Options) -> list[power.Violation]:
     return lab.violations
 
 
+def _stopped() -> list[power.Violation]:
+    lab = signals.Signals(1)
+    lab.study("run", count=8)
+    return lab.violations
+
+
 def _raised(options: lives.Options) -> list[power.Violation]:
     lab = exceptions.Exceptions(1)
     lab.at_every_line(options, every=1, files=(append.__file__, __file__))
@@ -190,7 +196,10 @@ PLANTED = {
     "a failed sync is forgotten": Planted(_forgotten_sync, lambda: _failed_syncs(_PROCESS)),
     "what was recovered is written next to": Planted(
         lambda: mock.patch.object(connection, "_settle_log", id),
-        lambda: _recovered(lives.Options("one run", sector=512, size=1, tail=3)),
+        lambda: _recovered(lives.Options("one run", rows=6, size=3_000, wal_pages=20, sector=512)),
+    ),
+    "a signal may come into a commit": Planted(
+        lambda: mock.patch.object(interrupts, "_whole", set()), _stopped
     ),
     "claims are never given up": Planted(
         lambda: _both(
