@@ -173,6 +173,8 @@ class _Life:
             if wrong := store.verify():
                 raise checkers.Broken(f"verify: {wrong}")
             saved = {record.input for record in store.records()}
+            if (records := sum(it.records for it in store.steps())) != len(saved):
+                raise checkers.Broken(f"{records} records of {len(saved)} rows")
             if lost := answered - saved:
                 raise checkers.Broken(f"answered, and lost: {sorted(lost)}")
             results = list(_step(store, label).run(range(ROWS)))
