@@ -11,7 +11,7 @@ import contextlib
 import apsw
 import msgspec
 
-from .append import transaction
+from .connection import wait_for_locks
 from .key_index import DROPPED, dropped, extend
 from .sql import rows
 
@@ -35,16 +35,19 @@ def drop_superseded(writer: apsw.Connection, keep: int, dry_run: bool) -> int:
     overwritten with zeros.
     """
     writer.pragma("secure_delete", True)
+    writer.execute("begin immediate")
     try:
-        with transaction(writer):
-            extend(writer)  # so that all that is superseded is noted
-            writer.execute(_SUPERSEDED, (keep,))
-            count: int = writer.execute("select count(*) from temp.superseded").get
-            if count and not dry_run:
+        extend(writer)  # so that all that is superseded is noted
+        writer.execute(_SUPERSEDED, (keep,))
+        count: int = writer.execute("select count(*) from temp.superseded").get
+        if not dry_run:
+            if count:
                 _delete(writer)
-            writer.execute("drop table temp.superseded")
+            writer.execute("drop table temp.superseded; commit")
     finally:
-        writer.pragma("secure_delete", False)
+        if writer.in_transaction:
+            writer.execute("rollback")
+        writer.pragma("secure_delete", "fast")
     return count
 
 
@@ -88,5 +91,9 @@ def shrink(writer: apsw.Connection) -> None:
         writer.execute("vacuum")
     finally:
         writer.limit(apsw.SQLITE_LIMIT_ATTACHED, attached)
-    with contextlib.suppress(apsw.BusyError):  # somebody reads
-        writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    wait_for_locks(writer, False)
+    try:
+        with contextlib.suppress(apsw.BusyError):  # somebody reads
+            writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        wait_for_locks(writer)
