@@ -243,6 +243,7 @@ def _probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
     _check_file(path)
+    _check_beside(path)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
@@ -289,6 +290,8 @@ def _check_file(path: str) -> None:
         raise StoreError(f"{path}: {error.strerror}", path) from error
     if stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: no regular file; give the path of one, or of a new one", path)
     if 0 < status.st_size < SMALLEST_SQLITE:
         raise _no_sqlite(path, "it is too short")
     if status.st_size == 0:
@@ -297,6 +300,24 @@ def _check_file(path: str) -> None:
             "Delete it, or give another path",
             path,
         )
+
+
+def _check_beside(path: str) -> None:
+    """Refuse what would have SQLite wait for ever, write elsewhere, or delete another file.
+
+    A rollback journal, which no store has, names a file that SQLite deletes when it is done.
+    """
+    if os.path.lexists(path + "-journal"):
+        raise StoreError(
+            f"{path}-journal: a rollback journal, which checkpointdb never makes: another program "
+            "wrote to this store, or somebody put it here. Nothing was read or written. Move it "
+            "away if you do not know it",
+            path,
+        )
+    for ending in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path + ending).st_mode):
+                raise StoreError(f"{path}{ending}: no regular file: move it away", path)
 
 
 def _identify(path: str, vfs: str | None) -> tuple[int, int]:
