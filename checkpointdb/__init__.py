@@ -8,6 +8,8 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
+from .decorator import arun, run, step
+from .engine.arguments import Args, args
 from .engine.current import current_key
 from .engine.failures import Failed
 from .engine.options import AllOptions, RunOptions, StepOptions
@@ -30,10 +32,13 @@ from .errors import (
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
 from .file.records import Call, Record, RunInfo, StepInfo
+from .file.salvage import Salvaged, salvage
+from .file.verify import Problem
+from .loops.direct import MISS, Miss
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from .step import Step, arun, run, step
+from .step import Step
 from .store import Store
 from .values.hooks import register
 from .values.keys import key_of
@@ -41,7 +46,9 @@ from .values.keys import key_of
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISS",
     "AllOptions",
+    "Args",
     "BindingError",
     "BudgetExceeded",
     "Call",
@@ -53,8 +60,10 @@ __all__ = [
     "Event",
     "Failed",
     "KeyCollisionError",
+    "Miss",
     "Pending",
     "Plan",
+    "Problem",
     "Record",
     "Report",
     "RowFailed",
@@ -63,6 +72,7 @@ __all__ = [
     "RunInfo",
     "RunOptions",
     "RunStarted",
+    "Salvaged",
     "SavePolicy",
     "StaleResultsError",
     "StaleResultsWarning",
@@ -79,6 +89,7 @@ __all__ = [
     "StoreVersionError",
     "Why",
     "adaptive",
+    "args",
     "arun",
     "by_size",
     "current_key",
@@ -87,6 +98,7 @@ __all__ = [
     "on_exit",
     "register",
     "run",
+    "salvage",
     "step",
 ]
 

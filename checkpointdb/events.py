@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from . import wording
+
 log = logging.getLogger("checkpointdb.run")
 
 # So many failures by one type of error, and late results, are warned of; then every tenfold.
@@ -40,6 +42,24 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     commit_seconds: float = 0.0
     cost: float = 0.0
+
+    def in_words(self, of: str = "") -> dict[str, str]:
+        """Return the counts for a person, "" for what there is nothing of; `of` ends the rows."""
+        each = self.commit_seconds / self.commits if self.commits else 0.0
+        return {
+            "rows": f"{self.rows:,} {of}".rstrip(),
+            "hits": f"{self.hits:,}",
+            "computed": f"{self.computed:,}",
+            "failed": f"{self.failed:,}" * bool(self.failed),
+            "time": wording.duration(self.seconds) * bool(self.seconds),
+            "commits": f"{self.commits:,} of {wording.duration(each)}" * bool(self.commits),
+            "cost": wording.money(self.cost) * bool(self.cost),
+        }
+
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        return markup.facts("report of a run", self.in_words())
 
 
 class RunStarted(msgspec.Struct, frozen=True):

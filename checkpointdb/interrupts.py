@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar
 
-from . import system
+from . import overslept, system
 from .system import ALARMS, STOPS
 
 P = ParamSpec("P")
@@ -190,6 +190,12 @@ def watch() -> None:
     for number in STOPS[1:]:
         if _get(number) == signal.SIG_DFL:
             signal.signal(number, handle)
+    overslept.see_to(STOPS[1:], is_noted)
+
+
+def is_noted() -> bool:
+    """Tell whether the handler of a signal has run."""
+    return state.ending or state.deferred is not None
 
 
 def handle(number: int, frame: FrameType | None) -> None:
@@ -349,6 +355,7 @@ def _reset_in_child() -> None:
     _awaited.clear()
     forsaken.clear()
     sent.clear()
+    overslept.forget()
 
 
 # A signal that comes to a child before its handlers are reset would be lost, and with it the

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from .engine.captured import Captured
 from .engine.occurrences import Counts
+from .engine.options import StepSettings
 from .engine.stale import Stale, find_stale, stale_by_newest
-from .file.read import Reader
+from .file.read import Outcome, Reader
 from .file.records import Record, StepInfo
 from .values.keys import Keyer, Version, recipe_in_words
+from .wording import duration, money
 
 BATCH = 1024
 # `why` compares a row with so many of the newest saved rows to find the nearest.
@@ -28,11 +31,12 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         rows: rows in all.
         hits: rows with a saved result.
-        misses: calls that have to be made for the first time.
+        misses: calls that have to be made for the first time, or again because something changed.
         failed: calls that failed before and would be tried again.
         duplicates: rows that share the call of an equal row.
         stale: hits that other code computed; under `on_change="recompute"` they are not among the
-            hits but among the misses.
+            hits but among the misses. So are, under `on_changed_input="recompute"`, rows of which
+            `key=` finds another content.
         cost: expected dollars of the calls, None if the store knows no cost.
         seconds: expected time of the calls one after the other, None if the store knows none.
     """
@@ -45,6 +49,24 @@ class Plan(msgspec.Struct, frozen=True):
     cost: float | None
     seconds: float | None
     stale: int = 0
+
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        calls = f"{self.misses + self.failed:,}"
+        again = f", {self.failed:,} of them tried before" if self.failed else ""
+        of = {
+            "rows": f"{self.rows:,}",
+            "hits": f"{self.hits:,}",
+            "computed by other code": f"{self.stale:,}" * bool(self.stale),
+            "calls to be made": calls + again,
+            "equal rows": f"{self.duplicates:,}" * bool(self.duplicates),
+            "cost": "unknown" if self.cost is None else f"about {money(self.cost)}",
+            "time of the calls": "unknown"
+            if self.seconds is None
+            else f"about {duration(self.seconds)}",
+        }
+        return markup.facts("what a run would do", of)
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -66,16 +88,23 @@ class Why(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return self.reason
 
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        rows = [(name, repr(a), repr(b)) for name, (a, b) in self.differs.items()]
+        table = markup.grid("what differs", ("field", "this row", "saved"), rows) if rows else None
+        record = f"{self.record.id} (key {self.record.key})" if self.record else ""
+        return markup.facts(self.status, {"why": self.reason, "record": record}, table)
+
 
 def plan(
     path: str,
     name: str,
     version: Version,
     keyer: Keyer,
-    separate: bool,
+    settings: StepSettings,
     rows: Iterable[Any],
     captured: Captured | None = None,
-    recompute: bool = False,
 ) -> Plan:
     """Count what a run over `rows` would do; the store is only read, and need not exist.
 
@@ -84,43 +113,71 @@ def plan(
         name: of the step.
         version: of the step.
         keyer: of the step.
-        separate: under `duplicates="separate"`.
+        settings: of the step.
         rows: any iterable.
         captured: what the step captures now, to tell which hits are of other code.
-        recompute: whether these are to be computed again.
     """
     counts = dict.fromkeys(("rows", "hits", "misses", "failed", "duplicates", "stale"), 0)
     seen, source = Counts(), iter(rows)
+    is_again = functools.partial(_is_again, keyer, settings)
     with _reading(path) as reader:
         step = _step(reader, name, version)
         stale = _stale_runs(reader, step, captured)
         while batch := list(itertools.islice(source, BATCH)):
-            keys = []
-            for row in batch:
-                key, *_ = keyer.identify(row)
-                n = seen.count(key)
-                if n and not separate:
-                    counts["duplicates"] += 1
-                else:
-                    keys.append(keyer.nth(key, n))
+            wanted = list(_keys(reader, keyer, settings, seen, batch))
             counts["rows"] += len(batch)
-            for status, run in _statuses(reader, keys):
-                is_stale = status == "hits" and run in stale
+            counts["duplicates"] += len(batch) - len(wanted)
+            for (row, _), outcome in zip(wanted, _outcomes(reader, wanted), strict=True):
+                is_stale = outcome is not None and outcome.is_good and outcome.run in stale
                 counts["stale"] += is_stale
-                counts["misses" if is_stale and recompute else status] += 1
+                counts[_status(outcome, is_again(row, outcome, is_stale))] += 1
     calls = counts["misses"] + counts["failed"]
     return Plan(
         **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls)
     )
 
 
-def _statuses(reader: Reader | None, keys: list[bytes]) -> list[tuple[str, int]]:
-    """Return for each key what its row would be, and the run that saved it."""
-    if reader is None:
-        return [("misses", 0)] * len(keys)
-    outcomes = [found or (None, 0) for found in reader.outcomes(keys)]
-    names = {None: "misses", True: "hits", False: "failed"}
-    return [(names[good], run) for good, run in outcomes]
+def _keys(
+    reader: Reader | None, keyer: Keyer, settings: StepSettings, seen: Counts, batch: list[Any]
+) -> Iterator[tuple[Any, bytes]]:
+    """Yield rows with their keys, without those that share the call of an equal one."""
+    keys = [keyer.identify(row)[0] for row in batch]
+    separate = settings.duplicates == "separate"
+    held: dict[bytes, list[int]] = {}
+    if separate and reader is not None:
+        held = reader.held_occurrences(keys, settings.shared)
+    for row, key in zip(batch, keys, strict=True):
+        n = seen.count(key)
+        if separate or not n:
+            yield row, keyer.nth(key, _nth_free(n, held.get(key, ())))
+
+
+def _nth_free(n: int, held: Sequence[int]) -> int:
+    """Return the n-th number that live runs do not hold."""
+    for number in held:
+        n += number <= n
+    return n
+
+
+def _outcomes(reader: Reader | None, wanted: list[tuple[Any, bytes]]) -> Sequence[Outcome | None]:
+    return [None] * len(wanted) if reader is None else reader.outcomes([key for _, key in wanted])
+
+
+def _is_again(
+    keyer: Keyer, settings: StepSettings, row: Any, outcome: Outcome | None, is_stale: bool
+) -> bool:
+    """Tell whether a row with a saved result would be computed again."""
+    if is_stale and settings.on_change == "recompute":
+        return True
+    if outcome is None or outcome.row_digest is None or settings.on_changed_input != "recompute":
+        return False
+    return keyer.row_digest(row) not in (outcome.row_digest, None)
+
+
+def _status(outcome: Outcome | None, is_again: bool) -> str:
+    if outcome is None or (outcome.is_good and is_again):
+        return "misses"
+    return "hits" if outcome.is_good else "failed"
 
 
 def _stale_runs(

@@ -157,8 +157,7 @@ class Adaptive(_Policy, frozen=True):
         if short > 0:  # by when the work at stake will suffice, at the pace so far
             pace = self.overhead * pending.work / max(pending.elapsed, SOONEST)
             wait = max(wait, min(short / pace, POLL_SECONDS) if pace else POLL_SECONDS)
-        left = self.seconds - pending.seconds
-        return min(wait, left) if left > 0 else wait
+        return min(wait, self.seconds - pending.seconds)
 
     @property
     def _wall_share(self) -> float:

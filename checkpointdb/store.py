@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 from . import interrupts
+from .errors import StoreError
 from .file import connection as files
 from .file import lifetime
+from .file.backup import backup
 from .file.log import Log
 from .file.opened import Durability
 from .file.read import Reader, Status
 from .file.records import Record, RunInfo, StepInfo
+from .file.verify import OnProgress, Problem
+from .frames.saved import Saved
+from .wording import duration, moment, money
+
+LAST_RUNS = 5  # that a notebook shows
 
 
 class Store:
@@ -68,6 +75,35 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.path!r}, durability={self.durability!r})"
 
+    def _repr_html_(self) -> str:
+        from . import markup
+
+        try:
+            with Reader(self.path, self._vfs) as reader:
+                steps, runs = reader.steps(), reader.runs()[-LAST_RUNS:]
+        except StoreError as error:
+            return markup.facts(self.path, {"cannot be read": str(error)})
+        columns = ("step", "version", "results", "failed", "a call takes", "cost")
+        rows = [
+            (
+                step.name, str(step.version), f"{step.results:,}", f"{step.failures:,}",
+                duration(step.seconds / step.records) if step.records else "–",
+                money(step.cost) if step.cost else "–",
+            )
+            for step in steps
+        ]  # fmt: skip
+        heads = ("run", "step", "started", "how it ended", "rows", "hits", "computed", "failed")
+        last = [
+            (
+                str(run.id), f"{run.step} {run.version}", moment(run.started_at),
+                run.ended or run.state, *(f"{count:,}" for count in (run.report.rows,
+                run.report.hits, run.report.computed, run.report.failed)),
+            )
+            for run in runs
+        ]  # fmt: skip
+        tables = [markup.grid("steps", columns, rows), markup.grid("last runs", heads, last)]
+        return markup.facts(self.path, {}, *(tables if steps else ["no step has run yet"]))
+
     # --- for people
 
     def steps(self) -> list[StepInfo]:
@@ -85,6 +121,57 @@ class Store:
         with Reader(self.path, self._vfs) as reader:
             yield from reader.records(step, status=status)
 
+    def rows(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each saved row of a step as a plain dict, in input order: its input and its result.
+
+        A result that is a dict or a record is there by its keys, any other under the step's name;
+        an input that is no dict is under `input`. Failed rows are left out: see `records`.
+
+        Args:
+            step: its name; may be left out if there is one.
+            version: may be left out if there is one.
+            prefix: of the names that come from results.
+
+        Raises:
+            ValueError: no such step, or several; a name that both input and result have.
+        """
+        return self._saved(step, version, prefix).rows()
+
+    def to_arrow(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Any:
+        """Return what `rows` yields as a `pyarrow.Table`, typed by all rows; memory is bounded.
+
+        A column whose values share no type has their JSON as text. See `rows` for the rest.
+        """
+        return self._saved(step, version, prefix).to_arrow()
+
+    def to_pandas(
+        self, step: str | None = None, *, version: int | str | None = None, prefix: str = ""
+    ) -> Any:
+        """Return what `rows` yields as a `pandas.DataFrame`. See `rows` for the rest."""
+        return self._saved(step, version, prefix).to_pandas()
+
+    def _saved(self, step: str | None, version: int | str | None, prefix: str) -> Saved:
+        found = self._one_step(step, version)
+        return Saved(self._pairs(found), found.name, prefix)
+
+    def _one_step(self, step: str | None, version: int | str | None) -> StepInfo:
+        steps = self.steps()
+        found = [it for it in steps if step in (None, it.name) and version in (None, it.version)]
+        if len(found) != 1:
+            known = ", ".join(f"{it.name!r} version {it.version!r}" for it in steps) or "none"
+            what = "no such step" if not found else "several steps: give step= and version="
+            raise ValueError(f"{self.path}: {what}; its steps: {known}")
+        return found[0]
+
+    def _pairs(self, step: StepInfo) -> Iterator[tuple[Any, Any]]:
+        with Reader(self.path, self._vfs) as reader:
+            for record in reader.records(step.name, step.version, "ok"):
+                yield record.input, record.result
+
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, as `key_of` gives it; None if there is none.
 
@@ -94,10 +181,63 @@ class Store:
         with Reader(self.path, self._vfs) as reader:
             return reader.get(key)
 
-    def verify(self) -> list[str]:
-        """Check every byte that can be checked; return what is wrong, a line each."""
+    def verify(self, *, on_progress: OnProgress | None = None) -> list[Problem]:
+        """Check all there is; return what is damaged and what that means, [] if nothing is.
+
+        SQLite's structure, the checksum of every record, the key index, the counters, and a log
+        that nobody has open. Nothing is written; runs may go on meanwhile.
+
+        Args:
+            on_progress: called with what is being checked and how much of that is done, from 0 to
+                1, None where it cannot be known.
+        """
         with Reader(self.path, self._vfs) as reader:
-            return reader.verify()
+            return reader.verify(on_progress)
+
+    def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Copy the store to `path`, as of one moment, with all that is committed.
+
+        Promise: `path` appears whole, verified, on the disk and mode 0600, or not at all, whatever
+        is killed meanwhile. Runs may go on.
+
+        Args:
+            path: where to; a symlink there is not followed.
+            force: replace a file that is there.
+            on_progress: called as by `verify`.
+
+        Raises:
+            StoreError: there is a file and no `force`; it is this store, or one that is open; or it
+                cannot be written.
+            StoreCorruptError: this store is damaged; nothing was written.
+        """
+        self.log.commit_buffers()
+        backup(self.path, os.path.abspath(os.fspath(path)), force, self._vfs, on_progress)
+
+    def compact(self, *, keep: int = 1, dry_run: bool = False) -> int:
+        """Drop superseded records, give their room back; return how many were dropped.
+
+        A record is superseded when its row was computed again. The newest record of a row stays,
+        and its newest result; what was paid stays in the counters. Each of the two steps is one
+        transaction: a kill leaves the store as it was before or after it.
+
+        Args:
+            keep: how many records of each row to keep, from 1.
+            dry_run: only count.
+
+        Raises:
+            ValueError: `keep` is less than 1.
+            StoreError: a run is open on the store; nothing was changed.
+            StoreFullError: no room to write the file anew; it needs twice its size for a while.
+        """
+        if type(keep) is not int or keep < 1:
+            raise ValueError(f"keep must be a whole number of at least 1, got {keep!r}")
+        return self.log.compact(keep, dry_run)
 
     @interrupts.whole
     def flush(self) -> None:

@@ -149,6 +149,22 @@ def sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
+def lock(descriptor: int) -> bool:
+    """Lock a file for as long as it is open; tell whether that was done.
+
+    Not if somebody else has it, nor where the system or the file system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def give_name(temporary: str, path: str) -> None:
     """Give a file a name that nothing has yet; it may keep its old one too.
 

@@ -375,3 +375,38 @@ def test_a_value_too_large_counts_by_its_length(tmp_path):
     write(tmp_path, source.replace("20_000)", "20_001)").replace("[0] * 500", "[0] * 499 + [1]"))
     err = run(tmp_path)[1]
     assert "global T differs" in err and "global U differs" in err
+
+
+LAZY = {
+    "through the module": "import prompts\n    return prompts.TEXT + prompts.clean(row)",
+    "by name": "from prompts import TEXT, clean as c\n    return TEXT + c(row)",
+    "under another name": "import prompts as p\n    return p.TEXT + p.clean(row)",
+    "of a package": "import kit.texts\n    return kit.texts.TEXT + kit.texts.clean(row)",
+    "from a package": "from kit import texts\n    return texts.TEXT + texts.clean(row)",
+    "of another module": "from kit import again\n    return again.TEXT + again.clean(row)",
+}
+
+
+@pytest.mark.parametrize("body", LAZY.values(), ids=LAZY)
+def test_an_edit_of_a_module_that_a_function_imports_itself_is_named(tmp_path, body):
+    """Before it is loaded: from its text, and without running it; an edit beside it is none."""
+    os.mkdir(tmp_path / "kit")
+    write(tmp_path, "", "kit/__init__.py")
+    write(tmp_path, "from .texts import TEXT\nfrom . import texts\nclean = texts.clean",
+          "kit/again.py")  # fmt: skip
+    write(tmp_path, f"{STEP}def f(row):\n    {body}")
+    errors = []
+    for text, other in (("A", 1), ("A", 2), ("B", 2)):
+        source = (
+            f"import json\nTEXT = '{text}'\nEND = ['{text}']\nOTHER = {other}\n"
+            f"def clean(row): return json.loads(json.dumps(row)) + END[0] + '{text}'\n"
+            f"def other(): return {other}"
+        )
+        write(tmp_path, source, "prompts.py")
+        write(tmp_path, source, "kit/texts.py")
+        errors.append(run(tmp_path, PYTHONDONTWRITEBYTECODE="1")[1])
+    assert errors[:2] == ["", ""]
+    module = "prompts" if "prompts" in body else "kit.texts"
+    assert f"global {module}.TEXT differs ('A' → 'B')" in errors[2]
+    assert f"function {module}.clean changed" in errors[2]
+    assert f"global {module}.END[0] differs" in errors[2]

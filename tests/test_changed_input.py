@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from drivers import each_driver
 
@@ -105,3 +107,20 @@ def test_single_calls_warn_of_the_first(store_path):
     assert step(EDITED[0]) == OLD[0]
     again = ckpt.step(step.store, version=1, key="id", on_changed_input="recompute")(answer)
     assert [again(row) for row in (EDITED[0], ROWS[0], EDITED[0])] == [NEW[0], OLD[0], NEW[0]]
+
+
+@pytest.mark.parametrize("asked", ["warn", "recompute"])
+def test_a_plan_counts_the_rows_that_would_be_computed_again(store_path, asked):
+    """Their key finds a result of another content; only `"recompute"` pays for them."""
+    options = {"version": 1, "name": "s", "key": "id", "on_changed_input": asked}
+    step = ckpt.step(store_path, **options)(lambda row: row["x"])
+    list(step.run([{"id": i, "x": i} for i in range(4)]))
+    rows = [{"id": i, "x": i if i < 3 else -1} for i in range(5)]
+    plan = step.plan(rows)
+    wanted = (3, 2) if asked == "recompute" else (4, 1)
+    assert (plan.hits, plan.misses) == wanted
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = step.run(rows)
+        list(run)
+    assert (run.report.hits, run.report.computed) == wanted

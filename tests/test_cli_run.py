@@ -96,7 +96,7 @@ def test_a_step_run_with_other_options_is_itself_as_it_was(here):
     (here / "steps_again.py").write_text(STEPS)
     other = load("steps_again:decorated", store="other.ckpt", save=ck.on_exit())
     again = load("steps_again:decorated")
-    assert (other._where, other._save) == ("other.ckpt", ck.on_exit())
+    assert (other._where.given, other._save) == ("other.ckpt", ck.on_exit())
     assert (os.path.basename(again.path), again._save) == ("decorated.ckpt", ck.every(rows=50))
 
 

@@ -13,11 +13,11 @@ import threading
 import time
 
 import pytest
-from cli_helpers import CKPT, STEPS, calls, invoke, start, wait_for
+from cli_helpers import CKPT, STEPS, calls, ckpt, invoke, start, wait_for, write_rows
 
 import checkpointdb as ck
 from checkpointdb.cli import watch
-from checkpointdb.file.read import Reader
+from checkpointdb.loops.pace import Look, Pace
 
 ARGUMENTS = ("--store", "rows.ckpt", "--version", "1", "--save", "seconds=0.1")
 
@@ -188,10 +188,10 @@ def test_watching_changes_nothing(here):
     assert done.exit_code == 0 and done.stdout.count("\n") == 1
     assert "run 2: step double 1, is finished, rows 5, hits 3, computed 2" in done.stdout
     assert {name: os.stat(name).st_mtime_ns for name in os.listdir(here)} == before
-    gone = invoke("watch", "gone.ckpt")
-    assert gone.exit_code == 1 and "gone.ckpt" in gone.stderr and not os.path.exists("gone.ckpt")
+    gone = invoke("watch", "nowhere/gone.ckpt")
+    assert gone.exit_code == 1 and "gone.ckpt" in gone.stderr and not os.path.exists("nowhere")
     ck.Store("empty.ckpt").close()
-    assert invoke("watch", "empty.ckpt", "--until-end").stderr == "no run on this store yet\n"
+    assert invoke("watch", "empty.ckpt", "--until-end").stderr == "no run on empty.ckpt yet\n"
 
 
 def test_two_runs_that_end_one_after_the_other_both_stay(here, capsys):
@@ -214,14 +214,72 @@ def test_two_runs_that_end_one_after_the_other_both_stay(here, capsys):
     assert said == ["is running", "is running", "is closed", "is running", "is finished"]
 
 
-def test_the_rate_is_that_of_the_last_ten_seconds(here):
+def look(at, hits=0, computed=0, failed=0, total=None):
+    rows = hits + computed + failed
+    report = ck.Report(rows=rows, hits=hits, computed=computed, failed=failed)
+    return Look(100.0 + at, report, rows / total if total else None)
+
+
+def paces(looks):
+    """Return the pace after each look at a run."""
+    pace = Pace(looks[0])
+    for each in looks[1:]:
+        pace.add(each)
+        yield pace
+
+
+def test_the_rate_is_that_of_the_last_ten_seconds():
     """A run that was fast an hour ago and hangs now is not fast; commits are the clock."""
-    ck.Store("rows.ckpt").close()
-    seen = watch.Watch("rows.ckpt")
-    rates = [
-        seen._rate({"id": 1, "started_at": 100.0, "updated_at": 100.0 + at, "rows": rows})
-        for at, rows in ((0, 0), (2, 100), (4, 200), (14, 210), (20, 216), (40, 236))
-    ]
-    assert rates == [0.0, 50.0, 50.0, pytest.approx(1.0), 1.0, 1.0]
-    with Reader("rows.ckpt") as reader:
-        assert reader.runs() == []
+    counts = ((0, 0), (2, 100), (4, 200), (14, 210), (20, 216), (40, 236))
+    looks = [look(at, computed=rows) for at, rows in counts]
+    rates = [pace.rows for pace in paces(looks)]
+    assert rates == [50.0, 50.0, pytest.approx(1.0), 1.0, 1.0]
+    assert [pace.speed for pace in paces([looks[0], look(60, computed=20)])] == ["20 calls/min"]
+
+
+def test_hits_that_came_first_say_nothing_of_the_calls_to_come():
+    """A thousand hits in a second, then a call a second, 400 left: that takes 400 seconds."""
+    looks = [look(0, total=1404)]
+    looks += [look(1 + at, hits=1000, computed=at, total=1404) for at in range(5)]
+    said = [(pace.speed, pace.seconds_left) for pace in paces(looks)]
+    assert said[0] == ("1,000 hits/s", pytest.approx(0.404))
+    assert said[-1] == ("1.0 calls/s", pytest.approx(400))
+    mixed = [look(at, hits=9 * at, computed=at, total=100) for at in range(6)]
+    assert [pace.seconds_left for pace in paces(mixed)][-1] == pytest.approx(5)
+    assert [pace.seconds_left for pace in paces([look(0), look(5, 3)])] == [None]
+    assert [pace.seconds_left for pace in paces([look(0, total=9), look(5, 9, total=9)])] == [None]
+
+
+@pytest.mark.slow
+def test_it_waits_for_a_store_that_is_not_there_yet(here):
+    """And for its first run; then it shows how many rows there are, and how long they will take."""
+    write_rows(here / "rows.jsonl", [{"n": n} for n in range(400)])
+    terminal = Terminal("--every", "0.1", "--until-end", cwd=here)
+    lines = start("watch", "rows.ckpt", "--every", "0.1", "--until-end", "--json", cwd=here)
+    wait_for(lambda: terminal.shows("waiting for rows.ckpt"))
+    assert not os.path.exists("rows.ckpt")
+    run = ckpt("run", "steps.py:slow", "rows.jsonl", *ARGUMENTS, cwd=here)
+    assert run.returncode == 0, run.stderr
+    assert terminal.end() == (0, True)
+    assert terminal.shows("of 400 (", "calls/s", "left", "finished")
+    assert b"\x1b[?25l" not in terminal.said  # the cursor: after a SIGKILL nobody would show it
+    looks = [json.loads(line) for line in lines.communicate(timeout=20)[0].splitlines()]
+    runs = [run for look in looks for run in look["runs"]]
+    assert looks[0]["runs"] == [] and {run["total"] for run in runs} == {400}
+    left = [run["seconds_left"] for run in runs if run["seconds_left"] is not None]
+    assert left and all(0 <= seconds < 60 for seconds in left)
+    assert runs[-1]["seconds_left"] is None and runs[-1]["state"] == "finished"
+
+
+def test_rows_of_unknown_number_have_no_end(here):
+    """A run over one that does not know its length ends as it would anywhere."""
+    with ck.Store("rows.ckpt") as store:
+        inner = ck.run(float, iter("123"), store=store, version=1, name="inner")
+        outer = ck.run(lambda n: 1 / (n - 2), inner, store=store, version=1, name="outer")
+        assert next(outer) == -1
+        said = watch._line(seen := watch.Watch("rows.ckpt").look()["runs"][-1], {"last_commit": 0})
+        assert " of " not in said and "left" not in said and seen["total"] is None
+        with pytest.raises(ZeroDivisionError):
+            list(outer)
+        list(ck.run(str, [1, 2], store=store, version=1, name="known"))
+        assert store.runs("known")[0].total == 2

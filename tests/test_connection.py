@@ -451,7 +451,8 @@ def test_a_creation_that_fails_is_our_error_and_leaves_nothing(
         raise exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"checkpointdb.file.connection.{target}", fail)
+        place = "file" if target.startswith("temporary") else "file.connection"
+        patch.setattr(f"checkpointdb.{place}.{target}", fail)
         with pytest.raises(StoreError, match=r"rows\.ckpt"):
             connection.create(store_path)
     left = os.listdir(os.path.dirname(store_path))

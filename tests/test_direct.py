@@ -219,7 +219,7 @@ def test_idle_direct_calls_give_their_store_back_but_not_one_that_somebody_has(t
     named = steps[0].store
     for n, step in enumerate(steps):
         assert step(-n) == n
-    assert not named.closed and steps[1]._store.closed and not steps[-1]._store.closed
+    assert not named.closed and steps[1]._where._store.closed and not steps[-1]._where._store.closed
     assert [step(-n) for n, step in enumerate(steps)] == list(range(len(steps)))
     steps[1].store.flush()
     assert len(list(steps[1].store.records())) == 1

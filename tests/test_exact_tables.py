@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from cli_helpers import CKPT, invoke, read_rows
 
-from checkpointdb.cli import ticks
-from checkpointdb.cli.formats import Dialect, TableError
-from checkpointdb.cli.shape import Shape, to_json
+from checkpointdb.cli.formats import Dialect
+from checkpointdb.cli.shape import Shape
 from checkpointdb.cli.sinks import writing
 from checkpointdb.cli.sources import Source
 from checkpointdb.file.read import Reader
+from checkpointdb.frames import ticks
+from checkpointdb.frames.packages import TableError
+from checkpointdb.frames.to_json import to_json
 from checkpointdb.values.canonical import canonical
 from checkpointdb.values.codec import Codec, decode, encode
 
@@ -242,7 +244,7 @@ TYPED = {
 @pytest.mark.parametrize("kind", TEXT)
 @pytest.mark.parametrize("batch", [1, 100])
 def test_what_shares_no_type_is_text_and_loses_nothing(here, kind, batch, monkeypatch):
-    monkeypatch.setattr("checkpointdb.cli.spooled.BATCH_ROWS", batch)
+    monkeypatch.setattr("checkpointdb.frames.spool.BATCH_ROWS", batch)
     write("out.parquet", [{"x": value} for value in TEXT[kind]])
     assert pq.read_schema("out.parquet").field("x").type == pa.string()
     assert pq.read_table("out.parquet").column("x").to_pylist() == [
@@ -253,7 +255,7 @@ def test_what_shares_no_type_is_text_and_loses_nothing(here, kind, batch, monkey
 @pytest.mark.parametrize("kind", TYPED)
 @pytest.mark.parametrize("batch", [1, 100])
 def test_what_shares_a_type_has_it(here, kind, batch, monkeypatch):
-    monkeypatch.setattr("checkpointdb.cli.spooled.BATCH_ROWS", batch)
+    monkeypatch.setattr("checkpointdb.frames.spool.BATCH_ROWS", batch)
     values, wanted = TYPED[kind]
     write("out.parquet", [{"x": value} for value in values])
     assert pq.read_schema("out.parquet").field("x").type == wanted

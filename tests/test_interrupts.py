@@ -162,12 +162,90 @@ POOL = """
 """
 
 
-# It hung once in a whole run beside others, never alone: open (issue 9), and opt-in until then.
-@pytest.mark.soak
 def test_the_workers_of_a_pool_that_is_terminated_lose_nothing(tmp_path):
     """`with Pool()` ends its workers by SIGTERM: what they computed is saved."""
     assert end(start(tmp_path, POOL, "fork"))[0] == 0
     assert sorted(results(tmp_path / "rows.ckpt")) == list(range(100))
+
+
+@pytest.mark.soak
+def test_pools_that_are_terminated_under_load_end(tmp_path):
+    """400 of them beside four busy processes; 5 hung where a signal could be overslept."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for life in range(400):
+            directory = tmp_path / str(life)
+            directory.mkdir()
+            assert end(start(directory, POOL, "fork"), 60)[0] == 0
+            assert sorted(results(directory / "rows.ckpt")) == list(range(100))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+OVERSLEPT = """
+    import asyncio, multiprocessing, os, signal, sys, threading, time, checkpointdb as ckpt
+
+    directory, how = sys.argv[1:]
+    step = ckpt.step(directory + "/rows.ckpt", version=1, name="s", save=ckpt.on_exit())
+
+    @step
+    def label(row):
+        return row
+
+    def wake_up_fd():
+        number = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(number)
+        return number
+
+    def send():
+        time.sleep(0.3)  # the main thread waits by now, and is not interrupted: it has to be woken
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    async def loop():
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, came.set)
+        number = wake_up_fd()
+        list(label.run([2]))
+        assert number == wake_up_fd() > 0, "the loop's own was replaced"
+        threading.Thread(target=send).start()
+        await came.wait()
+
+    def work():
+        label(1)
+        if how == "loop":
+            asyncio.run(loop())
+            list(label.run([3]))
+        if how == "grandchild" and (pid := os.fork()):
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGTERM)
+        if how == "grandchild":
+            assert wake_up_fd() == -1
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert wake_up_fd() > 0
+        lock = multiprocessing.Lock()
+        lock.acquire()
+        threading.Thread(target=send).start()
+        lock.acquire()
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert wake_up_fd() == -1, "that of the main process is not ours"
+    sys.exit(process.exitcode != (0 if how == "grandchild" else -signal.SIGTERM))
+"""
+
+
+@pytest.mark.parametrize("how", ["lock", "loop", "grandchild"])
+def test_a_signal_just_before_a_wait_is_not_overslept_in_a_child(tmp_path, how):
+    """Its handler runs though the main thread waits for a lock that nobody will release.
+
+    An event loop in the child keeps the signals that it handles; a process it forks is its own.
+    """
+    status, _, err = end(start(tmp_path, OVERSLEPT, how))
+    assert status == 0, err
+    saved = {"lock": [1], "loop": [1, 2, 3], "grandchild": []}
+    assert sorted(results(tmp_path / "rows.ckpt")) == saved[how]
 
 
 EXECUTOR = """

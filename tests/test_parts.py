@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import glob
 import inspect
 import os
 import re
 import sys
 import threading
+import time
 
 import msgspec
 import pytest
 
 import checkpointdb
 from checkpointdb import BudgetExceeded, EncodeError, Store, StoreError, every, on_exit
+from checkpointdb.engine.arguments import Binder
 from checkpointdb.engine.begin import Running, begin, end
 from checkpointdb.engine.budget import Budget
 from checkpointdb.engine.calls import Calls
@@ -124,7 +127,7 @@ def test_the_design_names_every_module_and_no_other():
 
 def spec_of(fn=lambda row: row * 10, **more):
     keyer = Keyer("s", 1)
-    fields = {"name": "s", "version": 1, "key_recipe": "null"}
+    fields = {"name": "s", "version": 1, "key_recipe": "null", "binder": Binder(fn)}
     return Spec(fn=fn, keyer=keyer, codec=Codec(), is_async=False, **(fields | more))
 
 
@@ -303,13 +306,13 @@ def test_results_give_each_row_a_value_of_its_own():
     results = Results(Codec(), "rows.ckpt", tally)
     computed, value = slot_of(1), [1]
     computed.value, computed.data = value, "[1]"
-    assert results.take(computed) is value and results.take(EqualRow(computed)) is not value
+    assert results.take(computed) is value and results.take(EqualRow(computed, None)) is not value
     hit = Slot(1, 1, b"k", b"i", True)
     hit.data = "[1]"
-    assert results.take(hit) == [1] and results.take(EqualRow(hit)) is not results.take(hit)
+    assert results.take(hit) == [1] and results.take(EqualRow(hit, None)) is not results.take(hit)
     failed = Slot(2, 2, b"l", b"j", True)
     failed.failed, failed.skipped = Failed(2, "E", "", "", 1), True
-    assert results.take(failed) is failed.failed is results.take(EqualRow(failed))
+    assert results.take(failed) is failed.failed is results.take(EqualRow(failed, None))
     broken = slot_of(3)
     broken.error = KeyError()
     with pytest.raises(KeyError):
@@ -436,6 +439,46 @@ def test_n_rows_are_n_rows_even_while_a_commit_is_under_way(store, ids, monkeypa
         thread.join(10)
     assert len(committer) == 1, "one row is no reason to commit"
     committer.close()
+
+
+class Slow:
+    """A policy of the user's, due at an age, which takes longer to say so than is left."""
+
+    seconds = 1000.0
+
+    def due(self, pending):
+        if pending.background:
+            time.sleep(0.6)
+        return pending.seconds >= self.seconds
+
+
+def test_a_row_that_comes_of_age_while_the_timer_asks_is_not_left_for_another_round(store, ids):
+    """The timer asks whether a policy is due and when to ask again, both of the same age."""
+    with contextlib.closing(Committer(store.log, Slow(), Tally("s"), *ids)) as committer:
+        committer.put(entry_of(0), time.perf_counter() - 999.5)
+        wait = committer.tick()
+        assert wait <= 0.5 or not committer.pending
+
+
+def test_rows_that_come_of_age_during_the_timers_commit_are_committed_next(store, ids, monkeypatch):
+    """A commit may take longer than the policy's seconds: who came meanwhile waited long enough."""
+    append = store.log.append
+
+    def slow(*args, **options):
+        monkeypatch.undo()
+        committer.put(entry_of(1), time.perf_counter())
+        time.sleep(0.1)
+        return append(*args, **options)
+
+    with contextlib.closing(
+        Committer(store.log, every(seconds=0.05), Tally("s"), *ids)
+    ) as committer:
+        committer._timer.stop()
+        monkeypatch.setattr(store.log, "append", slow)
+        committer.put(entry_of(0), time.perf_counter() - 1)
+        committer.tick()
+        assert not committer.pending
+        assert [r.position for r in store.records()] == [0, 1]
 
 
 class Kept:

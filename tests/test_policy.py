@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpointdb import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from checkpointdb.policy import POLL_SECONDS, Exposed, check_policy, loss_window, next_look
+from checkpointdb.policy import (
+    POLL_SECONDS,
+    AnyOf,
+    Exposed,
+    check_policy,
+    is_measured,
+    loss_window,
+    next_look,
+)
 
 
 class AtMidnight:
@@ -73,6 +81,11 @@ def beside(**known):
             beside(seconds=0.0049, work=9, elapsed=1),
             beside(seconds=0.0051, work=9, elapsed=1),
         ),
+        (  # in which it is due at once while nothing was measured
+            adaptive(),
+            beside(seconds=0.0049),
+            beside(seconds=0.005),
+        ),
         (  # or for half of what a commit takes on a slow disk
             adaptive(),
             beside(seconds=0.099, work=9, elapsed=1, mean_commit_seconds=0.2),
@@ -117,6 +130,34 @@ def test_a_policy_is_due_at_its_limit_and_not_before(policy, just_below, at):
     """Exactly at the limit: one row, byte, cent or moment less is not enough."""
     assert not policy.due(just_below)
     assert policy.due(at)
+
+
+def test_a_policy_of_ones_own_may_come_first():
+    """`mine | every(rows=5)` is due when either is, and shows both in that order."""
+    mine = EveryHour()
+    both = mine | every(rows=5)
+    assert both == AnyOf((mine, every(rows=5)))
+    assert not both.due(Pending(rows=4)) and both.due(Pending(rows=5))
+    assert repr(both) == f"{mine!r} | every(rows=5)"
+    for wrong in (None, 5, EveryHour):
+        with pytest.raises(TypeError, match="save= takes a policy"):
+            wrong | every(rows=5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "measured"),
+    [
+        (adaptive(), True),
+        (every(rows=5) | adaptive(), True),
+        (every(rows=5) | (on_exit() | adaptive()), True),
+        (every(rows=5) | every(seconds=1), False),
+        (every(seconds=1), False),
+        (EveryHour(), False),
+    ],
+)
+def test_rows_wake_the_timer_of_a_policy_that_measures(policy, measured):
+    """Under adaptive(), alone or in a pair, what is due depends on what commits take here."""
+    assert is_measured(policy) == measured
 
 
 def test_on_exit_is_never_due():
@@ -169,8 +210,10 @@ def test_policies_are_frozen():
 
 
 def test_the_rule_of_thumb_is_a_plain_policy():
-    """`by_size` says what it chose."""
-    assert by_size(0) == by_size(1000) == every(rows=50)
+    """`by_size` says what it chose: 50, 200 or 1,000 rows, each up to its size and not above."""
+    assert by_size(0) == by_size(1_000) == every(rows=50)
+    assert by_size(1_001) == by_size(10_000) == every(rows=200)
+    assert by_size(10_001) == every(rows=1_000)
     assert repr(by_size(10**7)) == "every(rows=1000)"
 
 
@@ -200,6 +243,8 @@ def test_the_loss_window_is_said_in_words(policy, text):
     ("rows", "seconds", "text"),
     [
         (12, 0.3, "about 0.3 s, 12 rows"),
+        (12, 0.1, "about 0.1 s, 12 rows"),
+        (2, 0.05, "about 50 ms, 2 rows"),
         (4095, 1.234, "about 1.2 s, 4,095 rows"),
         (1, 0.0061, "about 6.1 ms, 1 row"),
         (1, 0.0, "about 0.1 ms, 1 row"),
@@ -219,6 +264,7 @@ def test_what_a_run_has_measured_is_said_in_words(rows, seconds, text):
         (Pending(), 5.0),
         (Pending(1, work=1, elapsed=1), 0.005),  # a burst is gathered
         (Pending(1, work=1, elapsed=1, seconds=0.003), 0.002),
+        (Pending(1, work=0, elapsed=1), 0.005),  # nor is there a pace that could be divided by
         (Pending(1, work=1, elapsed=1, mean_commit_seconds=0.02), 0.01),
         (Pending(1, work=1, elapsed=0.01, mean_processor_seconds=0.001), 0.01),  # 5 % of the time
         # another 0.05 s of work make it worth while, and work comes at 0.5 s a second
@@ -244,6 +290,7 @@ def test_the_timer_looks_soon_enough_under_adaptive(pending, wait):
         (AtMidnight(), 3.0, POLL_SECONDS),
         (AtMidnight(), 0.0, POLL_SECONDS),
         (EveryHour(), 600.0, 3000.0),
+        (EveryHour(), 0.0, 3600.0),
         (every(seconds=5) | every(seconds=3), 1.0, 2.0),
         (every(rows=5) | every(seconds=3), 1.0, 2.0),
         (every(rows=5) | on_exit(), 1.0, math.inf),

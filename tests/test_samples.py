@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import apsw
@@ -333,3 +334,27 @@ def assert_nothing_is_lost(begin, oracle):
             got = {last.ask(row)[1] for n in range(oracle.most(row) + 1)}
             assert {token for (of, _), token in oracle.saved.items() if of == row} <= got
         last.end()
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_a_plan_counts_past_what_live_runs_have_taken(begin, store_path, kills):
+    """The samples of a run beside it are not its hits; those of an ended or killed run are."""
+    options = {"version": 1, "name": "draw", "duplicates": "separate", "on_change": "reuse"}
+    step = ckpt.step(store_path, **options)(lambda row: row)
+    a = begin("run", "a")
+    assert [a.ask()[0] for _ in range(3)] == ["called"] * 3
+    plan = step.plan(["x"] * 4)
+    assert (plan.hits, plan.misses) == (0, 4)
+    assert (plan.hits, plan.misses) == told_by_a_run(step, ["x"] * 4)
+    a.kill() if kills else a.end()
+    plan = step.plan(["x"] * 9)
+    assert (plan.hits, plan.misses) == (7, 2)
+    assert (plan.hits, plan.misses) == told_by_a_run(step, ["x"] * 9)
+
+
+def told_by_a_run(step, rows):
+    run = step.run(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is computed elsewhere, too
+        list(run)
+    return run.report.hits, run.report.computed

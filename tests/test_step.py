@@ -717,3 +717,19 @@ def test_what_cannot_be_stored_gets_advice_that_fits(store_path, where):
     assert "use plain JSON types or a dataclass" in str(raised.value)
     assert ("key=" in str(raised.value)) == (where == "row")
     assert (".result" in str(raised.value)) == (where == "result")
+
+
+def test_an_async_call_begins_at_its_await(store_path):
+    """As of any `async def`: what its beginning raises comes there; wrong arguments at the call."""
+
+    @ckpt.step(os.path.join(store_path, "missing", "rows.ckpt"), version=1)
+    async def label(row):
+        return row
+
+    async def main():
+        with pytest.raises(TypeError):
+            label()
+        return await asyncio.gather(label(1), label(object()), return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert [isinstance(error, ckpt.StoreError) for error in errors] == [True] * 2

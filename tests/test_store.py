@@ -515,7 +515,7 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
                 store.get(key(id - 1).hex())
         with pytest.raises(StoreCorruptError, match=rf"record {id} "):
             list(store.records())
-        assert any(line.startswith(f"record {id} ") for line in store.verify())
+        assert any(problem.what.startswith(f"record {id} ") for problem in store.verify())
         assert store.log.find([key(0), key(7)]) == [
             Found(n + 1, identity(n), 1, None, entry(n).result, 1) for n in (0, 7)
         ]
@@ -629,8 +629,14 @@ def test_an_index_that_points_elsewhere_is_noticed(store_path, monkeypatch):
                 store.get(key(wrong).hex())
         assert store.log.find([key(6)]) == [None]
         assert store.log.find([key(7)]) == [Found(8, identity(7), 1, None, entry(7).result, 1)]
-        assert sorted(store.verify()) == [
-            f"record {id}: its entry in the key index is wrong" for id in (3, 5, 6, 7, 999)
+        wrong = "its entry in the key index is wrong"
+        missing = "its key is missing from the key index"
+        assert sorted(problem.what for problem in store.verify()) == [
+            f"record 3: {wrong}",
+            f"record 5: {missing}",
+            f"record 6: {missing}",
+            f"record 7: {missing}",
+            f"record 999: {wrong}",
         ]
 
 

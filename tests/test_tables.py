@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpointdb import system
-from checkpointdb.cli import columns, json_rows, spooled
+from checkpointdb.cli import json_rows
 from checkpointdb.cli.csv_sink import _cell, is_formula
-from checkpointdb.cli.formats import TableError
-from checkpointdb.cli.shape import Shape, plain, to_json
+from checkpointdb.cli.shape import Shape
 from checkpointdb.cli.sinks import writing
 from checkpointdb.cli.sources import Source
+from checkpointdb.frames import columns, spool
+from checkpointdb.frames.packages import TableError
+from checkpointdb.frames.to_json import plain, to_json
 
 ROWS = [
     {"title": "Alien³", "gross": 159_773_600, "score": 6.3, "director": None},
@@ -399,7 +401,7 @@ def test_csv_writes_nested_values_as_json(path):
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_a_column_that_comes_late_is_a_column_of_all_rows(path, name, monkeypatch):
-    monkeypatch.setattr(spooled, "BATCH_ROWS", 2)
+    monkeypatch.setattr(spool, "BATCH_ROWS", 2)
     write(path(name), [{"a": "1"}, {"a": "2"}, {"a": "3"}, {"b": "4"}, {"a": "5", "c": "6"}])
     none = "" if name.endswith("csv") else None
     assert read(path(name))[3:] == [
@@ -437,7 +439,7 @@ MIXED = {
 @pytest.mark.parametrize("batch", [1, 2, 100])
 def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, monkeypatch):
     """If its values share none, it is text; however the rows fall into batches."""
-    monkeypatch.setattr(spooled, "BATCH_ROWS", batch)
+    monkeypatch.setattr(spool, "BATCH_ROWS", batch)
     given_values, wanted = MIXED[kind]
     write(path("rows.parquet"), [{"x": value, "n": n} for n, value in enumerate(given_values)])
     rows = read(path("rows.parquet"))
@@ -447,7 +449,7 @@ def test_a_parquet_column_has_one_type_that_loses_nothing(path, kind, batch, mon
 
 def test_large_rows_make_small_batches(path, monkeypatch):
     """Memory is bounded by bytes too: documents of a megabyte are not held by the thousand."""
-    monkeypatch.setattr(spooled, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(spool, "BATCH_BYTES", 1000)
     seen = []
     learn = columns.Columns.learn
     monkeypatch.setattr(

@@ -541,3 +541,72 @@ def test_a_signal_does_not_wait_for_an_overdue_call(tmp_path, how, number):
     assert status == (143 if (how, number) == ("run", signal.SIGTERM) else -number)
     kept = [it for it in results(tmp_path / "rows.ckpt") if it is not None]
     assert kept == ([0, 2, 3] if how == "run" else [0])
+
+
+OTHERS = ["executor", "async call", "async run", "arun"]
+
+
+@pytest.mark.parametrize("how", OTHERS)
+@pytest.mark.parametrize("batch", [False, True], ids=["row", "batch"])
+def test_others_wait_for_an_overdue_call_of_their_row(store_path, provider, how, batch):
+    """An executor's run, and an async step of the same name: nobody calls the row meanwhile."""
+    options = {"version": 1, "name": "label"}
+    plain = ckpt.step(store_path, timeout=0.05, **options)(provider)
+    with pytest.raises(TimeoutError):
+        plain(1)
+
+    async def alabel(row):
+        return [provider(it) for it in row] if batch else provider(row)
+
+    def of_batch(rows):
+        return [provider(it) for it in rows]
+
+    fn = of_batch if batch else provider
+    step = ckpt.step(store_path, on_change="reuse", **options)(fn if how == "executor" else alabel)
+    size = {"batch_size": 2} if batch else {}
+
+    async def arun():
+        return [it async for it in step.arun([1, 2], concurrency=2, **size)]
+
+    async def calls():
+        return list(await asyncio.gather(step(1), step(2)))
+
+    def act():
+        if how == "executor":
+            with ThreadPoolExecutor(2) as pool:
+                return list(step.run([1, 2], executor=pool, **size))
+        if how == "async run":
+            return list(step.run([1, 2], **size))
+        return asyncio.run(arun() if how == "arun" else calls())
+
+    if batch and how == "async call":
+        pytest.skip("a direct call has no batch")
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(act)
+        time.sleep(0.3)
+        assert provider.calls.count(1) == 1
+        provider.released.set()
+        assert got.result(20) == [10, 20]
+    assert provider.calls.count(1) == 1
+    assert saved(store_path) == {1: 10, 2: 20}
+
+
+def test_an_async_call_that_waits_for_an_overdue_one_can_be_cancelled(store_path, provider):
+    """Whoever else waits for the row is not left waiting; the late result is saved."""
+    plain = ckpt.step(store_path, version=1, name="label", timeout=0.05)(provider)
+    with pytest.raises(TimeoutError):
+        plain(1)
+
+    async def alabel(row):
+        return provider(row)
+
+    step = ckpt.step(store_path, version=1, name="label", on_change="reuse")(alabel)
+
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(step(1), 0.1)
+        provider.released.set()
+        return await step(1)
+
+    assert asyncio.run(main()) == 10
+    assert provider.calls == [1]

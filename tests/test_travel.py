@@ -87,7 +87,7 @@ def test_an_open_store_stays_at_home(store_path):
     with Store(store_path, durability="process") as store:
         step = closure(store, 2)
         there = pickle.loads(cloudpickle.dumps(step))
-        assert there._where == store_path
+        assert there._where.given == store_path
         assert there._options()["durability"] == "process"
         assert there(2) == 4
         assert there.store is not store
@@ -284,6 +284,65 @@ def test_a_step_of_a_notebook_travels(store_path, tmp_path, monkeypatch):
     assert output["data"]["text/plain"] == str([3 * row for row in range(10)])
     with Store(store_path) as store:
         assert len(list(store.records())) == 10
+
+
+DILL = """
+    import sys
+    import checkpointdb as ckpt
+
+    @ckpt.step(sys.argv[1], version=1)
+    def scaled(row):
+        return row * 3
+
+    def work(step, rows):
+        return [step(row) for row in rows]
+
+    if __name__ == "__main__":
+        import hashlib
+        import dill
+        import multiprocess
+
+        scaled(0)  # the store is open when the workers are forked
+        with multiprocess.Pool(2) as pool:  # ended by terminate()
+            pool.starmap(work, [(scaled, range(1, 50)), (scaled, range(50, 100))])
+        print(hashlib.sha256(dill.dumps(scaled, recurse=True)).hexdigest())
+"""
+
+
+def test_dill_takes_a_step_and_the_workers_of_its_pools_lose_nothing(store_path, tmp_path):
+    """As `datasets` sends one for num_proc=; and its bytes, which `datasets` hashes to know its
+    caches, are the same in every process."""
+    pytest.importorskip("dill")
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(DILL))
+    hashes = set()
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(script), store_path], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        hashes.add(done.stdout)
+    assert len(hashes) == 1
+    with Store(store_path) as store:
+        assert sorted(record.input for record in store.records()) == list(range(100))
+        assert store.steps()[0].records == 100
+
+
+def test_another_version_is_another_pickle_even_by_name():
+    """Else a cache that knows a step by its pickle would give the former version's results."""
+    again = ckpt.step("never-opened.ckpt", version=2, name="by_name")(by_name.__wrapped__)
+    prompted = by_name.replace()
+    assert by_name.__reduce_ex__(4)[1][3] != again.__reduce_ex__(4)[1][3]
+    assert by_name.__reduce_ex__(4)[1][3] == prompted.__reduce_ex__(4)[1][3]
+
+
+def test_steps_that_arrive_by_value_with_other_depends_stay_apart(store_path):
+    """One function, two prompts in the key: two steps in the worker too."""
+    steps = [closure(store_path, 2, depends={"prompt": prompt}) for prompt in "ab"]
+    there = [pickle.loads(cloudpickle.dumps(step)) for step in steps]
+    assert there[0] is not there[1]
+    assert [step._keyer.depends for step in there] == [step._keyer.depends for step in steps]
+    assert pickle.loads(cloudpickle.dumps(steps[0])) is there[0]
 
 
 def test_what_cannot_travel_says_so(store_path):

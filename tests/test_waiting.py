@@ -90,6 +90,145 @@ def test_two_rows_that_wait_for_each_other(store_path, kind):
     assert [type(outcome) for outcome in outcomes] == [StepDeadlockError] * 2
 
 
+# who begins, by whom the step asks, and whether through another handle
+SHARED = {
+    "a direct call": ("call", "call", False),
+    "a run in a run": ("run", "run", False),
+    "a direct call in a run": ("run", "call", False),
+    "a run in a direct call": ("call", "run", False),
+    "another handle": ("call", "call", True),
+    "a run of another handle": ("run", "run", True),
+}
+
+
+def ask(step, how, row):
+    return step(row) if how == "call" else list(step.run([row, row]))
+
+
+async def aask(step, how, row):
+    return await step(row) if how == "call" else [it async for it in step.arun([row, row])]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize(("begins", "asks", "elsewhere"), SHARED.values(), ids=SHARED)
+def test_a_shared_row_that_waits_for_itself_is_an_error_that_names_it(
+    store_path, begins, asks, elsewhere, is_async
+):
+    """Its claim is this process's own: whichever run has it, and whichever handle asks."""
+    asked = []
+
+    def label(row):
+        asked.append(row)
+        return ask(other, asks, row)
+
+    async def alabel(row):
+        asked.append(row)
+        return await aask(other, asks, row)
+
+    with Store(store_path) as first, Store(store_path) as second:
+        step, other = (
+            ckpt.step(store, version=1, name="label", shared=True)(alabel if is_async else label)
+            for store in (first, second if elsewhere else first)
+        )
+        if is_async:
+            error = within(10, lambda: asyncio.run(aask(step, begins, 41)))
+        else:
+            error = within(10, lambda: ask(step, begins, 41))
+        assert isinstance(error, StepDeadlockError)
+        assert "'label'" in str(error)
+        assert "41" in str(error)
+        assert 1 <= len(asked) <= 2
+        assert claims(first) == 0
+
+
+def claims(store):
+    return store.log._writer.execute("select count(*) from system_claims").get
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["one handle", "two"])
+@pytest.mark.parametrize("how", ["call", "run"])
+def test_two_shared_rows_that_wait_for_each_other(store_path, how, elsewhere):
+    """Crosswise, in two threads: neither waits for ever."""
+    met = threading.Barrier(2)
+
+    def label(row):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(5)
+        return ask(steps[1 - row], how, 1 - row)
+
+    def go(row):
+        outcomes[row] = within(20, lambda: ask(steps[row], how, row))
+        met.abort()
+
+    with Store(store_path) as first, Store(store_path) as second:
+        stores, outcomes = (first, second if elsewhere else first), [None, None]
+        steps = [ckpt.step(it, version=1, name="label", shared=True)(label) for it in stores]
+        threads = [threading.Thread(target=go, args=(row,)) for row in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [type(outcome) for outcome in outcomes] == [StepDeadlockError] * 2
+        assert claims(first) == 0
+
+
+@pytest.mark.parametrize("how", ["call", "run"])
+def test_two_shared_rows_that_wait_for_each_other_in_tasks(store_path, how):
+    """On one event loop."""
+
+    async def both():
+        met = asyncio.Event()
+
+        @ckpt.step(store_path, version=1, shared=True)
+        async def label(row):
+            if row:
+                met.set()
+            await met.wait()
+            return await aask(label, how, 1 - row)
+
+        return await asyncio.gather(
+            aask(label, how, 0), aask(label, how, 1), return_exceptions=True
+        )
+
+    outcomes = within(20, lambda: asyncio.run(both()))
+    assert [type(outcome) for outcome in outcomes] == [StepDeadlockError] * 2
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("handles", [1, 2])
+def test_a_shared_step_may_ask_for_rows_that_its_run_has_claimed_ahead(store_path, kind, handles):
+    """A claim whose call has not begun goes to the call that is waited for: each row once."""
+    called = []
+
+    def total(n):
+        called.append(n)
+        return n + (asked(n - 1) if n else 0)
+
+    async def atotal(n):
+        called.append(n)
+        return n + (await asked(n - 1) if n else 0)
+
+    rows = list(range(12, -1, -1))
+    with Store(store_path) as first, Store(store_path) as second:
+        make = ckpt.step(first, version=1, name="total", shared=True)
+        again = ckpt.step(second, version=1, name="total", shared=True)
+        step = make(total if kind == "plain" else atotal)
+        asked = again(step.__wrapped__) if handles == 2 else step
+        got = within(20, lambda: list(step.run(rows, concurrency=2)))
+        assert got == [n * (n + 1) // 2 for n in rows], got
+        assert sorted(called) == sorted(rows)
+        assert claims(first) == 0
+
+
+def test_what_a_worker_here_has_computed_and_not_saved_is_no_reason_to_wait(store_path):
+    """The run that has it pending is inside a call that waits for it; so it commits."""
+    with Store(store_path) as first, Store(store_path) as second:
+        options = {"version": 1, "name": "total", "shared": True, "save": on_exit()}
+        other = ckpt.step(second, **options)(lambda n: 1 / 0)
+        step = ckpt.step(first, **options)(lambda n: other(n - 1) + 1 if n else 0)
+        assert within(20, lambda: list(step.run([0, 1]))) == [0, 1]
+
+
 def test_recursion_over_other_rows_is_fine(store_path):
     """Each row is another one."""
 

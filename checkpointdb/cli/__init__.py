@@ -2,19 +2,25 @@
 
 from .accept import accept_command
 from .adopt import adopt_command
+from .backup import backup_command
+from .compact import compact_command
 from .demo import demo_command
 from .export import export_command
 from .forget import forget_command
 from .group import cli
+from .head import head_command
 from .inspect import inspect_command
 from .plan import plan_command
 from .run import run_command
+from .salvage import salvage_command
+from .verify import verify_command
 from .watch import watch_command
 from .why import why_command
 
 for command in (
-    accept_command, adopt_command, demo_command, export_command, forget_command, inspect_command,
-    plan_command, run_command, watch_command, why_command,
+    accept_command, adopt_command, backup_command, compact_command, demo_command, export_command,
+    forget_command, head_command, inspect_command, plan_command, run_command, salvage_command,
+    verify_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from .completion import files
 from .display import counted, note
 from .group import store_option, version_option
 from .loading import load
 
 
 @click.command("accept", short_help="Accept results of other code.")
-@click.argument("step")
+@click.argument("step", shell_complete=files)
 @store_option
 @version_option
 @click.option("--undo", is_flag=True, help="Take it back.")

@@ -8,19 +8,29 @@ import click
 
 from ..adopt import Depends, adopt
 from ..store import Store
+from .completion import files, steps, versions
 from .display import counted, note, number
 from .group import agreed, dry_run_option, version_of, yes_option
 from .store_view import one_step, read, steps_named
 
 
 @click.command("adopt", short_help="Keep results under another version.")
-@click.argument("store")
-@click.option("--step", required=True, metavar="NAME", help="The step.")
+@click.argument("store", shell_complete=files)
+@click.option("--step", required=True, metavar="NAME", shell_complete=steps, help="The step.")
 @click.option(
-    "--from", "old", required=True, metavar="VERSION", help="The version with the results."
+    "--from",
+    "old",
+    required=True,
+    metavar="VERSION",
+    shell_complete=versions,
+    help="The version with the results.",
 )
 @click.option(
-    "--to", "new", metavar="VERSION", help="The version that gets them; the same if not given."
+    "--to",
+    "new",
+    metavar="VERSION",
+    shell_complete=versions,
+    help="The version that gets them; the same if not given.",
 )
 @click.option("--rename", metavar="NAME", help="The step that gets them, if its name is new.")
 @click.option("--depends", metavar="NAMES=DIGEST", help="The target's depends=, as an error says.")

@@ -10,7 +10,7 @@ import warnings
 from decimal import Decimal
 from typing import Any, TextIO
 
-from .shape import to_json, visible
+from ..frames.to_json import to_json, visible
 from .spooled import Row, Spooled, Target
 
 # What a spreadsheet takes for a formula, some of them after they cut off what nobody sees, or in

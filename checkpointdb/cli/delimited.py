@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from ..frames.packages import TableError
 from ..values.codec import MAX_BYTES
-from .formats import TableError
 
 Numbered = Iterator[tuple[int, Any]]
 

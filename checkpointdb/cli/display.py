@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import time
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -14,29 +13,32 @@ from typing import Any
 import click
 import msgspec
 
-from .shape import to_json
+from ..frames.to_json import to_json
+from ..wording import ago as ago
+from ..wording import counted as counted
+from ..wording import duration as duration
+from ..wording import moment as moment
+from ..wording import money as money
+from ..wording import number as number
+from ..wording import rate as rate
+from ..wording import safe as safe
+from ..wording import size as size
 
-# Control characters steer terminals; the invisible ones that turn text round deceive readers.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+
+class Json(str):
+    """A cell of a table that is JSON: on a terminal it has colours and stays on one line."""
+
+
+class Problem(str):
+    """A cell that says what went wrong."""
+
 
 Column = tuple[str, str]  # heading, "left" or "right"
-
-
-def safe(text: object) -> str:
-    """Return `text` with everything escaped that could steer a terminal; on one line."""
-    return _UNSAFE.sub(lambda found: _escaped(found[0]), str(text))
 
 
 def safe_lines(text: object) -> str:
     """As `safe`, but line breaks and tabs stay."""
     return "\n".join(safe(line.replace("\t", "    ")) for line in str(text).split("\n"))
-
-
-def _escaped(char: str) -> str:
-    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char)
-    return short or (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}")
 
 
 def safe_json(value: Any, indent: int = 2) -> str:
@@ -55,73 +57,6 @@ def safe_json(value: Any, indent: int = 2) -> str:
 def safe_line(value: Any) -> str:
     """As `safe_json`, on one line."""
     return safe_json(value, indent=-1)
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Return 12345 as `12,345`."""
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def counted(count: int, what: str) -> str:
-    """Return `1 row`, `2 rows`."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def money(dollars: float | None) -> str:
-    """Return dollars: `$12.30`, and `$0.00042` where cents are too coarse."""
-    if dollars is None:
-        return "–"
-    return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
-
-
-def size(count: int) -> str:
-    """Return 1234567 as `1.2 MB`."""
-    if count < 1000:
-        return f"{count} B"
-    value, unit = count / 1000, "kB"
-    for bigger in ("MB", "GB", "TB"):
-        if value < 999.95:
-            break
-        value, unit = value / 1000, bigger
-    return f"{value:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that reads best: `85 µs`, `12.1 ms`, `3.2 s`, `4 min 10 s`."""
-    if seconds < 0.0009995:
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-
-
-def rate(rows: int, seconds: float) -> str:
-    """Return rows per second, or per minute or hour where that is below one."""
-    if rows <= 0 or seconds <= 0:
-        return "–"
-    for unit, factor in (("s", 1), ("min", 60), ("h", 3600)):
-        if rows / seconds * factor >= 1 or unit == "h":
-            value = rows / seconds * factor
-            return f"{value:,.{0 if value >= 10 else 1}f}/{unit}"
-    raise AssertionError
-
-
-def moment(at: float) -> str:
-    """Return a time of day in the local zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def ago(at: float) -> str:
-    """Return how long ago `at` was: `3 min 2 s ago`."""
-    passed = time.time() - at
-    return "just now" if passed < 1 else f"{duration(round(passed))} ago".replace(".0 s", " s")
 
 
 def shown(path: str) -> str:
@@ -195,15 +130,23 @@ _STATES: dict[str, str] = {
 def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     """Return a table for a terminal; states have their colours."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading, side in columns:
         table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=False)
     for row in rows:
-        cells = map(safe, row)
-        table.add_row(*(Text(cell, style=_STATES.get(cell.split(":")[0], "")) for cell in cells))
+        table.add_row(*map(_rich, row))
     return table
+
+
+def _rich(cell: str) -> Any:
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
+
+    if isinstance(cell, Json):
+        return JSONHighlighter()(Text(safe(cell), no_wrap=True, overflow="ellipsis"))
+    style = "red" if isinstance(cell, Problem) else _STATES.get(safe(cell).split(":")[0], "")
+    return Text(safe(cell), style=style)
 
 
 def note(text: str) -> None:

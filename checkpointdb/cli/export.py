@@ -10,6 +10,7 @@ import msgspec
 
 from ..file.records import Record
 from .chosen import Choice, more_than_the_last_run, of_file, of_step, step_of
+from .completion import files, steps, versions
 from .display import counted, note, number, safe
 from .formats import Dialect
 from .group import (
@@ -27,13 +28,27 @@ from .store_view import Look, read
 
 
 @click.command("export", short_help="Write a store's results to a file.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option(
-    "-o", "--output", required=True, metavar="OUTPUT", help="The file, or - for JSON lines."
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUTPUT",
+    shell_complete=files,
+    help="The file, or - for JSON lines.",
 )
-@click.option("--step", metavar="NAME", help="Which step, if there are several.")
-@click.option("--version", type=VERSION, help="Which version, if there are several.")
-@click.option("--rows", metavar="FILE", help="The rows of this file, in its order, duplicates too.")
+@click.option(
+    "--step", metavar="NAME", shell_complete=steps, help="Which step, if there are several."
+)
+@click.option(
+    "--version", type=VERSION, shell_complete=versions, help="Which version, if there are several."
+)
+@click.option(
+    "--rows",
+    metavar="FILE",
+    shell_complete=files,
+    help="The rows of this file, in its order, duplicates too.",
+)
 @click.option("--run", type=int, metavar="N", help="Only what this run computed.")
 @click.option("--failures", is_flag=True, help="The rows that failed, instead of the others.")
 @click.option("--all", is_flag=True, help="Rows of several inputs in one file.")

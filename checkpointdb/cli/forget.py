@@ -5,15 +5,18 @@ from __future__ import annotations
 import click
 
 from ..store import Store
+from .completion import files, steps, versions
 from .display import counted, note
 from .group import VERSION, agreed, dry_run_option, yes_option
 from .store_view import one_step, read, steps_named
 
 
 @click.command("forget", short_help="Delete saved rows.")
-@click.argument("store")
-@click.option("--step", metavar="NAME", help="Of this step.")
-@click.option("--version", type=VERSION, help="Of this version of the step.")
+@click.argument("store", shell_complete=files)
+@click.option("--step", metavar="NAME", shell_complete=steps, help="Of this step.")
+@click.option(
+    "--version", type=VERSION, shell_complete=versions, help="Of this version of the step."
+)
 @click.option("--failed", is_flag=True, help="Only rows that failed.")
 @click.option("--where", metavar="SQL", help="Only rows for which this is true.")
 @dry_run_option

@@ -1,12 +1,11 @@
-"""Which file formats there are, and the one error about them. Knows names and endings only."""
+"""Which file formats there are. Knows names and endings only."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
-from ..errors import CheckpointError
+from ..frames.packages import TableError
 
 ENDINGS = {
     ".jsonl": "jsonl",
@@ -18,10 +17,6 @@ ENDINGS = {
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
-
-
-class TableError(CheckpointError):
-    """A file of rows that cannot be read or written; the message names the file and the line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +54,3 @@ def format_of(path: str, asked: str | None = None) -> tuple[str, bool]:
     if format == "parquet" and (is_gzipped or path == "-"):
         raise TableError(f"{path}: a Parquet file is read from its end: unpack it into a file")
     return format, is_gzipped
-
-
-def arrow(path: str) -> tuple[Any, Any]:
-    """Return the modules `pyarrow` and `pyarrow.parquet`, which only Parquet files need.
-
-    Raises:
-        TableError: not installed; says how to.
-    """
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise TableError(
-            f"{path}: Parquet files need pyarrow: pip install 'checkpointdb[arrow]'"
-        ) from error
-    return pyarrow, pyarrow.parquet

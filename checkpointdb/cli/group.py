@@ -14,6 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import CheckpointError
+from .completion import files, versions
 from .display import note, note_warning, safe_lines
 from .formats import FORMATS
 from .sinks import OutputClosedError
@@ -78,10 +79,13 @@ class _Version(_VersionType):
 VERSION = _Version()
 
 store_option = click.option(
-    "--store", metavar="PATH", help="The store; needed for a plain function."
+    "--store", metavar="PATH", shell_complete=files, help="The store; needed for a plain function."
 )
 version_option = click.option(
-    "--version", type=VERSION, help="The step's version; needed for a plain function."
+    "--version",
+    type=VERSION,
+    shell_complete=versions,
+    help="The step's version; needed for a plain function.",
 )
 on_change_option = click.option(
     "--on-change",
@@ -170,5 +174,6 @@ def agreed(question: str, yes: bool, dry_run: bool) -> bool:
     return click.confirm("Go on?", err=True)
 
 
+force_option = click.option("--force", is_flag=True, help="Replace a file that is there.")
 yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only count.")

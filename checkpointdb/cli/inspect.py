@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from ..frames.to_json import to_json
 from ..values.keys import recipe_in_words
+from .completion import files, steps
 from .display import (
     Screen,
     ago,
@@ -21,42 +23,55 @@ from .display import (
     shown,
     size,
 )  # fmt: skip
-from .shape import to_json
-from .store_view import Look, failures, one_record, overview, read
+from .store_view import Look, failures, one_record, overview, read, record_numbered
 
 LAST_RUNS, LAST_CALLS = 5, 10
 
 
 @click.command("inspect", short_help="Show what is in a store.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.argument("key", required=False)
-@click.option("--step", metavar="NAME", help="Only this step.")
+@click.option("--record", type=click.IntRange(1), metavar="N", help="The record of this number.")
+@click.option("--step", metavar="NAME", shell_complete=steps, help="Only this step.")
 @click.option("--runs", is_flag=True, help="All runs, not only the last five.")
 @click.option("--failures", "failed", is_flag=True, help="Say why rows failed, with examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")
 def inspect_command(
-    store: str, key: str | None, step: str | None, runs: bool, failed: bool, as_json: bool
+    store: str,
+    key: str | None,
+    record: int | None,
+    step: str | None,
+    runs: bool,
+    failed: bool,
+    as_json: bool,
 ) -> None:
     """Show what is in STORE: its steps, its runs and how they ended; with KEY, one whole record.
 
-    KEY is a record's key in hex or its unique beginning. Only reads: safe while a run is writing.
+    KEY is a record's key in hex or its unique beginning; --record takes its number instead, which
+    ckpt head and ckpt why say. Only reads: safe while a run is writing.
 
     \b
     Examples:
       ckpt inspect reviews.ckpt
       ckpt inspect reviews.ckpt --failures
       ckpt inspect reviews.ckpt 3fa9
+      ckpt inspect reviews.ckpt --record 7
       ckpt inspect reviews.ckpt --json | jq '.steps[].results'
     """  # noqa: D301 - click wants a real \b before lines it must not join
-    if key is not None and (step or runs or failed):
-        raise click.UsageError("KEY shows one record: leave out --step, --runs and --failures")
+    if key is not None and record is not None:
+        raise click.UsageError("give KEY or --record, not both")
+    is_one = key is not None or record is not None
+    if is_one and (step or runs or failed):
+        raise click.UsageError("one record is shown: leave out --step, --runs and --failures")
     if key is not None:
         seen = read(store, lambda reader: one_record(reader, key))
+    elif record is not None:
+        seen = read(store, lambda reader: record_numbered(reader, record))
     else:
         seen = read(store, lambda reader: _seen(reader, step, failed))
     if as_json:
         click.echo(safe_json(seen))
-    elif key is not None:
+    elif is_one:
         show_record(Screen(), seen)
     elif failed:
         show_failures(Screen(), seen)
@@ -78,6 +93,8 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         f"{size(seen['bytes'])} on disk · {number(seen['records'])} records · "
         + (f"last commit {moment(at)} ({ago(at)})" if at else "nothing committed yet")
     )
+    if seen["missing_log"]:
+        screen.line(safe(seen["missing_log"]), "yellow")
     screen.line()
     if not steps:
         screen.line("no step has run on this store yet")
@@ -265,7 +282,10 @@ def _tried(attempts: dict[int, int]) -> str:
 
 def show_record(screen: Screen, record: dict[str, Any]) -> None:
     """Show one whole record."""
+    newer = record.get("newest", record["id"])
     for name, text in (
+        ("record", str(record["id"])),
+        ("replaced", f"by record {newer}, a later attempt" if newer != record["id"] else ""),
         ("key", record["key"]),
         ("step", f"{record['step']} {record['version']}"),
         ("position", f"row {record['position']} of run {record['run']}"),

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from ..frames.packages import TableError
 from .delimited import Numbered, not_text, text_lines
-from .formats import TableError
 
 CHUNK = 32 << 10
 _AFTER = frozenset(" \t\r\n,]")

@@ -74,7 +74,7 @@ def _overridden(
             f"{where} is decorated with version={step.version!r}: leave out --version, and change "
             "the version in the code to compute its results again"
         )
-    if (store or durability) and isinstance(step._where, Store):
+    if (store or durability) and isinstance(step._where.given, Store):
         raise LoadError(f"{where} has an open Store: leave out --store and --durability")
     return step.replace(store=store, save=save, durability=durability, on_change=on_change)
 

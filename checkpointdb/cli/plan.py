@@ -7,6 +7,7 @@ import itertools
 import click
 
 from ..plan import Plan
+from .completion import files
 from .display import Screen, counted, duration, money, number, safe, safe_json, shown
 from .formats import Dialect
 from .group import dialect_options, limit_option, store_option, version_option
@@ -17,8 +18,8 @@ STALE = "of the saved results, computed by other code"
 
 
 @click.command("plan", short_help="Say what a run would do and cost.")
-@click.argument("step")
-@click.argument("input")
+@click.argument("step", shell_complete=files)
+@click.argument("input", shell_complete=files)
 @dialect_options
 @store_option
 @version_option

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..engine.options import Options, RunOptions, StepSettings
+from .completion import files
 from .formats import Dialect
 from .group import (
     column_option,
@@ -31,9 +32,15 @@ from .sources import Source
 
 
 @click.command("run", short_help="Run a step over a file of rows.")
-@click.argument("step")
-@click.argument("input")
-@click.option("-o", "--output", metavar="OUTPUT", help="Where to write rows and results.")
+@click.argument("step", shell_complete=files)
+@click.argument("input", shell_complete=files)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUTPUT",
+    shell_complete=files,
+    help="Where to write rows and results.",
+)
 @dialect_options
 @store_option
 @version_option

@@ -56,7 +56,11 @@ class FileRun:
                 write = stack.enter_context(out)
             waiting: deque[Any] = deque()
             self.options["on_event"] = self._heard
-            self.run = self.step.run(self._rows(waiting), **self.options)
+            rows = self._rows(waiting)
+            total = self._total()
+            self.run = self.step.run(
+                rows if total is None else _Counted(rows, total), **self.options
+            )
             run = stack.enter_context(self.run)
             if self.progress:
                 stack.enter_context(self._bar(run))
@@ -70,6 +74,11 @@ class FileRun:
                     error.add_note(f"in {place}")
                 raise
         return run.report
+
+    def _total(self) -> int | None:
+        """Return how many rows there are, if that can be known in a moment."""
+        total = self.source.quick_count()
+        return total if self.limit is None or total is None else min(self.limit, total)
 
     def place(self, position: int) -> str | None:
         """Name a row by its place in the file, while it is on its way through the run."""
@@ -117,3 +126,16 @@ class FileRun:
         if part is not None:
             fractions.append(part * done / max(self.read, 1))
         return max(fractions, default=None)
+
+
+class _Counted:
+    """Rows that know how many they are."""
+
+    def __init__(self, rows: Iterator[Any], total: int) -> None:
+        self._rows, self._total = rows, total
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+    def __len__(self) -> int:
+        return self._total

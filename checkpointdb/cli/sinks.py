@@ -11,10 +11,12 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from .. import system
 from ..file.new_file import check_new, take_name
-from .columns import Columns
+from ..frames.columns import Columns
+from ..frames.packages import TableError, arrow
+from ..frames.to_json import to_json
 from .csv_sink import CsvSink
-from .formats import DELIMITERS, TableError, arrow, format_of
-from .shape import Shape, to_json
+from .formats import DELIMITERS, format_of
+from .shape import Shape
 from .spooled import Row, Sink, Spooled, Target
 
 P = ParamSpec("P")

@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Self, cast
 
+from ..frames.from_arrow import FromArrow
+from ..frames.packages import TableError, arrow
 from .delimited import Numbered, csv_rows
-from .formats import DELIMITERS, Dialect, TableError, arrow, format_of
-from .from_arrow import FromArrow
+from .formats import DELIMITERS, Dialect, format_of
 from .json_rows import JsonArray, json_lines, parsed
 
 _BATCH = 1024  # rows of a Parquet file
+_QUICK_BYTES = 16 << 20  # read in some tenths of a second
 
 
 class Source:
@@ -107,6 +109,14 @@ class Source:
             return None
         with Source(self.path, self._dialect) as again:
             return sum(1 for _ in again)
+
+    def quick_count(self) -> int | None:
+        """Return how many rows there are, None for what would take long, or cannot be read."""
+        if self._parquet is None and (self._is_gzipped or self._size > _QUICK_BYTES):
+            return None
+        with contextlib.suppress(TableError):  # the run meets it in its place, after other rows
+            return self.count()
+        return None
 
     def _open_parquet(self) -> Any:
         pyarrow, parquet = arrow(self.name)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-from ..values.codec import decode, encode
-from .shape import Shape, to_json
+from ..frames.spool import Spool
+from ..frames.to_json import to_json
+from .shape import Shape
 
 Row = dict[str, Any]
-
-BATCH_ROWS, BATCH_BYTES = 16_384, 16 << 20
-_HEAD = struct.Struct(">?I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +56,12 @@ class Sink:
 
 
 class Spooled(Sink):
-    """Keep the rows in a nameless temporary file: the columns are known only at the end."""
+    """Keep the rows in a temporary file: the columns are known only at the end."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._seen: dict[str, None] = {}
-        folder = os.path.dirname(os.path.realpath(target.path))
-        self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._spool = Spool(os.path.dirname(os.path.realpath(target.path)))
 
     def __exit__(self, *exc_info: object) -> None:
         with contextlib.suppress(OSError):
@@ -75,9 +70,7 @@ class Spooled(Sink):
     def write(self, row: Row) -> None:
         """Keep one row."""
         self._seen.update(dict.fromkeys(row))
-        data = encode(row)
-        raw = data.encode() if isinstance(data, str) else data
-        self._spool.write(_HEAD.pack(isinstance(data, str), len(raw)) + raw)
+        self._spool.write(row)
 
     def columns(self) -> list[str]:
         """Return the columns of all rows, in the order in which they first came.
@@ -89,16 +82,4 @@ class Spooled(Sink):
 
     def batches(self) -> Iterator[list[Row]]:
         """Yield all rows, in lists of bounded size."""
-        self._spool.seek(0)
-        rows: list[Row] = []
-        size = 0
-        while head := self._spool.read(_HEAD.size):
-            is_text, length = _HEAD.unpack(head)
-            raw = self._spool.read(length)
-            rows.append(decode(raw.decode() if is_text else raw))
-            size += length
-            if len(rows) == BATCH_ROWS or size >= BATCH_BYTES:
-                yield rows
-                rows, size = [], 0
-        if rows:
-            yield rows
+        return self._spool.batches()

@@ -10,19 +10,37 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
 from ..file.connection import mapped
+from ..file.delete import COLUMNS, no_condition
 from ..file.key_index import KeyIndex
 from ..file.read import Reader, to_builtins
 from ..file.records import Call, Record, RunInfo, StepInfo
-from ..file.sql import rows
+from ..file.sql import ids_array, rows
 
 T = TypeVar("T")
 
 CANDIDATES = 10
 TRIES, PAUSE = 5, 0.02  # seconds
+
+
+# A text inside of JSON is escaped, in MessagePack it is as it is: both are looked for.
+_PICKED = f"""
+select records.id from records join steps on steps.id = records.step
+ where records.step in (select value from carray(?1))
+   and not exists (select 1 from system_superseded where id = records.id)
+   and (?3 is null or exists (
+     select 1 from (select lower(cast(input as text)) as text
+                     union all select lower(cast(result as text))
+                     union all select lower(error))
+      where instr(text, ?3) or instr(text, ?4)))
+   and exists (select 1 from (select {COLUMNS}) where ({{where}}
+   ))
+ order by records.id {{order}} limit ?2
+"""
 
 
 class LookError(CheckpointError):
@@ -50,6 +68,42 @@ class Look(Reader):
             known = sorted({id for id in ids if id is not None})
             found = {record.id: record for record in map(self._record, self._fetch(known))}
         return [None if id is None else found[id] for id in ids]
+
+    def numbered(self, id: int) -> tuple[Record, int] | None:
+        """Return a record by its number, and the number of the newest of its key."""
+        with mapped(self.path):
+            found = [self._record(row) for row in self._fetch([id])]
+        if not found:
+            return None
+        newest = self.get(found[0].key)
+        return found[0], newest.id if newest else id
+
+    def picked(
+        self, steps: Sequence[int], limit: int, oldest: bool, where: str | None, text: str | None
+    ) -> list[Record]:
+        """Return the newest records of keys that fit, the last or the first that were saved.
+
+        Args:
+            steps: ids of the steps.
+            limit: how many at most.
+            oldest: the first ones instead of the last.
+            where: an SQL condition on the columns that `forget` has.
+            text: what the input, the result or the error must contain; ASCII letters in any case.
+
+        Raises:
+            ValueError: `where` is not a condition.
+        """
+        if not steps:  # there is no array of nothing
+            return []
+        sql = _PICKED.format(where=where or "1", order="asc" if oldest else "desc")
+        raw = text.lower() if text else None
+        as_json = raw and msgspec.json.encode(raw).decode()[1:-1]
+        with mapped(self.path):
+            try:
+                ids = rows(self._connection, sql, (ids_array(steps), limit, raw, as_json))
+            except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError) as error:
+                raise no_condition(where, error) from None
+            return [self._record(row) for row in self._fetch([id for (id,) in ids])]
 
     def has_separate(self, step: int) -> bool:
         """Tell whether equal rows of a step have records of their own."""
@@ -140,7 +194,24 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
     _add_money(seen, _wasted(reader, steps))
     states = {run["id"]: run["state"] for run in seen["runs"]}
     calls = [call for call in reader.calls() if step in (None, call.step)]
+    seen["missing_log"] = _missing_log(reader)
     return seen | {"calls": [_call(call, states[call.run]) for call in calls]}
+
+
+def _missing_log(reader: Look) -> str | None:
+    """Say that rows may be missing, because the file was copied without its log."""
+    run = reader.missing_log()
+    if run is None:
+        return None
+    if run.state == "running":
+        return (
+            f"run {run.id} goes on in process {run.pid}, but not in this file, which is a copy "
+            "without its -wal: the newest rows are missing. Copy a store in use with `ckpt backup`"
+        )
+    return (
+        f"run {run.id} did not end, and there is no -wal next to the file: if it was copied while "
+        "the run wrote, the newest rows are missing. Copy a store in use with `ckpt backup`"
+    )
 
 
 def _call(call: Call, state: str) -> dict[str, Any]:
@@ -282,3 +353,18 @@ def one_record(reader: Reader, start: str) -> dict[str, Any]:
             + more
         )
     return to_builtins(found[0])
+
+
+def record_numbered(reader: Look, id: int) -> dict[str, Any]:
+    """Return the record of a number, and under `newest` the number of the newest of its row.
+
+    Raises:
+        LookError: none; the message says which there are.
+    """
+    found = reader.numbered(id)
+    if found is None:
+        last = reader.last_commit()[0]
+        there = f"its records are numbered up to {last:,}" if last else "it has no record yet"
+        raise LookError(f"{reader.path}: no record {id}: {there}; deleted ones leave gaps")
+    record, newest = found
+    return to_builtins(record) | {"newest": newest}

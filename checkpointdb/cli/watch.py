@@ -8,17 +8,20 @@ import select
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from ..events import Report
 from ..file.read import to_builtins
+from ..file.records import RunInfo
+from ..loops.bars import steady_console
+from ..loops.pace import Look, Pace, clock
+from .completion import files
 from .display import ago, moment, money, note, number, rate, rich_table, safe, safe_line, shown
-from .store_view import Look, read, state
-
-RATE_WINDOW = 10.0  # seconds
+from .store_view import Look as StoreLook
+from .store_view import read, state
 
 
 class Watch:
@@ -27,48 +30,46 @@ class Watch:
     def __init__(self, store: str) -> None:
         self._store = store
         self._watched: set[int] = set()
-        self._seen: dict[int, deque[tuple[float, int]]] = {}
+        self._paces: dict[int, Pace] = {}
 
     def look(self) -> dict[str, Any]:
         """Return the store's last commit, and the runs that go on or ended while being watched.
 
-        If there are none, the last run is there.
+        If there are none, the last run is there; if there is no store yet, no run.
         """
+        if not os.path.lexists(self._store) and os.path.isdir(os.path.dirname(self._store) or "."):
+            path = os.path.realpath(self._store)
+            return {"at": time.time(), "store": path, "last_commit": None, "runs": []}
         seen = read(self._store, _look)
-        going = [run["id"] for run in seen["runs"] if run["state"] in ("running", "unknown")]
+        going = [run.id for run in seen["runs"] if run.state in ("running", "unknown")]
         self._watched.update(going)
-        chosen = [run for run in seen["runs"] if run["id"] in self._watched]
-        seen["runs"] = chosen or seen["runs"][-1:]
-        for run in seen["runs"]:
-            run["rate"] = self._rate(run)
+        chosen = [run for run in seen["runs"] if run.id in self._watched]
+        seen["runs"] = [self._told(run, seen) for run in chosen or seen["runs"][-1:]]
         return seen
 
-    def _rate(self, run: dict[str, Any]) -> float:
-        """Return rows a second over the last ten seconds, by the run's own clock of commits."""
-        first = (run["started_at"], 0)
-        times = self._seen.setdefault(run["id"], deque([first]))
-        now = (run["updated_at"], run["rows"])
-        if now != times[-1]:
-            times.append(now)
-        while len(times) > 2 and times[-1][0] - times[0][0] > RATE_WINDOW:
-            times.popleft()
-        seconds = times[-1][0] - times[0][0]
-        return (times[-1][1] - times[0][1]) / seconds if seconds > 0 else 0.0
+    def _told(self, run: RunInfo, seen: dict[str, Any]) -> dict[str, Any]:
+        """Return a run with its speed and the time left, by its own clock of commits."""
+        pace = self._paces.setdefault(run.id, Pace(Look(run.started_at, Report())))
+        done = run.report.rows / run.total if run.total else None
+        pace.add(Look(run.updated_at, run.report, done))
+        left = pace.seconds_left if run.state in ("running", "unknown") else None
+        return to_builtins(run) | {
+            "state": state(run),
+            "open_calls": sum(call.run == run.id for call in seen["calls"]),
+            "rate": pace.rows,
+            "speed": pace.speed,
+            "seconds_left": left and max(left - (seen["at"] - run.updated_at), 0.0),
+        }
 
 
-def _look(reader: Look) -> dict[str, Any]:
-    calls = reader.calls()
-    runs = [
-        to_builtins(run)
-        | {"state": state(run), "open_calls": sum(call.run == run.id for call in calls)}
-        for run in reader.runs()
-    ]
+def _look(reader: StoreLook) -> dict[str, Any]:
     last_commit = reader.last_commit()[1]
-    return {"at": time.time(), "store": reader.path, "last_commit": last_commit, "runs": runs}
+    seen = {"at": time.time(), "store": reader.path, "last_commit": last_commit}
+    return seen | {"runs": reader.runs(), "calls": reader.calls()}
 
 
 @click.command("watch", short_help="Watch a run in another process.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option(
     "--every", type=click.FloatRange(0.05), metavar="SECONDS",
     help="How often to look: 1, or 5 where there is no terminal.",
@@ -78,22 +79,23 @@ def _look(reader: Look) -> dict[str, Any]:
 def watch_command(store: str, every: float | None, until_end: bool, as_json: bool) -> None:
     """Show the runs on STORE while they go on: how far, how fast, what failed, what it costs.
 
-    Counts are those of a run's last commit. q or Ctrl-C ends the watch, not the run. Without a
-    terminal it prints a line for each run now and then. Only reads.
+    A store that is not there yet is waited for. Counts are those of a run's last commit. q or
+    Ctrl-C ends the watch, not the run. Without a terminal it prints a line for each run now and
+    then. Only reads.
 
     \b
     Examples:
       ckpt watch reviews.ckpt
       ckpt watch reviews.ckpt --until-end --json | jq .runs[0].rate
     """  # noqa: D301 - click wants a real \b before lines it must not join
-    watch = Watch(store)
+    watch, waited = Watch(store), not os.path.lexists(store)
     live = sys.stdout.isatty() and not as_json
     # the keys first: rich before 15 puts something that is no terminal in the place of sys.stdout
     with contextlib.suppress(KeyboardInterrupt), _keys() as wait, _showing(live, as_json) as show:
         while True:
             seen = watch.look()
             show(seen)
-            if until_end and not _goes_on(seen):
+            if until_end and not _goes_on(seen) and (seen["runs"] or not waited):
                 return
             if wait(every or (1.0 if live else 5.0)):
                 return
@@ -144,10 +146,9 @@ def _showing(live: bool, as_json: bool) -> Iterator[Callable[[dict[str, Any]], o
     elif not live:
         yield _Lines().show
     else:
-        from rich.console import Console
         from rich.live import Live
 
-        with Live(console=Console(highlight=False), auto_refresh=False) as screen:
+        with Live(console=steady_console(highlight=False), auto_refresh=False) as screen:
             yield lambda seen: screen.update(_view(seen), refresh=True)
 
 
@@ -156,11 +157,13 @@ class _Lines:
 
     def __init__(self) -> None:
         self._ended: set[int] = set()
+        self._said = ""
 
     def show(self, seen: dict[str, Any]) -> None:
         """Print them; ended runs once."""
-        if not seen["runs"]:
-            note("no run on this store yet")
+        if not seen["runs"] and self._said != (said := _nothing(seen)):
+            self._said = said
+            note(said)
         for run in seen["runs"]:
             if run["id"] not in self._ended:
                 click.echo(safe(f"{moment(seen['at'])}  {_line(run, seen)}"))
@@ -180,19 +183,30 @@ def _cells(run: dict[str, Any]) -> dict[str, str]:
     return {
         "step": f"{run['step']} {run['version']}",
         "is": run["state"],
-        "rows": number(run["rows"]),
+        "rows": _of_total(run) if going else number(run["rows"]),
         "hits": number(run["hits"]),
         "computed": number(run["computed"]),
         "failed": number(run["failed"]) if run["failed"] else "",
-        "speed": _speed(run) if going else rate(run["rows"], run["seconds"]),
+        "speed": run["speed"] if going else rate(run["rows"], run["seconds"]),
+        "left": "" if run["seconds_left"] is None else clock(run["seconds_left"]),
         "cost": money(run["cost"]) if run["cost"] else "",
         "sent, not saved": number(run["open_calls"]) if run["open_calls"] else "",
         "a crash costs": f"at most {run['loss_window']}" if going else "",
     }
 
 
-def _speed(run: dict[str, Any]) -> str:
-    return rate(1, 1 / run["rate"]) if run["rate"] else "–"
+def _of_total(run: dict[str, Any]) -> str:
+    rows, total = run["rows"], run["total"]
+    if not total:
+        return number(rows)
+    return f"{number(rows)} of {number(total)} ({rows / total:.0%})"
+
+
+def _nothing(seen: dict[str, Any]) -> str:
+    path = shown(seen["store"])
+    if os.path.lexists(seen["store"]):
+        return f"no run on {path} yet"
+    return f"waiting for {path}: no run has made it yet"
 
 
 def _view(seen: dict[str, Any]) -> Any:
@@ -203,7 +217,7 @@ def _view(seen: dict[str, Any]) -> Any:
     head = Text(safe(f"{shown(seen['store'])} · {commit} · q quits"), style="bold")
     rows = [{"run": str(run["id"])} | _cells(run) for run in seen["runs"]]
     if not rows:
-        return Group(head, Text("no run on this store yet"))
+        return Group(head, Text(safe(_nothing(seen))))
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     left = ("step", "is", "a crash costs")
     columns = [(name, "left" if name in left else "right") for name in names]

@@ -10,6 +10,7 @@ from ..file.read import to_builtins
 from ..file.records import StepInfo
 from ..plan import ABSENT, Why, why
 from ..values.keys import Keyer, recipe_of
+from .completion import files, steps, versions
 from .display import Screen, safe, safe_json
 from .group import VERSION
 from .sources import parse_row
@@ -19,10 +20,10 @@ _STYLES = {"hit": "green", "failed": "red"}
 
 
 @click.command("why", short_help="Say why a row is a hit or a miss.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.argument("row")
-@click.option("--step", metavar="NAME", help="Only this step.")
-@click.option("--version", type=VERSION, help="Only this version.")
+@click.option("--step", metavar="NAME", shell_complete=steps, help="Only this step.")
+@click.option("--version", type=VERSION, shell_complete=versions, help="Only this version.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
 def why_command(
     store: str, row: str, step: str | None, version: int | str | None, as_json: bool

@@ -25,7 +25,7 @@ report, or call the step for a single row.
 - `Log.lock` is held around each use of the file but looking up, which has a lock of its own. They
   are taken under any of those above.
 - `Occurrences._lock` is held while the log is asked for numbers.
-- `InFlight._lock` and `Tally._lock` are held for a few instructions, and
+- `InFlight._lock`, `Tally._lock` and `Beside._lock` are held for a few instructions, and
   no other lock is taken under them. Whoever waits for a row is woken after the lock is given back.
 - The table of `waiting.py` has a lock of its own, held for a few instructions; so has that of
   `overdue.py`, and a time limit has one for its places. No other is taken under them.

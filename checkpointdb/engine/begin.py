@@ -25,10 +25,12 @@ from .ledger import Ledger
 from .occurrences import Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .results import Results
+from .rows import Slot
 from .sharing import Sharing
-from .source import Source
+from .source import Source, count_of
 from .stale import Stale, find_stale
 from .tally import Tally
+from .waiting import workers
 from .warn import warn
 
 
@@ -55,6 +57,8 @@ class Running:
         if options.ledger:
             ledger = Ledger(lambda calls: log.send(step, run, calls))
         self.sharing = Sharing(log) if options.shared else None
+        if self.sharing is not None:
+            workers[self.sharing.worker] = self
         self.occurrences = None
         if spec.separate:
             self.occurrences = (
@@ -73,7 +77,7 @@ class Running:
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
             log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
-            None if self.sharing is None else self.sharing.under_way,
+            self.sharing,
             is_direct=rows is None,
         )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
@@ -96,6 +100,11 @@ class Running:
     def commit(self) -> None:
         """Commit what is pending."""
         self.committer.commit()
+
+    def lend(self, slot: Slot) -> None:
+        """Let a row go that was claimed ahead, unless its call has begun."""
+        if self.sharing is not None:
+            self.sharing.lend(slot)
 
     @property
     def is_forked(self) -> bool:
@@ -182,7 +191,7 @@ def begin(job: Job, rows: Any = None) -> Running:
     stale = settle(job, known, captured)
     policy, window = repr(job.save), loss_window(job.save)
     meta = None if job.meta is None else msgspec.json.encode(job.meta).decode()
-    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured))
+    run = store.log.begin_run(known.id, policy, window, meta, code_of(captured), count_of(rows))
     if rows is not None and not job.options.shared:
         _warn_of_twin(job, known.id)
     running = Running(job, known.id, run, rows, captured, stale)

@@ -7,13 +7,12 @@ import functools
 import inspect
 import operator
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from ..values.canonical import Arguments
+from ..frames.rows import as_rows
 from ..values.classes import resolved
 from ..values.keys import Version
-from .tables import as_rows
 
 
 def bare(fn: Any) -> Any:
@@ -55,58 +54,41 @@ def method_error(fn: Any, decorated: str) -> TypeError:
     )
 
 
-class Parameters:
-    """How a function takes its arguments; makes the row of a call with more than the row."""
-
-    def __init__(self, fn: Any) -> None:
-        self._fn, self._signature = fn, inspect.signature(fn)
-        self._row_name = _first_name(self._signature)
-
-    def row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the row of a call: the argument that is the row, if it is alone, or all of them.
-
-        What is left to its default is not among them: a new optional parameter changes no key.
-
-        Raises:
-            TypeError: the function cannot be called with them.
-        """
-        bound = self._signature.bind(*args, **kwargs).arguments
-        if len(bound) == 1 and next(iter(bound)) == self._row_name:
-            return next(iter(bound.values()))
-        return Arguments(bound)
-
-    def call(self, row: Arguments) -> Any:
-        """Call the function with the arguments that `row` made a row of."""
-        bound = inspect.BoundArguments(self._signature, row)
-        return self._fn(*bound.args, **bound.kwargs)
-
-
-def row_name(fn: Any) -> str:
-    """Return what `fn` calls the argument that is the row."""
-    try:
-        return _first_name(inspect.signature(fn)) or "row"
-    except (TypeError, ValueError):
-        return "row"
-
-
-def _first_name(signature: inspect.Signature) -> str | None:
-    first = next(iter(signature.parameters.values()), None)
+def parameter_of_row(signature: inspect.Signature, using: Container[str] = ()) -> str | None:
+    """Return what a function calls the argument that is the row: its first one, means aside."""
+    left = (it for it in signature.parameters.values() if it.name not in using)
+    first = next(left, None)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return first.name if first is not None and first.kind in by_position else None
 
 
-def return_type(fn: Any) -> Any:
-    """Return what `fn` is annotated to return; Any if that cannot be told.
+def row_name(fn: Any, using: Container[str] = ()) -> str:
+    """Return what `fn` calls the argument that is the row; `row` if that cannot be told."""
+    try:
+        return parameter_of_row(inspect.signature(fn), using) or "row"
+    except (TypeError, ValueError):
+        return "row"
 
-    An annotation of another parameter that cannot be resolved has nothing to do with it.
-    """
+
+def return_type(fn: Any) -> Any:
+    """Return what `fn` is annotated to return; Any if that cannot be told."""
+    return _annotation(fn, "return")
+
+
+def row_type(fn: Any) -> Any:
+    """Return the annotation of the parameter of `fn` that is the row; Any if it has none."""
+    return _annotation(fn, row_name(fn))
+
+
+def _annotation(fn: Any, name: str) -> Any:
+    """Return one annotation; another one that cannot be resolved has nothing to do with it."""
     function = bare(fn)
-    hint = getattr(function, "__annotations__", {}).get("return", Any)
+    hint = getattr(function, "__annotations__", {}).get(name, Any)
     inside = inspect.unwrap(function)
     local = {parameter.__name__: parameter for parameter in getattr(inside, "__type_params__", ())}
     with contextlib.suppress(TypeError, ValueError):  # a builtin; a cell that is empty yet
         local |= inspect.getclosurevars(inside).nonlocals
-    return resolved("return", hint, namespace_of(fn), local).get("return", Any)
+    return resolved(name, hint, namespace_of(fn), local).get(name, Any)
 
 
 def namespace_of(fn: Any) -> dict[str, Any]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import functools
+import copy
 import logging
 import math
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
 from time import perf_counter
 from typing import Any
 
 from .. import interrupts
 from ..file.log import Log
 from ..file.records import Entry, SentCall
+from ..frames.rows import as_results
+from .beside import Beside
 from .budget import Budget
 from .committer import Committer
 from .current import calling, calling_now, leave
-from .failures import Failed, failure, to_error_text
+from .failures import Failed, to_error_text
 from .in_flight import InFlight
 from .job import Spec
 from .kept import as_text
@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .options import Options
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
 from .rows import Slot
-from .tables import as_results
+from .sharing import Sharing
 from .tally import Tally
 from .warn import warn
 
@@ -48,7 +48,7 @@ class Calls:
         tally: of the run.
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
-        under_way: a list to have an entry for each call that has not returned.
+        sharing: under `shared=True`; it is told of each call that begins, and is under way.
         is_direct: whether these are direct calls: what is recorded is raised, too.
             They have no `concurrency`.
     """
@@ -63,7 +63,7 @@ class Calls:
         tally: Tally,
         budget: Budget | None = None,
         ledger: Ledger | None = None,
-        under_way: list[None] | None = None,
+        sharing: Sharing | None = None,
         is_direct: bool = False,
     ) -> None:
         self._log = log
@@ -75,7 +75,7 @@ class Calls:
         self._limit: TimeLimit | None = None
         if options.timeout is not None:
             self._set_limit(options.timeout, None if is_direct else options.concurrency)
-        self._is_batch = options.batch_size is not None
+        self._is_batch, self._binder = options.batch_size is not None, spec.binder
         self._redactor = spec.settings.redactor
         self._is_direct = is_direct
         self._unstorable: Exception | None = None
@@ -83,16 +83,13 @@ class Calls:
         self._keep_whole = interrupts.one_call(self.keep)
         self._needs_check = options.cost is not None or options.valid is not None
         self._add = committer.put if spec.is_async else committer.add
-        # rows of an async step that leave once a commit is done, and what `commit_due` takes
-        self._due: list[tuple[Slot, int]] = []
-        self._is_committing = False
-        self._lock = threading.Lock()  # of these two; no other is taken under it
+        self._beside = Beside(committer, in_flight)
         # the user's own functions may take long: not on the event loop that other calls are on
         judges = (options.cost, options.valid, options.on_event)
         self._is_judged = spec.is_async and any(judge is not None for judge in judges)
-        self._executor: Executor | None = None  # one thread for what must not hold up a loop
         # one entry a call that has not returned: threads append and pop it without a lock
-        self._flying: list[None] = [] if under_way is None else under_way
+        self._flying: list[None] = [] if sharing is None else sharing.under_way
+        self._sharing = sharing
 
     @property
     def name(self) -> str:
@@ -116,14 +113,15 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             interrupts.halt()
-        if overdue and not (slots := self.not_overdue(slots)):
+        if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
             return
+        argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call = slots, outer
         self._flying.append(None)
         try:
             calling.set(call)
-            returned = self._fn(self.argument(slots))
+            returned = self._fn(argument)
         except BaseException as error:
             self._flying.pop()
             if not self.fail(slots, error, start):
@@ -139,94 +137,50 @@ class Calls:
         outer = calling_now()
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
+        if overdue:
+            slots = await self._not_overdue_beside(slots)
+        if self._sharing is not None:
+            slots = self._sharing.begin(slots)
+        if not slots:
+            return
+        argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
             calling.set(call)
-            returned = await self._fn(self.argument(slots))
+            returned = await self._fn(argument)
         except BaseException as error:
             if not await self._failed(slots, error, start):
                 raise
         else:
             if self._is_judged:
-                await self._beside(self.keep, slots, returned, start)
+                await self._beside.call(self.keep, slots, returned, start)
             else:
                 self._keep_whole(slots, returned, start)
         finally:
-            if self._due:
-                await self._commit_due(slots)
+            if self._beside.due:
+                await self._beside.commit_due(slots)
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
 
     async def _failed(self, slots: list[Slot], error: BaseException, start: float) -> bool:
         if self._is_judged:
-            recorded: bool = await self._beside(self.fail, slots, error, start)
+            recorded: bool = await self._beside.call(self.fail, slots, error, start)
             return recorded
         return self.fail(slots, error, start)
-
-    async def _commit_due(self, slots: list[Slot]) -> None:
-        """Have what is due committed beside the event loop; only then may anybody have it.
-
-        One call commits for all that return meanwhile, and the others wait for it.
-        """
-        with self._lock:
-            is_first, self._is_committing = not self._is_committing, True
-        if not is_first:
-            await self._all_settled(slots)
-            return
-        due = self._next_due()
-        try:
-            while due:
-                await self._beside(self._committer.commit_due, min(at for _, at in due))
-                self._in_flight.leave(slot for slot, _ in due)
-                due = self._next_due()
-        finally:  # it failed, or we are cancelled: what returned is pending still
-            while due:
-                self._in_flight.leave(slot for slot, _ in due)
-                due = self._next_due()
-
-    def _next_due(self) -> list[tuple[Slot, int]]:
-        with self._lock:
-            due, self._due = self._due, []
-            self._is_committing = bool(due)
-        return due
-
-    async def _all_settled(self, slots: list[Slot]) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        for slot in slots:
-            if not slot.settled:
-                settled = asyncio.Event()
-                wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-                self._in_flight.when_settled(slot, wake)
-                await settled.wait()
-
-    async def _beside(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call `fn` in a thread of the run's; it comes to its end even if we are cancelled."""
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "checkpointdb-keep")
-        context = contextvars.copy_context()
-        called = self._executor.submit(context.run, fn, *args)
-        return await asyncio.shield(asyncio.wrap_future(called))
 
     def close(self) -> None:
         """Let threads end that have no call; a call that returns later gets another."""
         if self._limit is not None:
             self._limit.end()
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
+        self._beside.close()
 
     def forked(self) -> None:
-        """In a forked child: the thread stayed with the parent."""
-        self._executor, self._is_judged, self._is_committing = None, False, False
-        self._lock = threading.Lock()
+        """In a forked child: the event loop stayed with the parent."""
+        self._is_judged = False
+        self._beside.forked()
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -237,8 +191,19 @@ class Calls:
         self._flying.pop()
 
     def argument(self, slots: list[Slot]) -> Any:
-        """Return what the step gets: a row, or the rows of a batch."""
-        return [slot.row for slot in slots] if self._is_batch else slots[0].row
+        """Return what the step gets, as `arguments.call` takes it: a row, or those of a batch.
+
+        Raises:
+            TypeError: the step cannot be called with it: wrong use, and no failure of the row.
+        """
+        rows = [slot.given for slot in slots]
+        if self._limit is not None and is_copied(slots):  # the user may change them meanwhile
+            rows = copy.deepcopy(rows)
+        try:
+            return self._binder.batch(rows) if self._is_batch else self._binder.argument(rows[0])
+        except TypeError as error:
+            self._in_flight.give_up(slots, error)
+            raise
 
     def begin(self, slots: list[Slot]) -> float:
         """Return the time, for a call that may be made: within the budget, noted in the ledger."""
@@ -268,7 +233,29 @@ class Calls:
         if self._unstorable is not None:
             raise self._unstorable
 
-    def not_overdue(self, slots: list[Slot]) -> list[Slot]:
+    def to_make(self, slots: list[Slot]) -> list[Slot]:
+        """Return the rows to call the step for.
+
+        Others were answered by an overdue call, or lent to whoever is waited for.
+        """
+        if overdue:
+            slots = self._not_overdue(slots)
+        return slots if self._sharing is None else self._sharing.begin(slots)
+
+    async def _not_overdue_beside(self, slots: list[Slot]) -> list[Slot]:
+        """Do as `_not_overdue`, and do not hold up the event loop."""
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self._not_overdue, slots)
+        except BaseException as error:
+            self._settle_rest(slots, error)
+            raise
+        finally:
+            if self._beside.due:
+                await self._beside.commit_due(slots)
+
+    def _not_overdue(self, slots: list[Slot]) -> list[Slot]:
         """Wait for overdue calls of these rows, and take their results; return the other rows."""
         start = perf_counter()
         try:
@@ -308,7 +295,30 @@ class Calls:
             self._settle_rest(slots, error)
             raise
 
-    def _keep(self, slot: Slot, value: Any, seconds: float, now: float) -> None:
+    def put(
+        self, slot: Slot, value: Any, seconds: float, cost: float | None, is_over_good: bool
+    ) -> None:
+        """Keep a result that was computed elsewhere; commit before this returns if that is due.
+
+        Raises:
+            EncodeError: it cannot be stored, and nothing is changed.
+            ValueError: `valid=` refuses it. It is saved as a failure, but not over a good one.
+            StoreError: the commit failed; the result stays pending.
+        """
+        self._encode(value)
+        valid = self._options.valid
+        if is_over_good and valid is not None and not valid(value):
+            raise self._refused(slot, value)
+        self._committer.answers_calls()
+        self._tally.gave(False)
+        self._keep(slot, value, seconds, perf_counter(), cost, self._committer.add)
+        if slot.error is not None:
+            raise slot.error
+
+    def _keep(
+        self, slot: Slot, value: Any, seconds: float, now: float, cost: float | None = None,
+        add: Callable[..., int | None] | None = None,
+    ) -> None:  # fmt: skip
         if slot.mutated is not None:
             self._in_flight.give_up([slot], slot.mutated)
             return
@@ -318,9 +328,9 @@ class Calls:
             self._keep_unstorable(slot, value, error, seconds, now)
             raise
         slot.value, slot.data = value, data
-        cost = problem = text = None
-        if self._needs_check:
-            cost, problem = self._check_result(slot, value)
+        problem = text = None
+        if self._needs_check or cost is not None:
+            cost, problem = self._check_result(slot, value, cost)
         if slot.failed is None:
             self._tally.computed()
         else:
@@ -329,23 +339,24 @@ class Calls:
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
         )  # fmt: skip
-        self._take(slot, entry, now)
+        self._take(slot, entry, now, add)
         if problem is not None:
             raise problem
         if self._notices:
             self._tell_notices()
 
-    def _take(self, slot: Slot, entry: Entry, now: float) -> None:
+    def _take(
+        self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
+    ) -> None:
         """Make an outcome pending, or durable if that is due; only then may anybody have it."""
         due = None
         try:
-            due = self._add(entry, now, len(self._flying))
+            due = (add or self._add)(entry, now, len(self._flying))
         finally:
             if due is None:
                 self._in_flight.leave((slot,))
             else:
-                with self._lock:
-                    self._due.append((slot, due))
+                self._beside.leave_later(slot, due)
 
     def _keep_unstorable(
         self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
@@ -358,7 +369,7 @@ class Calls:
             self._unstorable, self._needs_begin = error, True
         slot.error = error
         self._tally.failed([slot], error, recorded=False)
-        failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+        failed = slot.failed_by(error, self._redactor)
         text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
         self._add_failure(slot, text, seconds, now)
 
@@ -401,12 +412,18 @@ class Calls:
         error.result = returned  # type: ignore[attr-defined]
         return error
 
-    def _check_result(self, slot: Slot, value: Any) -> tuple[float | None, BaseException | None]:
-        """Ask the user's `cost` and `valid`; what they raise waits until the result is kept."""
-        cost, problem = None, None
+    def _check_result(
+        self, slot: Slot, value: Any, cost: float | None
+    ) -> tuple[float | None, BaseException | None]:
+        """Ask the user's `cost`, if it is not known, and `valid`.
+
+        What they raise waits until the result is kept.
+        """
+        problem: BaseException | None = None
         try:
-            if self._options.cost is not None:
-                cost = _dollars(self._options.cost(value))
+            if cost is None and self._options.cost is not None:
+                cost = dollars(self._options.cost(value), "cost= returned", "; the result is saved")
+            if cost is not None:
                 self._tally.paid(cost)
         except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
             return cost, error
@@ -415,19 +432,21 @@ class Calls:
                 return cost, None
         except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
             problem = error
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+            slot.failed = slot.failed_by(error, self._redactor)
         else:
-            problem = ValueError(
-                f"valid= refused the result of row {slot.position}: {value!r:.200}"
-            )
-            problem.result = value  # type: ignore[attr-defined]
+            problem = self._refused(slot, value)
             shown = self._redactor.text(str(problem), slot.row)
-            slot.failed = Failed(slot.row, "invalid", shown, "", slot.attempts + 1)
+            slot.failed = Failed(slot.given, "invalid", shown, "", slot.attempts + 1)
         recorded = self._is_recorded(problem)
         if self._is_direct or not recorded:
             slot.error = problem
         self._tally.failed([slot], problem, recorded)
         return cost, None if recorded else problem
+
+    def _refused(self, slot: Slot, value: Any) -> ValueError:
+        error = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
+        error.result = value  # type: ignore[attr-defined]
+        return error
 
     def keep_late(self, slots: list[Slot], rows: list[Slot], returned: Any, start: float) -> None:
         """Keep what an overdue call returned, over the failure of its rows; for `TimeLimit`."""
@@ -490,7 +509,7 @@ class Calls:
 
     def _settle_rest(self, slots: list[Slot], error: BaseException) -> None:
         """Settle the rows that are not: whoever waits for one must not wait for ever."""
-        kept = [slot for slot, _ in self._due]
+        kept = [slot for slot, _ in self._beside.due]
         rest = [slot for slot in slots if not slot.settled and slot not in kept]
         self._in_flight.give_up(rest, error)
 
@@ -498,7 +517,7 @@ class Calls:
         now = perf_counter()
         seconds = (now - start) / len(slots)
         for slot in slots:
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
+            slot.failed = slot.failed_by(error, self._redactor)
             slot.error = error if self._is_direct else None
             self._add_failure(slot, to_error_text(slot.failed), seconds, now)
 
@@ -511,7 +530,8 @@ class Calls:
         self._take(slot, entry, now)
 
 
-def _dollars(cost: Any) -> float:
+def dollars(cost: Any, what: str, more: str = "") -> float:
+    """Return a cost; raise `ValueError` if it is none."""
     if isinstance(cost, int | float) and 0 <= cost < math.inf:
         return float(cost)
-    raise ValueError(f"cost= returned {cost!r}: it must be dollars, 0 or more; the result is saved")
+    raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")

@@ -10,7 +10,7 @@ import ast
 import dis
 import types
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,15 @@ _ASSIGNS_GLOBAL = frozenset(("STORE_GLOBAL", "DELETE_GLOBAL"))
 _ASSIGNS_ITEM = frozenset(("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR", "STORE_SLICE"))
 
 
+class Import(NamedTuple):
+    """An import inside of code: the name that it binds, the module, and what of it."""
+
+    name: str
+    module: str
+    level: int = 0
+    path: tuple[str, ...] = ()
+
+
 class Reads(msgspec.Struct, frozen=True):
     """What a function's code reads and assigns.
 
@@ -40,6 +49,7 @@ class Reads(msgspec.Struct, frozen=True):
         global_names: names that it looks up among its globals, at any depth.
         read: chains that it reads.
         assigned: chains that it assigns.
+        imports: what it imports when it is called.
         blind: its source cannot be seen, so that chains are names alone, and whether a container
             is changed cannot be told.
     """
@@ -48,6 +58,7 @@ class Reads(msgspec.Struct, frozen=True):
     global_names: frozenset[str]
     read: frozenset[Chain]
     assigned: frozenset[Chain]
+    imports: frozenset[Import] = frozenset()
     blind: bool = False
 
 
@@ -76,7 +87,28 @@ def _reads_of(code: types.CodeType) -> Reads:
     # A bare name that is assigned is a local one, unless the byte code says otherwise.
     assigned = {chain for chain in visitor.assigned if chain[1]}
     assigned |= {(name, ()) for name in _assigned_outside(code)}
-    return Reads(code_print(code), names, frozenset(visitor.read), frozenset(assigned))
+    imports = frozenset(imports_of(tree))
+    return Reads(code_print(code), names, frozenset(visitor.read), frozenset(assigned), imports)
+
+
+def chains_of(node: ast.AST) -> set[Chain]:
+    """Return the chains that are read anywhere in a syntax tree."""
+    visitor = _Visitor()
+    visitor.visit(node)
+    return visitor.read
+
+
+def imports_of(tree: ast.AST) -> Iterator[Import]:
+    """Yield what is imported anywhere in a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for it in node.names:
+                whole = it.name if it.asname else it.name.partition(".")[0]
+                yield Import(it.asname or whole, whole)
+        elif isinstance(node, ast.ImportFrom):
+            for it in node.names:
+                path = () if it.name == "*" else (it.name,)
+                yield Import(it.asname or it.name, node.module or "", node.level, path)
 
 
 def _assigned_outside(code: types.CodeType) -> set[str]:

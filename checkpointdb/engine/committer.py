@@ -118,6 +118,10 @@ class Committer:
             self._timer.wake()
         return None
 
+    def answers_calls(self) -> None:
+        """Have commits strike out of the ledger what they answer: calls of runs that are over."""
+        self._ledger = True
+
     def commit_due(self, commits: int) -> None:
         """Commit what `put` found due."""
         self._commit_unless_done(commits, waiting=1)
@@ -205,13 +209,14 @@ class Committer:
         return loss_window(self._policy, self._exposed)
 
     def tick(self) -> float:
-        """Commit if the policy is due by the clock; return in how many seconds to ask again."""
+        """Commit while the policy is due by the clock; return in how many seconds to ask again."""
         try:
-            commits = self._commits
-            if self._is_due(background=True):
+            while True:
+                with self._lock:  # one age for both: a row must not come of age between them
+                    commits = self._commits
+                    if not self._is_due(background=True):
+                        return max(next_look(self._policy, self._sizes), SOONEST)
                 self._commit_unless_done(commits)
-            with self._lock:
-                return max(next_look(self._policy, self._aged()), SOONEST)
         except Exception as error:  # noqa: BLE001 - raised again in the user's thread
             self._error = error
             return POLL_SECONDS

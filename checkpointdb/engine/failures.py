@@ -9,6 +9,7 @@ import msgspec
 
 from ..values.redact import Redactor
 
+LONGEST = 500  # characters of a row or message in a notebook
 _AS_IT_IS = Redactor(())
 
 
@@ -28,6 +29,22 @@ class Failed(msgspec.Struct, frozen=True):
     message: str
     traceback: str
     attempts: int
+
+    def _repr_html_(self) -> str:
+        from .. import markup
+
+        of = {"row": _short(self.row), "attempts": f"{self.attempts:,}"}
+        trace = markup.fold("traceback", self.traceback) if self.traceback else None
+        return markup.facts(f"failed: {self.error_type}: {_short(self.message)}", of, trace)
+
+
+def _short(value: Any) -> str:
+    """Return a value in a few lines, whatever its class does when asked for its text."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as problem:  # noqa: BLE001
+        return f"<no text: {type(problem).__name__} in {type(value).__qualname__}.__repr__>"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def failure(

@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from .code_reads import Element, Path, is_changed, reads_of, without_end
+from .code_reads import Element, Path, Reads, is_changed, reads_of, without_end
 from .fingerprint import function_of, outline_print, parse, stripped
+from .imported import uses
 from .partials import bound_names
 from .plain import (
     ABSENT,
@@ -117,10 +118,19 @@ class Walk:
                 if place is not None:
                     self._assigned.add((place.root, place.path))
                     self._note_assigned(task, name, path, of, place)
+            self._imported(task.fn, reads)
             for name, path in sorted(reads.read, key=repr):
                 place = self._locate(task, name, without_end(path), of)
                 if place is not None and not (reads.blind and is_changeable(place.value)):
                     self._note(place)
+
+    def _imported(self, fn: Any, reads: Reads) -> None:
+        """Note what is used of modules that the code imports itself."""
+        for use in uses(reads.imports, reads.read, fn.__globals__.get("__package__")):
+            if use.code is None:
+                self._note(self._found(use.label, use.value))
+            else:
+                self._code.setdefault(use.label, use.code)
 
     def _note_assigned(self, task: _Task, name: str, path: Path, of: str, place: Found) -> None:
         """Note which object is changed, or which member of it, for it has other names too."""

@@ -24,6 +24,10 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def row(self, key: bytes) -> Slot | None:
+        """Return the row of a key that is in flight, None if there is none."""
+        return self._rows.get(key)
+
     def enter(self, slots: Sequence[Slot]) -> tuple[list[Place], list[Slot], Collided]:
         """Let rows in that are not settled, each key once.
 
@@ -42,7 +46,7 @@ class InFlight:
                     if first is slot:
                         entered.append(slot)
                     elif first.identity == slot.identity:
-                        places[i] = EqualRow(first)
+                        places[i] = EqualRow(first, slot.given)
                     else:
                         collided.append((i, slot, first))
         return places, entered, collided

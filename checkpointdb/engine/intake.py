@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
 from ..file.log import UNCOMMITTED, Log
 from ..file.records import Found
+from .arguments import Args
 from .changed_input import ChangedInput
-from .failures import failure, from_error_text
+from .failures import from_error_text
 from .in_flight import InFlight
 from .job import Spec
 from .occurrences import Occurrences
@@ -21,6 +22,7 @@ from .rows import Place, Slot
 from .sharing import Sharing
 from .source import Source
 from .tally import Tally
+from .waiting import claimed_here, waiting
 
 READ_AHEAD = 256
 # Looking up in batches is worth 3 to 10 µs a row, and 60 between calls of 10 ms. The read-ahead
@@ -71,6 +73,7 @@ class Intake:
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
+        self._content, self._is_given = spec.binder.content, spec.binder.is_given
         self._positions = itertools.count()
         self._last: Slot | None = None
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
@@ -135,7 +138,11 @@ class Intake:
                 and (
                     n >= len(rows)
                     or not is_unchanged(
-                        rows[n], place.identity, place.plain, place.input, place.row_digest
+                        self._content(rows[n]),
+                        place.identity,
+                        place.plain,
+                        place.input,
+                        place.row_digest,
                     )
                 )
             ):
@@ -167,7 +174,7 @@ class Intake:
         """
         slot, last = self._identify(row), self._last
         self._last = slot
-        if last is not None and last.row is row and last.identity != slot.identity:
+        if last is not None and last.given is row and last.identity != slot.identity:
             error = ValueError(
                 f"the source of rows gave row {last.position} and the next one as the same object, "
                 "changed in between; rows are read ahead: give a new object each, such as dict(row)"
@@ -182,14 +189,67 @@ class Intake:
         """Give one row its slot: a hit, a row equal to one in flight, or one to be computed."""
         return self._look_up([self._identify(row)])[0]
 
+    def places_of(self, rows: Sequence[Any], numbers: Sequence[int] | None = None) -> list[Place]:
+        """Give some rows their slots, as `place_of` does.
+
+        Args:
+            rows: if one cannot be bound to the step's arguments, none of them enters.
+            numbers: which of equal rows each is, if that is named.
+        """
+        slots = [self._identify(row) for row in rows]
+        for slot, n in zip(slots, numbers or (), strict=numbers is not None):
+            self._name(slot, n)
+        return self._look_up(slots)
+
+    def saved(self, row: Any, nth: int) -> Slot:
+        """Return the slot of a row that nobody is to compute: settled if it has a result.
+
+        Raises:
+            CheckpointError: it cannot be a row, or its result must not be given out.
+        """
+        slot = self._identify(row)
+        if not slot.settled:
+            self._name(slot, nth)
+            self._settle_saved([slot])
+        if slot.error is not None:
+            raise slot.error
+        return slot
+
+    def replace(self, slot: Slot) -> None:
+        """Let another result take the place of the one that a slot of `saved` has."""
+        (found,) = self._log.find([slot.key])
+        assert found is not None
+        slot.settled, slot.data = False, None
+        slot.attempts, slot.replaces = found.attempts, found.id
+
+    def _name(self, slot: Slot, n: int) -> None:
+        """Say which of equal rows a row is."""
+        slot.is_named, slot.occurrence = True, n
+        slot.key = self._spec.keyer.nth(slot.key, n)
+
+    def open(self, slot: Slot) -> None:
+        """Make a row ours to keep a result for.
+
+        Raises:
+            EncodeError: it cannot be stored.
+        """
+        self._open([slot])
+        if slot.error is not None:
+            raise slot.error
+
     def _identify(self, row: Any) -> Slot:
+        origin: tuple[Any, ...] = ()
+        if self._is_given or type(row) is Args:
+            row, origin = self._content(row), (row,)
         try:
             key, identity, plain = self._key(row)
         except EncodeError as error:
-            slot = Slot(row, next(self._positions), b"", b"", 0)
+            slot = Slot(row, next(self._positions), b"", b"", 0, origin=origin)
             self._refuse(slot, error)
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)
+        if origin:
+            slot.origin = origin
         if another := self.changed.other_row(key, row):
             slot.key = slot.content = b""
             self._refuse(slot, another)
@@ -199,7 +259,7 @@ class Intake:
     def _number(self, slots: Sequence[Slot]) -> None:
         """Tell equal rows apart, by which of them each is."""
         assert self._occurrences is not None
-        unnumbered = [slot for slot in slots if not (slot.settled or slot.content)]
+        unnumbered = [it for it in slots if not (it.settled or it.content or it.is_named)]
         numbers = self._occurrences.take([slot.key for slot in unnumbered])
         for slot, n in zip(unnumbered, numbers, strict=True):
             slot.content, slot.occurrence = slot.key, n
@@ -215,8 +275,8 @@ class Intake:
         error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
         recorded = self._options.on_error == "record"
         if recorded:
-            slot.failed = failure(slot.row, slot.attempts + 1, error, self._redactor)
-        else:
+            slot.failed = slot.failed_by(error, self._redactor)
+        if self._is_direct or not recorded:
             slot.error = error
         self._tally.failed([slot], error, recorded)
         self._in_flight.leave([slot])
@@ -277,7 +337,7 @@ class Intake:
                 slot.attempts, slot.replaces = found.attempts, found.id
                 misses.append(slot)
             else:
-                slot.failed = from_error_text(slot.row, found.attempts, found.error)
+                slot.failed = from_error_text(slot.given, found.attempts, found.error)
                 slot.skipped = found.run not in (self._run, UNCOMMITTED)
                 saved.append(slot)
         self._in_flight.leave(saved)
@@ -341,6 +401,23 @@ class Intake:
     def is_following(self) -> bool:
         """Whether rows are waited for that other workers compute."""
         return self._sharing is not None and self._sharing.waiting
+
+    @contextmanager
+    def waiting_for_others(self, slots: Sequence[Slot] | None = None) -> Iterator[None]:
+        """Say, for the block, that we wait for rows which other workers have claimed.
+
+        Args:
+            slots: those rows; all of the run's unless given.
+
+        Raises:
+            StepDeadlockError: those workers are of this process, and wait for us.
+        """
+        assert self._sharing is not None
+        if slots is None:
+            slots = self._sharing.all_followed
+        here = claimed_here(self._log.holders([slot.key for slot in slots]))
+        with waiting(here if len(here) == len(slots) else (), self._spec.name):
+            yield
 
     def poll_claimed(self) -> list[Slot]:
         """Check the rows claimed by other workers; return those we must now compute ourselves."""

@@ -12,13 +12,14 @@ from ..policy import SavePolicy
 from ..store import Store
 from ..values.codec import Codec
 from ..values.keys import Keyer, Version
+from .arguments import Binder
 from .captured import Captured, capture
 from .options import Options, StepSettings
 from .partials import bound_in_key
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """A step as a run needs it; `inside` is the user's function, where `fn` calls it."""
+    """A step as a run needs it; `fn` takes what `binder` makes, and calls the user's `inside`."""
 
     fn: Callable[..., Any]
     name: str
@@ -27,6 +28,7 @@ class Spec(msgspec.Struct, frozen=True):
     key_recipe: str
     codec: Codec
     is_async: bool
+    binder: Binder
     separate: bool = False
     settings: StepSettings = StepSettings()
     inside: Callable[..., Any] | None = None
@@ -34,7 +36,9 @@ class Spec(msgspec.Struct, frozen=True):
     def capture(self) -> Captured:
         """Return what the step captures now."""
         fn, settings = self.inside or self.fn, self.settings
-        return capture(fn, settings.ignore, settings.depends, bound_in_key(fn), settings.redactor)
+        means = [f"{kind} {name}" for name in settings.using for kind in ("default", "argument")]
+        bound = bound_in_key(fn, settings.using)
+        return capture(fn, (*settings.ignore, *means), settings.depends, bound, settings.redactor)
 
 
 class Job(msgspec.Struct, frozen=True):

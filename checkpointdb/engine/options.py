@@ -22,7 +22,29 @@ OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
 
-class StepOptions(TypedDict, total=False):
+class _OfStep(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `StepOptions` as it is."""
+
+    name: str | None
+    key: KeyRecipe
+    save: SavePolicy | None
+    durability: Durability
+    duplicates: Duplicates
+    input: Kept
+    meta: Any
+    on_change: OnChange
+    depends: Mapping[str, Any] | None
+    on_changed_input: OnChange
+    redact: Redact | tuple[Redact, ...]
+    ignore: tuple[str, ...]
+    on_error: OnError
+    valid: Callable[[Any], bool] | None
+    cost: Callable[[Any], float] | None
+    shared: bool
+    timeout: float | None
+
+
+class StepOptions(_OfStep, total=False):
     """The keywords of `step` and `Step`, next to `store` and `version`.
 
     Attributes:
@@ -57,28 +79,34 @@ class StepOptions(TypedDict, total=False):
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
+        using: names of parameters that are means (a client): neither in the key nor stored.
     """
 
-    name: str | None
-    key: KeyRecipe
-    save: SavePolicy | None
-    durability: Durability
-    duplicates: Duplicates
-    input: Kept
-    meta: Any
-    on_change: OnChange
-    depends: Mapping[str, Any] | None
-    on_changed_input: OnChange
-    redact: Redact | tuple[Redact, ...]
-    ignore: tuple[str, ...]
+    using: tuple[str, ...]
+
+
+class _OfRun(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `RunOptions` as it is."""
+
+    concurrency: int
+    batch_size: int | None
+    executor: Executor | None
+    ordered: bool
+    progress: bool | None
     on_error: OnError
+    retry_failed: bool
+    timeout: float | None
+    stop_on: type[BaseException] | tuple[type[BaseException], ...]
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
+    max_cost: float | None
     shared: bool
-    timeout: float | None
+    ledger: bool
+    on_event: Callable[[Any], object] | None
+    given: Mapping[str, Any] | None
 
 
-class RunOptions(TypedDict, total=False):
+class RunOptions(_OfRun, total=False):
     """The keywords of `Step.run` and `Step.arun`, next to the rows.
 
     Attributes:
@@ -107,27 +135,22 @@ class RunOptions(TypedDict, total=False):
         on_event: called with each event of the run, in the thread where it happens; of an async
             step, never on its event loop. If it has a method `around_call(store, run)`, the context
             manager that this returns is around each call of the step.
+        given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
+            in every key: a row has that of the call `label(row, temperature=0.9)`.
+        using: values of the parameters that `step(using=...)` names: `{"client": client}`.
     """
 
-    concurrency: int
-    batch_size: int | None
-    executor: Executor | None
-    ordered: bool
-    progress: bool | None
-    on_error: OnError
-    retry_failed: bool
-    timeout: float | None
-    stop_on: type[BaseException] | tuple[type[BaseException], ...]
-    valid: Callable[[Any], bool] | None
-    cost: Callable[[Any], float] | None
-    max_cost: float | None
-    shared: bool
-    ledger: bool
-    on_event: Callable[[Any], object] | None
+    using: Mapping[str, Any] | None
 
 
-class AllOptions(StepOptions, RunOptions, total=False):
-    """The keywords of the functions `run` and `arun`: those of the step and those of its run."""
+class AllOptions(_OfStep, _OfRun, total=False):
+    """The keywords of the functions `run` and `arun`: those of the step and those of its run.
+
+    Attributes:
+        using: values of parameters that are means, which names them too; or their names alone.
+    """
+
+    using: tuple[str, ...] | Mapping[str, Any] | None
 
 
 class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +173,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     cost: Callable[[Any], float] | None = None
     shared: bool = False
     timeout: float | None = None
+    using: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.of_calls  # noqa: B018 - or raise
@@ -158,7 +182,8 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
         _check_timeout(self.timeout)
         Redactor(self.redact)  # or raise
         _check_depends(self.depends)
-        msgspec.structs.force_setattr(self, "ignore", _texts("ignore", self.ignore))
+        for name in ("ignore", "using"):
+            msgspec.structs.force_setattr(self, name, _texts(name, getattr(self, name)))
         check_choice("durability", self.durability, ("power", "process"))
         check_choice("duplicates", self.duplicates, ("share", "separate"))
         check_choice("input", self.input, ("row", "key", "none"))
@@ -205,11 +230,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     ledger: bool = False
     on_event: Callable[[Any], object] | None = None
+    given: Mapping[str, Any] | None = None
+    using: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_count("concurrency", self.concurrency)
+        check_count("concurrency", self.concurrency)
         if self.batch_size is not None:
-            _check_count("batch_size", self.batch_size)
+            check_count("batch_size", self.batch_size)
         check_choice("on_error", self.on_error, ("raise", "record"))
         _check_timeout(self.timeout)
         if self.timeout is not None and self.executor is not None:
@@ -265,7 +292,8 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _check_count(name: str, value: Any) -> None:
+def check_count(name: str, value: Any) -> None:
+    """Raise unless `value` is a number that `name` may be: a whole one of at least 1."""
     if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
@@ -286,7 +314,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 _OF_STEP = ("store", "version", *StepOptions.__annotations__)
 _OF_RUN = (*RunOptions.__annotations__,)
-_OF_BOTH = tuple(name for name in _OF_STEP if name in _OF_RUN)
+_OF_BOTH = tuple(name for name in _OF_STEP if name in _OF_RUN and name != "using")
 
 
 def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
@@ -300,12 +328,14 @@ def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
     return StepSettings(**given)
 
 
-def run_options(function: str, given: Mapping[str, Any], settings: StepSettings) -> Options:
+def run_options(
+    function: str, given: Mapping[str, Any], settings: StepSettings, own: tuple[str, ...] = ()
+) -> Options:
     """Return the keywords that `function` was given as a run's options; see `step_settings`.
 
-    What it was not given is as the step has it.
+    What it was not given is as the step has it. `own` are keywords that it has besides.
     """
-    _check_known(function, given, _OF_RUN, _OF_STEP, "step(...)")
+    _check_known(function, given, (*own, *_OF_RUN), _OF_STEP, "step(...)")
     return Options(**settings.of_runs | dict(given))
 
 
@@ -316,8 +346,11 @@ def split(function: str, given: AllOptions) -> tuple[StepOptions, RunOptions]:
         TypeError: a keyword that neither has.
     """
     _check_known(function, given, (*_OF_STEP, *_OF_RUN), (), "")
-    of_run = {name: value for name, value in given.items() if name in _OF_RUN}
-    of_step = {name: value for name, value in given.items() if name not in _OF_RUN}
+    of_run: dict[str, Any] = {name: value for name, value in given.items() if name in _OF_RUN}
+    of_step: dict[str, Any] = {it: value for it, value in given.items() if it not in _OF_RUN}
+    if using := of_run.pop("using", None):  # who gives a value names its parameter
+        of_step["using"] = tuple(using) if isinstance(using, Mapping) else using
+        of_run |= {"using": using} if isinstance(using, Mapping) else {}
     return cast("StepOptions", of_step), cast("RunOptions", of_run)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import logging
 import os
 import sys
@@ -86,8 +85,6 @@ class TimeLimit:
     def __call__(self, argument: Any) -> Any:
         """Call the step; raise `TimeoutError` if it takes too long."""
         slots, outer = calling.get()  # type: ignore[misc]
-        if is_copied(slots):  # whoever has the rows may change them while the call runs on
-            argument = copy.deepcopy(argument)
         call = TimedCall(self, argument, slots, outer)
         try:
             todo = self._idle.pop()
@@ -283,7 +280,7 @@ def wait_for_overdue(path: str, step: str, slots: Sequence[Slot], seconds: float
     calls = [(slot, call) for slot in slots if (call := overdue.get((path, slot.key)))]
     for slot, call in calls:
         first = next(row for row in call.rows if row.key == slot.key)
-        with waiting(first, step):
+        with waiting((first,), step):
             if not interrupts.in_the_open(call.over.wait, seconds):
                 raise TimeoutError(
                     f"{_named(step, [slot])} is still being called by an earlier call, begun "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Container
 from typing import Any
 
 from ..errors import EncodeError
@@ -24,14 +25,15 @@ def bound_names(partial: functools.partial[Any]) -> dict[str, Any]:
     return named
 
 
-def bound_in_key(fn: Any) -> dict[str, Any]:
+def bound_in_key(fn: Any, using: Container[str] = ()) -> dict[str, Any]:
     """Return the bound arguments of a step's function that are in its key.
 
-    Those without stable content (clients) are left out, and secrets.
+    Those without stable content (clients) are left out, and secrets, and those that `using` names.
     """
     if not isinstance(fn, functools.partial):
         return {}
-    return {name: value for name, value in bound_names(fn).items() if _counts(name, value)}
+    bound = bound_names(fn).items()
+    return {name: value for name, value in bound if name not in using and _counts(name, value)}
 
 
 def _counts(name: str, value: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import DecodeError
 from ..values.codec import Codec
+from .failures import Failed
 from .rows import Place, first_of
 from .tally import Tally
 
@@ -22,8 +23,7 @@ class Results:
         if slot.error is not None:
             raise slot.error
         if slot.failed is not None:
-            self._gave(not place.must_compute and not slot.skipped, slot.skipped and place is slot)
-            return slot.failed
+            return self.take_failed(place)
         if place.must_compute:
             self._gave(False)
             value, slot.value = slot.value, None
@@ -36,3 +36,10 @@ class Results:
             error.key = slot.key.hex()
             error.add_note(f"key {error.key} in {self._path}")
             raise
+
+    def take_failed(self, place: Place) -> Failed:
+        """Return the `Failed` of a settled row, even where its error is to be raised."""
+        slot = first_of(place)
+        assert slot.failed is not None
+        self._gave(not place.must_compute and not slot.skipped, slot.skipped and place is slot)
+        return slot.failed

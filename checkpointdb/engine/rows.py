@@ -7,19 +7,21 @@ from typing import Any
 
 import msgspec
 
-from .failures import Failed
+from ..values.redact import Redactor
+from .failures import Failed, failure
 
 
 class Slot(msgspec.Struct, eq=False):
     """A row's identity, and in time its result or error. `InFlight` alone settles it.
 
     Attributes:
-        row: as the user gave it.
+        row: what its key is made of: as the user gave it, or the arguments that are the row.
         position: in the source, from 0.
         key: 16 bytes; under `duplicates="separate"` another for each of equal rows.
         identity: 16 bytes, the digest of what the key is made of.
         plain: what `is_plain` said of the row.
         must_compute: by whoever looked it up.
+        begun: its call is being made, or was; known under `shared=True` alone.
         settled: its outcome is there.
         attempts: in earlier runs.
         input: the stored form of the row.
@@ -35,6 +37,8 @@ class Slot(msgspec.Struct, eq=False):
         error: what the run will raise for it.
         failed: or what takes the place of its result.
         waiters: called once it is settled.
+        origin: what the user gave, alone in a tuple, where `row` was made of it.
+        is_named: the caller said which of equal rows it is.
     """
 
     row: Any
@@ -43,6 +47,7 @@ class Slot(msgspec.Struct, eq=False):
     identity: bytes
     plain: int
     must_compute: bool = False
+    begun: bool = False
     settled: bool = False
     attempts: int = 0
     input: str | bytes | None = None
@@ -58,6 +63,18 @@ class Slot(msgspec.Struct, eq=False):
     error: BaseException | None = None
     failed: Failed | None = None
     waiters: tuple[Callable[[], object], ...] = ()
+    origin: tuple[Any, ...] = ()
+    is_named: bool = False
+
+    @property
+    def given(self) -> Any:
+        """The row as the user gave it."""
+        return self.origin[0] if self.origin else self.row
+
+    def failed_by(self, error: BaseException, redactor: Redactor) -> Failed:
+        """Describe what `error` did to this row, cleaned as asked."""
+        failed = failure(self.row, self.attempts + 1, error, redactor)
+        return msgspec.structs.replace(failed, row=self.origin[0]) if self.origin else failed
 
 
 class EqualRow:
@@ -65,8 +82,8 @@ class EqualRow:
 
     must_compute = False
 
-    def __init__(self, first: Slot) -> None:
-        self.first = first
+    def __init__(self, first: Slot, given: Any) -> None:
+        self.first, self.given = first, given
 
     @property
     def settled(self) -> bool:

@@ -24,7 +24,8 @@ class Sharing:
     Claims end with the work: when no call is under way and nobody has come for a row for as long,
     what is pending is committed and all claims are given up.
 
-    Its lock is held while claims are given up, and for a few instructions when a row is given out.
+    Its lock is held while claims are given up or a row is lent, and for a few instructions when a
+    row is given out or begun.
     """
 
     def __init__(self, log: Log) -> None:
@@ -34,6 +35,7 @@ class Sharing:
         self._lock = threading.Lock()
         self._used, self._holds, self._released = perf_counter(), True, False
         self._claimed_elsewhere: dict[bytes, Slot] = {}
+        self._lent: set[bytes] = set()
         self._polled = 0.0
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="checkpointdb-lease", daemon=True)
@@ -49,10 +51,34 @@ class Sharing:
         with self._lock:
             self._used = perf_counter()  # from here on claims are kept, for a while
         ours = self._log.claim(self.worker, [slot.key for slot in slots])
+        self._lent -= ours
         for slot in slots:
             if slot.key not in ours:
                 self._claimed_elsewhere[slot.key] = slot
         return [slot for slot in slots if slot.key in ours]
+
+    def begin(self, slots: Sequence[Slot]) -> list[Slot]:
+        """Return the rows whose call may begin; those that were lent are followed."""
+        with self._lock:
+            mine = [slot for slot in slots if slot.key not in self._lent]
+            for slot in mine:
+                slot.begun = True
+            for slot in slots:
+                if not slot.begun:
+                    slot.must_compute = False
+                    self._lent.discard(slot.key)
+                    self._claimed_elsewhere[slot.key] = slot
+        return mine
+
+    def lend(self, slot: Slot) -> None:
+        """Let a row go that we claimed ahead, unless its call has begun.
+
+        Who asks is inside a call that keeps us from beginning this one.
+        """
+        with self._lock:
+            if not slot.begun and slot.key not in self._lent:
+                self._lent.add(slot.key)
+                self._log.release_claims(self.worker, [slot.key])
 
     def still_holds(self) -> bool:
         """Tell whether what was claimed still is; from here on it is, for a while."""
@@ -65,6 +91,11 @@ class Sharing:
         if not self._claimed_elsewhere or perf_counter() - self._polled < POLL_EVERY:
             return []
         self._polled = perf_counter()
+        return self.all_followed
+
+    @property
+    def all_followed(self) -> list[Slot]:
+        """The rows claimed by other workers."""
         return list(self._claimed_elsewhere.values())
 
     def take_over(self, followed: Sequence[Slot], unsaved: Sequence[Slot]) -> list[Slot]:

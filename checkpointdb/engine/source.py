@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from time import perf_counter
 from typing import Any
@@ -12,6 +13,13 @@ END: Any = object()
 def is_async_source(rows: Any) -> bool:
     """Tell whether rows are to be awaited; a run looks like both, and says which it is."""
     return isinstance(rows, AsyncIterable) and not getattr(rows, "is_synchronous", False)
+
+
+def count_of(rows: Any) -> int | None:
+    """Return how many rows there are, None if they cannot say: a run of unknown length, say."""
+    with contextlib.suppress(Exception):
+        return len(rows)
+    return None
 
 
 class Source:

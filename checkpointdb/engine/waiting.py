@@ -2,49 +2,97 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from ..errors import StepDeadlockError
 from .current import rows_being_called
+from .in_flight import InFlight
 from .rows import Slot
 
 _lock = threading.Lock()  # for the table alone; no other lock is taken under it
 _awaited: dict[int, list[Slot]] = {}  # by the id of a row in flight: the rows its call waits for
 
 
-@contextmanager
-def waiting(first: Slot, step: str) -> Iterator[None]:
-    """Say, for the block, that the calls we are inside of wait for the call of `first`.
+class Worker(Protocol):
+    """A run that claims rows."""
+
+    in_flight: InFlight
+
+    def commit(self) -> None:
+        """Commit what is pending."""
+
+    def lend(self, slot: Slot) -> None:
+        """Let a row go whose call has not begun."""
+
+
+# The workers of this process, by the names that their claims bear.
+workers: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
+
+
+def claimed_here(holders: Mapping[bytes, str]) -> list[Slot]:
+    """Return the claimed rows that are in flight in this process.
+
+    A worker of this process that has computed one and not saved it commits, and one that has not
+    begun with it lets it go to those who are inside a call: it may be waiting for us.
 
     Args:
-        first: a row in flight.
-        step: its step's name.
+        holders: who has claimed which key.
+    """
+    rows = []
+    for key, name in holders.items():
+        worker = workers.get(name)
+        if worker is None:
+            continue
+        if (row := worker.in_flight.row(key)) is None:
+            worker.commit()
+        elif row.begun or not rows_being_called():
+            rows.append(row)
+        else:
+            worker.lend(row)
+    return rows
+
+
+@contextmanager
+def waiting(firsts: Sequence[Slot], step: str) -> Iterator[None]:
+    """Say, for the block, that the calls we are inside of wait for one of those of `firsts`.
+
+    Args:
+        firsts: rows in flight.
+        step: their step's name.
 
     Raises:
-        StepDeadlockError: that call waits, directly or through others, for one of ours.
+        StepDeadlockError: each of those calls waits, directly or through others, for one of ours.
     """
-    ours = rows_being_called()
+    ours = rows_being_called() if firsts else []
     with _lock:
-        if ours and _leads_to(first, {id(slot) for slot in ours}):
-            raise StepDeadlockError(
-                f"step {step!r} waits for itself: row {first.position} ({first.row!r:.200}) is "
-                "being computed, and its step, or one that it waits for, asks for the same row "
-                "again. Call it for another row, or call the plain function, step.__wrapped__",
-                first.key.hex(),
-            )
+        if ours and all(_leads_to(first, {id(slot) for slot in ours}) for first in firsts):
+            raise _deadlock(firsts[0], step)
         for slot in ours:
-            _awaited.setdefault(id(slot), []).append(first)
+            _awaited.setdefault(id(slot), []).extend(firsts)
     try:
         yield
     finally:
         with _lock:
             for slot in ours:
                 rows = _awaited[id(slot)]
-                rows.remove(first)
+                for first in firsts:
+                    rows.remove(first)
                 if not rows:
                     del _awaited[id(slot)]
+
+
+def _deadlock(first: Slot, step: str) -> StepDeadlockError:
+    return StepDeadlockError(
+        f"step {step!r} waits for itself: row {first.position} ({first.row!r:.200}) is "
+        "being computed, and its step, or one that it waits for, asks for the same row "
+        "again. Call it for another row, or call the plain function, step.__wrapped__",
+        first.key.hex(),
+    )
 
 
 def _leads_to(first: Slot, ours: set[int]) -> bool:
@@ -57,3 +105,15 @@ def _leads_to(first: Slot, ours: set[int]) -> bool:
             seen.add(id(slot))
             todo += _awaited.get(id(slot), ())
     return False
+
+
+def _forget_in_child() -> None:
+    """In a forked child: its parent's calls are not its own."""
+    global _lock
+    _lock = threading.Lock()
+    _awaited.clear()
+    workers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -27,6 +27,8 @@ from ..errors import (
 from . import migrations, pragmas, wal
 from .locks import lockers, strangers
 from .mounts import network_file_system
+from .pages import looks_like_pages
+from .temporary import half_made
 
 OLDEST_SQLITE = (3, 51, 3)
 SETTLING_SECONDS = 1.0  # more than it takes to open or close a store
@@ -62,8 +64,9 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreCorruptError(
-                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm, "
-                "copy the three files and work on the copy",
+                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm. "
+                "`ckpt verify STORE` says what is damaged, and `ckpt salvage STORE -o NEW` brings "
+                "all that is whole into a new store",
                 path,
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
@@ -106,10 +109,31 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
             pragmas.tune_writer(connection, durability)
+            _make_name_durable(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _make_name_durable(connection: apsw.Connection, path: str) -> None:
+    """Sync the directory of a store without a run: whoever created it may have failed to, or died.
+
+    Raises:
+        StoreError: the disk failed.
+    """
+    if connection.execute("select 1 from runs limit 1").get is not None:
+        return
+    try:
+        system.sync_directory(os.path.dirname(path) or ".")
+    except PermissionError:  # who may not read the directory has not created the store
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{path}: its directory could not be synced ({error.strerror}): a power cut may lose "
+            "the whole store. Nothing was written; open it again",
+            path,
+        ) from error
 
 
 class _LockWait:
@@ -128,7 +152,9 @@ class _LockWait:
         return True
 
 
-def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, bool]:
+def open_reader(
+    path: str, vfs: str | None = None
+) -> tuple[apsw.Connection, bool, wal.Damage | None]:
     """Open a store for reading only, creating no file; the flag tells whether no locks are taken.
 
     A store that is open somewhere has a -shm beside it, and is read under SQLite's locks. Where
@@ -137,7 +163,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
     """
     _probe(path, vfs)
     _refuse_other_name(path)
-    _check_log(path, vfs)
+    damage = _check_log(path, vfs)
     log = _size(path + "-wal")
     shared = log is not None and _size(path + "-shm") is not None
     with mapped(path):
@@ -155,7 +181,7 @@ def open_reader(path: str, vfs: str | None = None) -> tuple[apsw.Connection, boo
         except BaseException:
             connection.close()
             raise
-    return connection, not shared
+    return connection, not shared, damage
 
 
 def _warn_of_network(path: str) -> None:
@@ -173,30 +199,27 @@ def create(path: str, vfs: str | None = None) -> None:
 
     If another process creates it first, theirs is kept.
     """
-    directory = os.path.dirname(path) or "."
-    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+    if _size(path + "-wal") and not os.path.lexists(path):
+        raise StoreError(
+            f"{path}-wal: the log of a store that is gone; a new one would be read with it. Put "
+            "the store back, or move its log away",
+            path,
+        )
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with half_made(path) as temporary, mapped(path):
+            lay(temporary, vfs)
+    except FileExistsError:
+        return
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot create a store here ({error.strerror}). "
-            f"The directory {directory} must exist and be writable",
+            f"{path}: cannot create a store here ({error.strerror}). The directory "
+            f"{os.path.dirname(path) or '.'} must exist and be writable",
             path,
         ) from error
-    try:
-        with mapped(path):
-            _lay(temporary, vfs)
-        with contextlib.suppress(FileExistsError):  # a store that just appeared is kept
-            system.give_name(temporary, path)
-        system.sync_directory(directory)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot create the store ({error.strerror})", path) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
-def _lay(temporary: str, vfs: str | None) -> None:
+def lay(temporary: str, vfs: str | None = None) -> None:
+    """Make an empty file a store, synced."""
     connection = apsw.Connection(temporary, flags=_READ_WRITE, vfs=vfs)
     try:
         pragmas.harden(connection)
@@ -212,7 +235,7 @@ def _lay(temporary: str, vfs: str | None) -> None:
 def _size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -242,11 +265,13 @@ def _uri(path: str, options: str) -> str:
 def _probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
-    _check_file(path)
+    check_file(path)
     _check_beside(path)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
+        if looks_like_pages(path, vfs):
+            raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
         raise _no_sqlite(path, str(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
@@ -257,6 +282,8 @@ def _probe(path: str, vfs: str | None) -> None:
             "the version that wrote it",
             path,
         )
+    if application_id != migrations.APPLICATION_ID and _has_our_tables(path, vfs):
+        raise _ours(apsw.CorruptError("it is not marked as a store any more"), path)
     if application_id != migrations.APPLICATION_ID:
         raise StoreError(
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
@@ -283,7 +310,8 @@ def _no_sqlite(path: str, why: str) -> StoreError:
     )
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Raise unless it is a file that may be one of SQLite's."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -342,28 +370,38 @@ def _ask(connection: apsw.Connection) -> tuple[int, int]:
         return connection.pragma("application_id"), connection.pragma("user_version")
 
 
+def _has_our_tables(path: str, vfs: str | None) -> bool:
+    with contextlib.closing(_open_uri(path, "immutable=1", vfs)) as connection:
+        sql = "select count(*) from sqlite_schema where name in ('records', 'system_key_index')"
+        with contextlib.suppress(apsw.Error):
+            return bool(connection.execute(sql).get == 2)
+    return False
+
+
 def _is_left_behind(path: str) -> bool:
     """Tell whether there is a log that nobody has open."""
     return bool(_size(path + "-wal")) and lockers(path) == set()
 
 
-def _check_log(path: str, vfs: str | None) -> None:
+def _check_log(path: str, vfs: str | None) -> wal.Damage | None:
     """Say that commits in the log cannot be read, before anything is written over them."""
     if not _is_left_behind(path):
-        return
+        return None
     with mapped(path):
         damage = wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[1]
     if damage is not None:
-        warnings.warn(lost_in_log(path, damage), stacklevel=4)
+        warnings.warn(": ".join(lost_in_log(path, damage)), stacklevel=4)
+    return damage
 
 
-def lost_in_log(path: str, damage: wal.Damage) -> str:
-    """Say what is damaged in a log and what cannot be read because of it."""
+def lost_in_log(path: str, damage: wal.Damage) -> tuple[str, str]:
+    """Say what is damaged in a log, and what cannot be read because of it."""
     what = f"frame {damage.frame} of {damage.frames}" if damage.frame else "the header"
     return (
-        f"{path}-wal: {what} is damaged, and SQLite reads nothing after it: {damage.commits:,} "
-        "commits that are there whole. The next write goes over them: if they matter, copy the "
-        "store with its -wal and -shm now, and work on the copy"
+        f"{path}-wal: {what} is damaged, and SQLite reads nothing after it",
+        f"{damage.commits:,} commits are there whole, and the next write goes over them. If they "
+        "matter, copy the store with its -wal and -shm now, and work on the copy: "
+        "`ckpt salvage COPY -o NEW` reads them",
     )
 
 

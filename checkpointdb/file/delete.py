@@ -13,14 +13,18 @@ from .processes import alive
 from .records import RunInfo
 from .sql import rows
 
-_SELECT = """
-select id from (
-  select records.id, lower(hex(records.key)) as key, steps.name as step, version, position, input,
+# What a condition of the user's may name.
+COLUMNS = """
+         records.id, lower(hex(records.key)) as key, steps.name as step, version, position, input,
          result, error, error ->> 'type' as error_type, error ->> 'message' as message, attempts,
          records.seconds, records.cost, saved_at, run
+"""
+_SELECT = f"""
+select id from (
+  select {COLUMNS}
     from (select max(id) as id from records group by key) as newest
     join records on records.id = newest.id join steps on steps.id = records.step
-) where {conditions}
+) where {{conditions}}
 """
 
 
@@ -55,14 +59,22 @@ def choose(
     try:
         return array.array("q", (id for (id,) in rows(reader, sql, values)))
     except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError) as error:
-        raise ValueError(
-            f"where={where!r} is not a condition on a record's columns (key, step, version, "
-            f"position, input, result, error, error_type, message, attempts, seconds, cost, "
-            f"saved_at, run): {error}"
-        ) from None
+        raise no_condition(where, error) from None
     except apsw.Error:
         with mapped(path):
             raise
+
+
+def no_condition(where: str | None, error: apsw.Error) -> ValueError:
+    """Say which columns a condition may name."""
+    hint = ""
+    if "JSON" in str(error):
+        hint = "; a value of other types is MessagePack: add typeof(result) = 'text' and …"
+    return ValueError(
+        f"where={where!r} is not a condition on a record's columns (key, step, version, "
+        f"position, input, result, error, error_type, message, attempts, seconds, cost, "
+        f"saved_at, run): {error}{hint}"
+    )
 
 
 def delete(writer: apsw.Connection, ids: array.array[int]) -> None:

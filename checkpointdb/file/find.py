@@ -88,7 +88,11 @@ class Finder:
         return rows
 
     def _found(self, row: tuple[Any, ...], wanted: bytes) -> Found:
-        id, attempts, _, result, error, checksum, run, identity = row
+        id, attempts, key, result, error, checksum, run, identity = row
+        if key != wanted:
+            raise apsw.CorruptError(
+                f"record {id} has another key than the key index says, which is {wanted.hex()}"
+            )
         if not is_intact(wanted, result, error, checksum):
             raise corrupt(self._path, id, wanted)
         return Found(id, identity, attempts, error, result, run)

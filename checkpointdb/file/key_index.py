@@ -11,19 +11,39 @@ import mmap
 from collections.abc import Iterable, Sequence
 
 import apsw
+import msgspec
 
 from .sql import rows
 
 TAIL = 50_000  # and, in a large store,
 TAIL_SHARE = 16  # this part of what is indexed, at most
 LONGEST = 10  # times `TAIL`: 60 MB of memory
+DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost]}
+_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float]])
+KEY_SIZE = 16  # bytes
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
 IDENTITY_BYTES = "coalesce(cast(identity as blob), x'')"
 
 
+# The last record, the last id given, how far is indexed, and if the last one of those is there.
+_SOUND = """
+select (select max(id) from records),
+       (select seq from sqlite_sequence where name = 'records'),
+       value,
+       (select coalesce(indexed.id, 0) >= last.id
+          from (select id, key from records where id <= value order by id desc limit 1) as last
+               left join system_key_index as indexed on indexed.key = last.key)
+  from system_state where name = 'indexed_to'
+"""
+
+
 class KeyIndex:
-    """Look up record ids by key, over the index on disk and the tail in memory."""
+    """Look up record ids by key, over the index on disk and the tail in memory.
+
+    Where it reads that keys are missing, what it finds is found still; but to find nothing is an
+    error then, for the row would be paid for again.
+    """
 
     def __init__(self, reader: apsw.Connection) -> None:
         self._reader = reader
@@ -40,6 +60,16 @@ class KeyIndex:
         # In a store that was new when it was opened, all that is on disk is in this filter: a new
         # row need not ask there, 1.4 µs less each.
         self._filter = Filter() if self._indexed_to == 0 else None
+        self._damage = self._missing()
+
+    def _missing(self) -> str | None:
+        """Say which keys cannot be found, as far as that is seen at once."""
+        ((last, given, indexed, is_there),) = rows(self._reader, _SOUND)
+        if indexed > (given or 0) or is_there == 0:
+            return f"the key index is said to go to record {indexed}, and does not"
+        if self.generation == 0 and last != given and (last or given):
+            return f"records after {last or 0} are gone, to {given}"
+        return None
 
     def ids(self, keys: Sequence[bytes]) -> list[int | None]:
         """Return the id of the newest record of each key, None where there is none."""
@@ -52,6 +82,13 @@ class KeyIndex:
             if missing:
                 on_disk = self._on_disk(tuple(missing))
                 found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]
+        if self._damage is not None and None in found:
+            if state(self._reader, "generation") != self.generation:  # deleted while we looked
+                return self.ids(keys)
+            raise apsw.CorruptError(
+                f"{self._damage}: a row that was asked for is not found, and may have been saved; "
+                "it is not paid for again"
+            )
         return found
 
     def is_newest(self, key: bytes, id: int) -> bool:
@@ -100,10 +137,15 @@ class KeyIndex:
         if last - self._indexed_to > TAIL:  # another process may have extended the index on disk
             self.forget_indexed()
         sql = f"select {KEY_BYTES}, id from records where id > ? and id <= ? order by id"
-        for key, id in rows(self._reader, sql, (self._seen, last)):
+        found = rows(self._reader, sql, (self._seen, last))
+        if self.generation == 0 and len(found) != last - self._seen:
+            self._damage = f"records between {self._seen} and {last} are gone"
+        for key, id in found:
             if key in self._tail:
                 self._replaced.append(self._tail[key])  # `added` tells, if they were our own
             self._tail[key] = self._seen = id
+            if len(key) != KEY_SIZE:
+                self._damage = f"record {id} has lost its key"
 
     def forget_indexed(self) -> None:
         """Drop from the tail what the index on disk now holds."""
@@ -189,6 +231,15 @@ def state(connection: apsw.Connection, name: str) -> int:
     if type(value) is not int:
         raise apsw.CorruptError("its state is not there")
     return value
+
+
+def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float]]:
+    """Return by step the seconds and the cost of records that a compaction dropped."""
+    value = connection.execute("select value from system_state where name = ?", (DROPPED,)).get
+    try:
+        return {} if value is None else _DROPPED.decode(value)
+    except (msgspec.DecodeError, TypeError):
+        raise apsw.CorruptError("its state is not what was written") from None
 
 
 def extend(writer: apsw.Connection) -> None:

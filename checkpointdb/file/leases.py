@@ -54,6 +54,12 @@ def take(writer: apsw.Connection, worker: str, keys: Sequence[bytes]) -> set[byt
     return {key for (key,) in rows(writer, ours, (worker, wanted))}
 
 
+def holders(reader: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, str]:
+    """Return the worker that has claimed each key, of those that are claimed."""
+    sql = "select key, worker from system_claims where key in (select value from carray(?))"
+    return dict(rows(reader, sql, (apsw.carray(tuple(keys)),)))
+
+
 def is_void(worker: str, expires: float) -> bool:
     """Tell whether a claim holds no more.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import logging
 import sys
 import weakref
@@ -24,6 +25,7 @@ class Open(Protocol):
         """Save what is pending and close."""
 
 
+_POOLS = ("multiprocessing", "multiprocess")  # the latter is that of pathos and `datasets`
 # Strong references: what nobody names any more may still have results to save.
 _open: dict[Any, Callable[[], list[Any]]] = {}
 
@@ -37,12 +39,12 @@ def opened(store: Open, forked: Callable[[], list[Any]]) -> None:
             never run there.
     """
     _open[store] = forked
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing and multiprocessing.parent_process():
-        # a worker of multiprocessing leaves by os._exit: atexit does not run there
-        from multiprocessing.util import Finalize
-
-        Finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
+    for name in _POOLS:
+        package = sys.modules.get(name)
+        if package and package.parent_process():
+            # its workers leave by os._exit: atexit does not run there
+            finalize = importlib.import_module(f"{name}.util").Finalize
+            finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
 
 
 def give_back(handle: object, store: Open) -> None:

@@ -22,6 +22,7 @@ from .append import (
     transaction,
     update_run,
 )
+from .compact import drop_superseded, shrink
 from .delete import check_alone, choose, delete
 from .key_index import extend
 from .opened import Durability
@@ -71,8 +72,14 @@ class Log(Registry):
     @interrupts.whole
     def close(self) -> None:
         """Commit what is on its way and close the file, synced. Can be repeated."""
-        if self.closed:
-            return
+        if not self.closed:
+            self._save_all()
+            self._close()
+        if not self.is_forked:
+            lifetime.closed(self)
+
+    def _save_all(self) -> None:
+        """Write what is left to write, before the file is closed."""
         self.close_buffers()
         if self.closed:  # the last of them had the last handle to the store, which closed it
             return
@@ -83,8 +90,6 @@ class Log(Registry):
         except StoreError:
             if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
                 raise
-        self._close()
-        lifetime.closed(self)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -313,6 +318,21 @@ class Log(Registry):
             self._unsynced = self.durability != "power"
         self.sync()
         return len(ids)
+
+    @interrupts.whole
+    def compact(self, keep: int, dry_run: bool) -> int:
+        """Drop superseded records and give back their room: see `Store.compact`."""
+        self.commit_buffers()
+        with self.lock:
+            self._check_open()
+            check_alone(self.path, self._runs(), ())
+            with self._writing() as writer:
+                count = drop_superseded(writer, keep, dry_run)
+                self._unsynced = self.durability != "power"
+                if not dry_run:
+                    shrink(writer)
+        self.sync()
+        return count
 
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:

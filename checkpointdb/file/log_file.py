@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import apsw
@@ -9,6 +10,9 @@ import apsw
 from ..errors import StoreError
 from . import connection as files
 from . import pragmas
+from .locks import lockers
+
+log = logging.getLogger("checkpointdb")
 
 
 class LogFile:
@@ -25,6 +29,7 @@ class LogFile:
         self._path, self._writer = path, writer
         self._main, self._log = files.identity(path), files.identity(path + "-wal")
         self.is_doubtful = False  # a sync has failed since it was begun anew
+        self._is_long = False  # it grows, and that was said
         writer.set_wal_hook(self._committed)
 
     def _committed(self, writer: apsw.Connection, _name: str, pages: int) -> int:
@@ -36,6 +41,9 @@ class LogFile:
                 self.is_doubtful = True
             except apsw.Error:  # a full disk, say: the next commit tries again
                 pass
+        if pages * pragmas.PAGE_SIZE > pragmas.WAL_BYTES and not self._is_long:
+            self._is_long = True
+            log.warning("%s", _grows(self._path, pages * pragmas.PAGE_SIZE))
         return apsw.SQLITE_OK
 
     def begin_anew(self) -> None:
@@ -72,3 +80,14 @@ class LogFile:
                 "deletes it, close the store in every process, and run the same again",
                 self._path,
             )
+
+
+def _grows(path: str, size: int) -> str:
+    """Say what keeps a log from being moved into the main file."""
+    others = sorted((lockers(path) or set()) - {os.getpid()})
+    who = f"process {others[0]}" if len(others) == 1 else "this process or another"
+    return (
+        f"{path}-wal: {size >> 20} MiB and growing, because {who} has been reading the store in "
+        "one piece (an open SELECT, say), and SQLite cannot move the log into the store meanwhile. "
+        "Nothing is lost; end that reader, and the log shrinks"
+    )

@@ -58,6 +58,7 @@ create table runs (
   policy          text not null,
   loss_window     text not null,
   durability      text not null,
+  total           integer,
   meta            text,
   rows            integer not null default 0,
   hits            integer not null default 0,

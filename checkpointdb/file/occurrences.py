@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from .leases import LEASE_SECONDS, is_unknown, is_void, new_worker, now
-from .sql import rows
+from .sql import ids_array, rows
 
 Kind = Literal["run", "calls"]  # these two do not count together
 KILLED = 0  # `ended` is the newest counter that had begun by then: before anybody's beginning
@@ -109,6 +109,38 @@ def _lowest_free(writer: apsw.Connection, counter: Counter, content: bytes, star
         n = other + 1
     held.close()  # it was not read to its end
     return n
+
+
+def held(
+    reader: apsw.Connection, contents: Sequence[bytes], shared: bool
+) -> dict[bytes, list[int]]:
+    """Return the numbers that a run which began now could not have, in order, by content.
+
+    Args:
+        reader: a connection.
+        contents: keys without a number.
+        shared: whether that run would be.
+    """
+    counters = """
+        select id, shared, worker, expires from system_counters
+         where kind = 'run' and ended is null
+        """
+    live = [
+        id
+        for id, is_shared, worker, expires in rows(reader, counters)
+        if not (is_shared and shared) and not is_void(worker, expires)
+    ]
+    numbers: dict[bytes, list[int]] = {}
+    if live:
+        taken = """
+            select distinct content, n from system_occurrences
+             where content in (select value from carray(?1))
+               and counter in (select value from carray(?2))
+             order by content, n
+            """
+        for content, n in rows(reader, taken, (apsw.carray(tuple(contents)), ids_array(live))):
+            numbers.setdefault(content, []).append(n)
+    return numbers
 
 
 def give_back(writer: apsw.Connection, counter: Counter, content: bytes, n: int) -> None:

@@ -43,21 +43,22 @@ class Opened:
         self.shut = threading.Event()  # set once it is closed
         self._unsynced = False
         self._pid = os.getpid()
-        self._writer: apsw.Connection | None = files.open_writer(path, durability, vfs)
-        with files.mapped(path):
-            reader = None
-            try:
+        self._writer: apsw.Connection | None = None
+        reader = None
+        try:
+            self._writer = files.open_writer(path, durability, vfs)
+            with files.mapped(path):
                 reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
                 self._reader = reader
                 pragmas.harden(self._reader)
                 pragmas.tune_reader(self._reader)
                 self._finder = Finder(path, self._reader)
                 self._file = LogFile(path, self._writer)  # SQLite has made the -wal by now
-            except BaseException:  # an open connection would keep the -wal and its locks
-                if reader is not None:
-                    reader.close()
-                self._writer.close()
-                raise
+        except BaseException:  # an open connection would keep the -wal and its locks
+            for connection in (reader, self._writer):
+                if connection is not None:
+                    connection.close()
+            raise
 
     @property
     def closed(self) -> bool:
@@ -89,9 +90,12 @@ class Opened:
             if self._writer is None:  # another thread, a finalizer's perhaps, was first
                 return
             self._reader.close()
-            self._writer.close()
-            self._writer = None
-        self.shut.set()
+            writer, self._writer = self._writer, None
+            self.shut.set()
+            # All is committed and synced: what may fail is only to copy the log, which stays then.
+            # SQLite says so through a VFS written in Python alone, and has closed the file.
+            with contextlib.suppress(apsw.Error):
+                writer.close()
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""

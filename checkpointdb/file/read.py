@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import apsw
 import msgspec
@@ -16,23 +16,26 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes
+from . import codes, occurrences
 from . import connection as files
-from .key_index import IDENTITY_BYTES, KEY_BYTES, KeyIndex, indexed_to, last_id, tally
+from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import Call, Entry, Made, Record, RunInfo, SavedCode, StepInfo, checksum, decoded
 from .sql import ids_array
+from .verify import ENTRY, PAGE, OnProgress, Problem, problems
 
 Status = Literal["ok", "failed"]
-PAGE = 256
 
 _COUNTS = ", ".join(f"runs.{name}" for name in Report.__struct_fields__)
-# What an `Entry` is made of, up to `replaces`.
-_ENTRY = f"""
-       {KEY_BYTES}, {IDENTITY_BYTES}, position, attempts, records.seconds, records.cost, error,
-       result, input, input_form, cast(row_digest as blob), occurrence
-"""
 _FORMS: dict[int, Any] = {ROW: "row", ARGUMENTS: "arguments", KEY: "key"}
-_RECORD = f"checksum, name, version, saved_at, run, records.id, {_ENTRY}"
+_RECORD = f"checksum, name, version, saved_at, run, records.id, {ENTRY}"
+
+
+class Outcome(NamedTuple):
+    """Whether a record is a success, the run that wrote it, the digest of its whole row."""
+
+    is_good: bool
+    run: int
+    row_digest: bytes | None
 
 
 class Reader:
@@ -47,7 +50,7 @@ class Reader:
         self._mark = None
         if os.path.exists(self.path):
             self._mark = files.unchanged(self.path)
-        self._connection, self._immutable = files.open_reader(self.path, vfs)
+        self._connection, self._immutable, self._damage = files.open_reader(self.path, vfs)
         self._format: int = self._connection.pragma("user_version")
         self._index: KeyIndex | None = None
 
@@ -72,7 +75,7 @@ class Reader:
 
     def steps(self) -> list[StepInfo]:
         """Return the steps, oldest first, with their counts; instant at any size."""
-        with self._snapshot():
+        with self.snapshot():
             low, high = indexed_to(self._connection), last_id(self._connection)
             newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
             rows: list[Any] = self._connection.execute(
@@ -111,14 +114,14 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, meta, {_COUNTS}
+                       loss_window, durability, runs.total, meta, {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        infos = ([*row[:16], decoded(row[16]), Report(*row[17:])] for row in rows)
+        infos = ([*row[:17], decoded(row[17]), Report(*row[18:])] for row in rows)
         return [RunInfo(*info) for info in infos]
 
     def records(
@@ -194,7 +197,7 @@ class Reader:
             raise TypeError(f"a key is a text of 32 hex digits, not {start!r}")
         low = bytes.fromhex(start.ljust(32, "0"))
         high = bytes.fromhex(start.ljust(32, "f"))
-        with self._snapshot():
+        with self.snapshot():
             wanted: list[Any] = self._connection.execute(
                 """
                 select key, max(id)
@@ -217,28 +220,30 @@ class Reader:
 
     def succeeded(self, keys: Sequence[bytes]) -> list[bool | None]:
         """Tell of each key whether its newest record is a success, None where there is none."""
-        return [None if found is None else found[0] for found in self.outcomes(keys)]
+        return [None if found is None else found.is_good for found in self.outcomes(keys)]
 
-    def outcomes(self, keys: Sequence[bytes]) -> list[tuple[bool, int] | None]:
-        """Tell of each key whether its newest record is a success and which run wrote it.
+    def held_occurrences(self, contents: Sequence[bytes], shared: bool) -> dict[bytes, list[int]]:
+        """Return the numbers of equal rows that a run which began now could not have."""
+        with files.mapped(self.path):
+            return occurrences.held(self._connection, contents, shared)
 
-        None where there is none.
-        """
+    def outcomes(self, keys: Sequence[bytes]) -> list[Outcome | None]:
+        """Tell what the newest record of each key is, None where there is none."""
         with files.mapped(self.path):
             if self._index is None:
                 self._index = KeyIndex(self._connection)
             ids = self._index.ids(keys)
             known = [id for id in ids if id is not None]
-            good: dict[Any, Any] = {}
+            good: dict[Any, Outcome] = {}
             if known:
                 flags: list[Any] = self._connection.execute(
                     """
-                    select id, error is null, run
+                    select id, error is null, run, cast(row_digest as blob)
                       from carray(?) as wanted cross join records on records.id = wanted.value
                     """,
                     (ids_array(known),),
                 ).fetchall()
-                good = {id: (bool(is_good), run) for id, is_good, run in flags}
+                good = {id: Outcome(bool(good), *rest) for id, good, *rest in flags}
             if len(good) != len(set(known)):
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]
@@ -269,7 +274,7 @@ class Reader:
             with files.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     f"""
-                    select id, run, checksum, {_ENTRY}
+                    select id, run, checksum, {ENTRY}
                       from records where id > ? and step = ? order by id limit ?
                     """,
                     (last, step, PAGE),
@@ -322,80 +327,24 @@ class Reader:
             ).fetchone()
         return row or (0, None)
 
-    def verify(self) -> list[str]:
-        """Check the whole file; return what is wrong, a line each, [] if all is well.
+    def missing_log(self) -> RunInfo | None:
+        """Return the newest run if it goes on, or was killed, and its log is not here.
 
-        SQLite's structure, the checksum of every record, the index against the records.
+        Then this is a copy, made while it ran, of the main file alone; or a store that was opened
+        since by something other than a run, which wrote the log into it.
         """
-        problems: list[str] = []
-        for check in (self._bad_structure, self._bad_records, self._bad_index):
-            try:
-                problems.extend(check())
-            except apsw.Error as error:
-                problems.append(f"SQLite: {error}")
-        return problems
+        newest = self.runs()[-1:]
+        is_open = bool(newest) and newest[0].ended is None
+        return newest[0] if is_open and not os.path.exists(self.path + "-wal") else None
 
-    def _bad_structure(self) -> Iterator[str]:
-        for (line,) in self._connection.execute("pragma integrity_check").fetchall():
-            if line != "ok":
-                yield f"SQLite: {line}"
-        mistyped = self._connection.execute(
-            """
-            select id from records
-             where typeof(step) || typeof(run) || typeof(position) || typeof(attempts)
-                   <> 'integerintegerintegerinteger' limit 10
-            """
-        ).fetchall()
-        for (id,) in mistyped:
-            yield f"record {id}: a numeric column no longer holds a number"
-
-    def _bad_records(self) -> Iterator[str]:
-        last = 0
-        while page := self._page(last):
-            for id, expected, *fields in page:
-                entry = Entry(*fields)
-                if checksum(entry) != expected:
-                    yield f"record {id} (key {entry.key.hex()}): not what was written"
-            last = page[-1][0]
-
-    def _page(self, last: int) -> list[tuple[Any, ...]]:
-        """Return the records after `last`; one of them where text is no UTF-8."""
-        unreadable = f"-2, {KEY_BYTES}, x'', 0, 0, 0, null, null, null, null"
-        for columns, limit in (
-            (f"checksum, {_ENTRY}", PAGE),
-            (f"checksum, {_ENTRY}", 1),
-            (unreadable, 1),
-        ):
-            with contextlib.suppress(UnicodeDecodeError):
-                return self._connection.execute(
-                    f"select id, {columns} from records where id > ? order by id limit ?",
-                    (last, limit),
-                ).fetchall()
-        return []
-
-    def _bad_index(self) -> Iterator[str]:
-        wrong = self._connection.execute(
-            """
-            select indexed.id
-              from system_key_index as indexed left join records on records.id = indexed.id
-             where records.key is not indexed.key
-             union
-            select newest.id
-              from (select key, max(id) as id from records
-                     where id <= (select value from system_state where name = 'indexed_to')
-                     group by key) as newest
-              left join system_key_index as indexed on indexed.key = newest.key
-             where indexed.id is not newest.id
-             limit 10
-            """
-        ).fetchall()
-        given = self._connection.execute(
-            "select seq from sqlite_sequence where name = 'records'"
-        ).get
-        if indexed_to(self._connection) > (given or 0):
-            yield "the state: it says that more records are indexed than there are"
-        for (id,) in wrong:
-            yield f"record {id}: its entry in the key index is wrong"
+    def verify(self, on_progress: OnProgress | None = None) -> list[Problem]:
+        """Check the whole file, and its log; return what is damaged, [] if nothing is."""
+        with files.mapped(self.path):
+            found = problems(self._connection, on_progress)
+        if self._damage is not None:
+            what, means = files.lost_in_log(self.path, self._damage)
+            found.insert(0, Problem(what, means))
+        return found
 
     def _fetch(self, ids: list[int]) -> list[tuple[Any, ...]]:
         if not ids:  # there is no array of nothing
@@ -434,11 +383,12 @@ class Reader:
         )
 
     @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Have all that is read in the block be as of one moment."""
         with files.mapped(self.path):
             self._connection.execute("begin")
             try:
-                yield
+                yield self._connection
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("rollback")

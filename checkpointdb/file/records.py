@@ -188,7 +188,8 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
-    store in which it ran.
+    store in which it ran. `total` is the number of its rows when it began, None if they did not
+    know it.
     """
 
     id: int
@@ -207,6 +208,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     policy: str
     loss_window: str
     durability: str
+    total: int | None
     meta: Any
     report: Report
 

@@ -94,20 +94,25 @@ class Registry(Opened):
         loss_window: str,
         meta: str | None,
         code: Code | None = None,
+        total: int | None = None,
     ) -> int:
-        """Record that a run begins, by which process and with which code; return its id."""
+        """Record that a run begins, by which process and with which code; return its id.
+
+        `total` is the number of its rows, if they know it.
+        """
         now, process = time.time(), this_process()
         with self._writing() as writer, transaction(writer):
             writer.execute(
                 """
                 insert into runs (step, code, store, started_at, updated_at,
                                   host, boot, pid_namespace, pid, pid_ticks,
-                                  policy, loss_window, durability, meta)
+                                  policy, loss_window, durability, total, meta)
                 values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
-                        ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
                 (step, code and codes.code_id(writer, step, code), now,
-                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, meta),
+                 *msgspec.structs.astuple(process), policy, loss_window, self.durability, total,
+                 meta),
             )  # fmt: skip
             run = writer.last_insert_rowid()
             self._open_runs[run] = now  # even if the commit raises: it may have been made
@@ -189,6 +194,11 @@ class Registry(Opened):
                 "select worker, expires from system_claims where key = ?", (key,)
             ).fetchone()
         return row is None or leases.is_void(*row)
+
+    def holders(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Return the worker that has claimed each key, of those that are claimed."""
+        with self._reading, files.mapped(self.path):
+            return leases.holders(self._reader, keys)
 
     # --- the numbers of equal rows: `file/occurrences.py`
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import apsw
@@ -18,6 +19,7 @@ HEADER, FRAME_HEADER = 32, 24
 _FIRST = struct.Struct(">IIIIIIII")  # magic, version, page, count, salt, checksum: two each
 _FRAME = struct.Struct(">IIIIII")  # page, 0 or pages after a commit, salt, checksum: two each
 _MAGIC = 0x377F0682  # | 1: the checksums are over big-endian words
+MOST_SEEDS = 4
 _numbers = itertools.count()
 
 
@@ -118,11 +120,57 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
     return Damage(last, frames, commits) if commits else None
 
 
+def committed(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
+    """Return where each page of the commits in a log lies, the newest first, and if it is whole.
+
+    Of a page whose newest image is damaged, those before it are named too, to the first whole one.
+    What comes after a damaged frame counts, though SQLite does not read it.
+    """
+    size = page + FRAME_HEADER
+    count = (log.xFileSize() - HEADER) // size
+    found: dict[int, list[tuple[int, bool]]] = {}
+    waiting: list[tuple[int, int, bool]] = []
+    for number, is_commit, at, is_whole in _frames(log, size, count):
+        waiting.append((number, at + FRAME_HEADER, is_whole))
+        if is_commit and is_whole:
+            for page_number, place, whole in waiting:
+                before = [] if whole else found.get(page_number, [])
+                found[page_number] = [(place, whole), *before]
+            waiting = []
+    return found
+
+
+def _frames(log: Any, size: int, count: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Yield of each frame of the log's present salt: page, if it ends a commit, place, if whole."""
+    if count < 1:
+        return
+    header = log.xRead(HEADER, 0)
+    magic, *_, salt_1, salt_2, sum_1, sum_2 = _FIRST.unpack(header)
+    words = f"{'>' if magic == _MAGIC | 1 else '<'}%dI"
+    if _sums(header[:24], (0, 0), words) != (sum_1, sum_2):  # damaged, perhaps its salt
+        salt_1, salt_2 = _FRAME.unpack(log.xRead(FRAME_HEADER, HEADER))[2:4]
+    seeds = {(sum_1, sum_2)}
+    for at in range(HEADER, HEADER + count * size, size):
+        frame = log.xRead(size, at)
+        number, is_commit, *salt, sum_1, sum_2 = _FRAME.unpack(frame[:FRAME_HEADER])
+        sums = {_checksum(frame, seed, words) for seed in seeds}
+        is_whole = (sum_1, sum_2) in sums and salt == [salt_1, salt_2]
+        if is_whole or salt == [salt_1, salt_2]:
+            yield number, is_commit, at, is_whole
+        # each goes on from the one before: from what stands there, or from what it should have been
+        seeds = {(sum_1, sum_2)} if is_whole else {(sum_1, sum_2), *sums}
+        if len(seeds) > MOST_SEEDS:
+            seeds = {(sum_1, sum_2)}
+
+
 def _checksum(frame: bytes, before: tuple[int, int], words: str) -> tuple[int, int]:
     """Return the checksum of a frame that follows one with the checksum `before`."""
+    return _sums(frame[:8] + frame[FRAME_HEADER:], before, words)
+
+
+def _sums(data: bytes, before: tuple[int, int], words: str) -> tuple[int, int]:
     a, b = before
-    covered = frame[:8] + frame[FRAME_HEADER:]
-    numbers = iter(struct.unpack(words % (len(covered) // 4), covered))
+    numbers = iter(struct.unpack(words % (len(data) // 4), data))
     for x, y in zip(numbers, numbers, strict=True):
         a = (a + x + b) & 0xFFFFFFFF
         b = (b + y + a) & 0xFFFFFFFF

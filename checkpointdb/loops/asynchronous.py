@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from ..engine.begin import Running
@@ -16,25 +16,30 @@ from ..engine.rows import Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
 from ..engine.waiting import waiting
-from ..errors import StoreError
 from ..interrupts import one_call
+from .direct import Direct
 from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .sync import orphaned, stop
+from .tracebacks import hide_ours
 
 
 async def adrive(session: Session, concurrency: int) -> AsyncIterator[Any]:
     """Give out the results of a run: `drive` for async code."""
-    with session.running() as (running, signals):
-        results = running.results
-        async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
-            async for places in chunks:
-                if not places:
-                    stop(running, signals)
-                for place in places:
-                    yield results.take(place)
-        await asyncio.to_thread(running.commit)  # so that the end has nothing left that takes long
+    try:
+        with session.running() as (running, signals):
+            results = running.results
+            async with aclosing(Tasks(running, concurrency, signals).chunks()) as chunks:
+                async for places in chunks:
+                    if not places:
+                        stop(running, signals)
+                    for place in places:
+                        yield results.take(place)
+            await asyncio.to_thread(running.commit)  # so that the end has nothing left to do
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
@@ -49,38 +54,45 @@ async def off_the_loop(rows: Iterable[Any]) -> AsyncIterator[Any]:
         reader.shutdown(wait=False)
 
 
-async def acall(begun: Callable[[], Running], row: Any) -> Any:
+async def acall(direct: Direct, row: Any) -> Any:
     """Call an async step for one row outside any loop; from any task.
 
     The call runs in a task of its own: if the caller is cancelled, by `asyncio.wait_for` say, it
     goes on in the background and is kept when it returns; the end of the loop waits for it.
-    `begun` returns the run of these calls, begun again if its store was closed.
     """
     while True:
-        running = begun()
+        running, place, worker = direct.do(_begin_call, row)
         intake, results = running.intake, running.results
         try:
-            place, worker = _begin_call(running, row)
-        except StoreError:
-            if not running.is_given_back:  # or as idle, just before this call
-                raise
-            continue
-        try:
-            if isinstance(place, Slot) and worker is None and not place.settled:
-                worker = await _followed(running, place)
-            if worker is not None:
-                await _worked(worker)
-            elif not place.settled:
-                await _settled(running, place)
+            await finish_call(running, place, worker)
             if not orphaned(place):
                 return results.take(place)
         except BaseException as error:
-            if worker is None or worker.done():  # else it goes on in the background
+            if not is_under_way(place):  # else it goes on in the background
                 intake.withdraw(place, error)
+            hide_ours(error)
             raise
 
 
-async def _worked(worker: asyncio.Task[None]) -> None:
+async def finish_call(
+    running: Running, place: Place, worker: asyncio.Task[None] | None = None
+) -> None:
+    """Wait until a row is settled, whoever computes it; `worker` if we do."""
+    if isinstance(place, Slot) and worker is None and not place.settled:
+        worker = await _followed(running, place)
+    if worker is not None:
+        await worked(worker)
+    elif not place.settled:
+        await _settled(running, place)
+
+
+def is_under_way(place: Place) -> bool:
+    """Tell whether a call that we began for a row has not returned."""
+    return place.must_compute and not place.settled
+
+
+async def worked(worker: asyncio.Task[None]) -> None:
+    """Wait for a call; if we are cancelled, let it go on, and the end of the loop wait for it."""
     try:
         await asyncio.wait({worker})
     except asyncio.CancelledError:
@@ -93,7 +105,7 @@ async def _settled(running: Running, place: Place) -> None:
     """Wait until a row is settled that another task or thread computes."""
     settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
     wake = functools.partial(loop.call_soon_threadsafe, settled.set)
-    with waiting(first_of(place), running.name):
+    with waiting((first_of(place),), running.name):
         in_flight.when_settled(place, wake)
         await settled.wait()
 
@@ -102,7 +114,8 @@ async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
     """Wait until a row is settled that another process computes; or begin its call, if ours."""
     running.commit()  # another process may be waiting for what is pending here
     while not slot.settled:
-        await asyncio.sleep(POLL_EVERY)
+        with running.intake.waiting_for_others([slot]):
+            await asyncio.sleep(POLL_EVERY)
         if worker := _take_over(running, slot):
             return worker
     return None
@@ -113,18 +126,18 @@ def _take_over(running: Running, slot: Slot) -> asyncio.Task[None] | None:
     """Begin the call of a row if it is ours to compute by now."""
     intake, calls = running.intake, running.calls
     intake.take_over([slot])
-    return _paid(calls.acompute([slot])) if slot.must_compute else None
+    return paid(calls.acompute([slot])) if slot.must_compute else None
 
 
 @one_call
-def _begin_call(running: Running, row: Any) -> tuple[Place, asyncio.Task[None] | None]:
+def _begin_call(running: Running, row: Any) -> tuple[Running, Place, asyncio.Task[None] | None]:
     """Look a row up, and begin its call if it is ours to compute."""
     intake, calls = running.intake, running.calls
     place = intake.place_of(row)
     if not place.must_compute:
-        return place, None
+        return running, place, None
     assert isinstance(place, Slot)
-    return place, _paid(calls.acompute([place]))
+    return running, place, paid(calls.acompute([place]))
 
 
 # Tasks in which calls are made: a loop itself keeps none alive.
@@ -132,7 +145,7 @@ _in_flight: set[asyncio.Task[Any]] = set()
 BEAT_EVERY = 1.0  # seconds
 
 
-def _paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Make calls in a task that the end of the loop does not cancel: who waits for it decides."""
     task = asyncio.create_task(call)
     asyncio.tasks._unregister_task(task)
@@ -146,7 +159,7 @@ def _leave(worker: asyncio.Task[None]) -> None:
     """Let a call go on whose caller has left; have the end of the loop wait for it."""
 
     async def care() -> None:
-        await _finish({worker})
+        await wait_for({worker})
         worker.cancelled() or worker.exception()  # nobody else will ask
 
     _keep(asyncio.create_task(care()))
@@ -218,11 +231,11 @@ class Tasks:
             yield
         except asyncio.CancelledError as error:
             self._todo.clear()
-            await _finish(self._workers, self._signals, error)
+            await wait_for(self._workers, self._signals, error)
             raise
         finally:
             self._todo.clear()
-            await _finish(self._workers, self._signals)
+            await wait_for(self._workers, self._signals)
 
     @property
     def _crowded(self) -> bool:
@@ -235,9 +248,11 @@ class Tasks:
             if self._intake.is_following:
                 self._running.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
-        with suppress(TimeoutError):
-            wait = POLL_EVERY if self._intake.is_following else None
-            await asyncio.wait_for(self._wake.wait(), wait)
+        following = self._intake.is_following
+        blocked = following and not self._workers
+        others = self._intake.waiting_for_others() if blocked else nullcontext()
+        with others, suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), POLL_EVERY if following else None)
         for slot in self._intake.poll_claimed():
             self._start([slot])
 
@@ -248,7 +263,7 @@ class Tasks:
             return False
         self._unbegun = list(self._todo)
         self._todo.clear()
-        await _finish(self._workers, self._signals)
+        await wait_for(self._workers, self._signals)
         return True
 
     def _resume(self) -> None:
@@ -261,7 +276,7 @@ class Tasks:
             return
         self._todo.append(unit)
         if len(self._workers) < self._concurrency:
-            self._workers.add(_paid(self._work()))
+            self._workers.add(paid(self._work()))
 
     async def _work(self) -> None:
         while self._todo:
@@ -305,7 +320,7 @@ class Tasks:
             yield arrived
 
 
-async def _finish(
+async def wait_for(
     workers: set[asyncio.Task[None]],
     signals: Signals | None = None,
     cancelled: asyncio.CancelledError | None = None,

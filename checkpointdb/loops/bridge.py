@@ -49,7 +49,7 @@ def _is_concurrent(options: Options) -> bool:
 
 def _computing(running: Running, loop: LoopThread) -> Callable[[list[Slot]], None]:
     """Return a function that makes one call and waits for it."""
-    watch, calls = _Watch(loop), running.calls
+    watch, calls = Watch(loop), running.calls
 
     def compute(slots: list[Slot]) -> None:
         running.check_process()
@@ -62,7 +62,7 @@ def _concurrent(
     running: Running, signals: Signals, loop: LoopThread, concurrency: int
 ) -> Iterator[Any]:
     with _Workers(running, loop, concurrency) as workers:
-        pooled = Pooled(running, workers.submit, concurrency, _Watch(loop))
+        pooled = Pooled(running, workers.submit, concurrency, Watch(loop))
         source = running.source
         if source.is_async:
             pooled.places = _arriving(running, loop, pooled.wake)
@@ -184,13 +184,14 @@ async def _next(iterator: AsyncIterator[Any]) -> Any:
 # --- what blocks the loop
 
 
-class _Watch:
+class Watch:
     """Warn, once, of a step that keeps the loop from turning: no other call goes on meanwhile."""
 
     def __init__(self, loop: LoopThread) -> None:
         self._loop, self._warned = loop, False
 
     def __call__(self) -> None:
+        """Look, and warn if it is so."""
         frame = None if self._warned else self._loop.blocked_in()
         if frame is not None and (found := _step_on(frame)) is not None:
             self._warned = True

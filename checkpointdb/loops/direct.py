@@ -1,25 +1,173 @@
-"""The runs of direct calls that are open: a process may have thousands of steps, but few files."""
+"""The session of a step's direct calls, and look-ups and results without a call.
+
+A process may have thousands of steps, but few files: sessions that are idle are closed.
+"""
 
 from __future__ import annotations
 
+import enum
+import os
 import threading
 from collections.abc import Callable
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
-from ..engine.begin import Running
+from .. import interrupts
+from ..engine.begin import Running, begin
+from ..engine.job import Job, Spec
+from ..errors import StoreError
+from ..file.opened import Durability
+from ..store import Store
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+StoreOrPath = Store | str | os.PathLike[str]
 MOST_OPEN = 32  # a store takes four files, and a process may have 256
+
+
+class Miss(enum.Enum):
+    """What `Step.get` returns where there is no result: `MISS`, which is falsy."""
+
+    MISS = "MISS"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "MISS"
+
+
+MISS: Final = Miss.MISS
+
+
+class Where:
+    """Where a step's results are: a path, opened at its first use; or an open store of the user's.
+
+    Its lock is held while the store is opened, and by `Direct` while its session is begun.
+    """
+
+    def __init__(self, store: StoreOrPath, durability: Durability) -> None:
+        self.given, self.lock = store, threading.RLock()
+        self._durability = durability
+        self._store = store if isinstance(store, Store) else None
+        self.is_named = False  # whoever has the store finds it open
+        if not isinstance(store, Store):  # wherever the program goes, it stays the same file
+            self._path = os.path.abspath(os.fspath(store))
+
+    @property
+    def again(self) -> StoreOrPath:
+        """What another step is to be given that saves to the same place."""
+        return self.given if isinstance(self.given, Store) else self._path
+
+    @property
+    def path(self) -> str:
+        """The path, with links resolved; the file need not exist yet."""
+        return self.given.path if isinstance(self.given, Store) else os.path.realpath(self._path)
+
+    def exists(self) -> bool:
+        """Tell whether there is a store, or something in its place."""
+        return os.path.lexists(self.path)
+
+    def opened(self) -> Store:
+        """Return the store, opened now if it was not."""
+        with self.lock:
+            reopen = self._store is not None and self._store.closed
+            if self._store is None or (reopen and self.given is not self._store):
+                self._store = Store(self._path, durability=self._durability)
+            return self._store
+
+
+class Direct:
+    """The run of a step's direct calls; another one once its store was closed or its code changed.
+
+    Args:
+        where: its results are.
+        spec: returns the step as it is now.
+        job: returns what a session is asked for, of an open store.
+    """
+
+    def __init__(self, where: Where, spec: Callable[[], Spec], job: Callable[[Store], Job]) -> None:
+        self._where, self._spec, self._job = where, spec, job
+        self._run: Running | None = None
+        self._putting = threading.RLock()  # of two threads that save one row, the second is told
+
+    def running(self) -> Running:
+        """Return the session, begun now if none is open, or the step has changed."""
+        run, where = self._run, self._where
+        if run is None or run.closed or run.is_outdated(self._spec()):
+            store = where.opened()
+            with where.lock:
+                run = self._run
+                if run is None or run.closed or run.is_outdated(self._spec()):
+                    if run is not None and not run.closed:
+                        run.commit()  # it stays open for calls that are in flight
+                    run = self._run = begin(self._job(store))
+                    if where.given is not store:
+                        _note(run, lambda: not where.is_named)
+        return run
+
+    def do(self, fn: Callable[Concatenate[Running, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `fn` does with the session, begun again if it was closed as idle just now."""
+        while True:
+            running = self.running()
+            try:
+                return fn(running, *args, **kwargs)
+            except StoreError:
+                if not running.is_given_back:
+                    raise
+
+    def get(self, row: Any, nth: int) -> Any:
+        """Return the result of a row, or `MISS`; a store that is not there is not created."""
+        if not self._where.exists():
+            return MISS
+        return self.do(_get, row, nth)
+
+    def put(
+        self, row: Any, result: Any, nth: int, cost: float | None, seconds: float, replace: bool
+    ) -> None:
+        """Save a result that was computed elsewhere; see `Step.put`."""
+        with self._putting:
+            self.do(_put, row, result, nth, cost, seconds, replace)
+
+
+def _get(running: Running, row: Any, nth: int) -> Any:
+    intake, results = running.intake, running.results
+    slot = intake.saved(row, nth)
+    return results.take(slot) if slot.settled else MISS
+
+
+@interrupts.one_call
+def _put(
+    running: Running, row: Any, result: Any, nth: int, cost: float | None, seconds: float,
+    replace: bool,
+) -> None:  # fmt: skip
+    intake, calls = running.intake, running.calls
+    slot = intake.saved(row, nth)
+    is_over_good = slot.settled
+    if is_over_good and not replace:
+        raise ValueError(
+            f"step {running.name!r} has a saved result for this row (key {slot.key.hex()}): give "
+            "replace=True to put another one in its place"
+        )
+    if is_over_good:
+        intake.replace(slot)
+    intake.open(slot)
+    calls.put(slot, result, seconds, cost, is_over_good)
+
+
+# --- open sessions
 
 _lock = threading.Lock()  # for the table alone
 _open: dict[Running, Callable[[], bool]] = {}
 
 
-def opened(running: Running, is_ours: Callable[[], bool]) -> None:
-    """Note a run of direct calls; close the oldest ones that are idle, if there are too many.
+def _note(running: Running, is_ours: Callable[[], bool]) -> None:
+    """Note a session; close the oldest ones that are idle, if there are too many.
 
     What they have pending is committed; the next call opens the store again.
 
     Args:
-        running: the run.
+        running: the session.
         is_ours: whether nobody but the step has the store.
     """
     with _lock:

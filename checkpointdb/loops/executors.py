@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
+import functools
+import multiprocessing
+import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 from .. import interrupts
+from ..engine.arguments import call
 from ..engine.begin import Running
 from ..engine.calls import Calls
 from ..engine.current import calling
 from ..engine.rows import Slot
 from .signals import Signals
 from .sync import Loop, Pooled
+
+# In seconds. The end of the driver is seen at once, unless another child of it has its pipes open.
+LOOK_FOR_DRIVER_EVERY = 1.0
 
 
 def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
@@ -64,8 +73,13 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
     def submit(slots: list[Slot]) -> Future[None]:
         if interrupts.state.ending:
             interrupts.halt()
+        kept = _Kept()
+        if not (slots := calls.to_make(slots)):
+            kept.set_result(None)
+            return kept
+        argument = calls.argument(slots)
         start = calls.begin(slots)
-        sent, kept = executor.submit(_call, fn, calls.argument(slots), slots[0].key), _Kept()
+        sent = executor.submit(_call, fn, argument, slots[0].key)
         calls.sent()
         interrupts.sent.add(sent)
         sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
@@ -84,14 +98,8 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
             return  # its run goes no further
         if sent.cancelled():  # the call was not made: no failure of its row
             Future.cancel(kept)
-        if not kept.set_running_or_notify_cancel():
-            return
-        try:
-            _keep(calls, slots, start, sent)
-        except BaseException as error:  # noqa: BLE001 - handed over by the future
-            kept.set_exception(error)
-        else:
-            kept.set_result(None)
+        if kept.set_running_or_notify_cancel():
+            _hand_over(calls, slots, start, sent, kept)
 
     return submit
 
@@ -103,6 +111,17 @@ class _Kept(Future[None]):
 
     def cancel(self) -> bool:
         return self.sent.cancel() and super().cancel()
+
+
+def _hand_over(
+    calls: Calls, slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]
+) -> None:
+    try:
+        _keep(calls, slots, start, sent)
+    except BaseException as error:  # noqa: BLE001 - handed over by the future
+        kept.set_exception(error)
+    else:
+        kept.set_result(None)
 
 
 def _keep(calls: Calls, slots: list[Slot], start: float, sent: Future[Any]) -> None:
@@ -121,10 +140,11 @@ def _returned(value: Any) -> Any:
     return value
 
 
-def _call(fn: Any, rows: Any, key: bytes) -> Any:
+def _call(fn: Any, argument: Any, key: bytes) -> Any:
+    _end_with_driver(os.getpid())
     token = calling.set(((_Row(key),), None))
     try:
-        return getattr(fn, "__wrapped__", fn)(rows)
+        return call(getattr(fn, "__wrapped__", fn), argument)
     except Exception as error:
         try:
             pickle.dumps(copy.copy(error))  # made anew from the parts that pickle would send
@@ -133,6 +153,24 @@ def _call(fn: Any, rows: Any, key: bytes) -> Any:
         raise
     finally:
         calling.reset(token)
+
+
+@functools.cache
+def _end_with_driver(_process: int) -> None:
+    """Have this worker end as by SIGTERM when the process that made it is gone, killed perhaps.
+
+    A pool's own workers wait on for a call that nobody sends.
+    """
+    driver, parent = multiprocessing.parent_process(), os.getppid()
+    if driver is None:
+        return
+
+    def watch() -> None:
+        while driver.is_alive() and os.getppid() == parent:
+            driver.join(LOOK_FOR_DRIVER_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="checkpointdb-driver", daemon=True).start()
 
 
 class _Row(NamedTuple):

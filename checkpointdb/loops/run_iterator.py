@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 import weakref
@@ -57,11 +56,16 @@ class Run(Generic[R]):
             )
         return f"<run of {self._session.step}: {state}>"
 
+    def _repr_html_(self) -> str:
+        from .. import markup
+
+        total = self._session.total()
+        rows = f"of {total:,} rows" if total is not None else ""
+        return markup.facts(f"{self!r}"[1:-1].partition(",")[0], self.report.in_words(rows))
+
     def __len__(self) -> int:
         """Return how many results there are in all, if the rows know how many they are."""
-        total = None
-        with contextlib.suppress(Exception):  # list(run) asks for a hint: it must not fail for that
-            total = self._session.total()
+        total = self._session.total()
         if total is None:
             raise TypeError("this run has no length: its rows cannot say how many they are")
         return total
@@ -74,6 +78,7 @@ class Run(Generic[R]):
         return self._begun()
 
     def __next__(self) -> R:
+        __tracebackhide__ = True
         if self._closed and self._iterator is None:
             raise StopIteration
         return next(self._begun())
@@ -93,6 +98,7 @@ class Run(Generic[R]):
         return self._abegun()
 
     async def __anext__(self) -> R:
+        __tracebackhide__ = True
         if self._closed and self._iterator is None:
             raise StopAsyncIteration
         return await anext(self._abegun())

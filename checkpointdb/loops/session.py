@@ -11,6 +11,7 @@ from typing import Any
 
 from ..engine.begin import Running, begin, end
 from ..engine.job import Job
+from ..engine.source import count_of
 from ..errors import StoreError
 from ..events import Report
 from .progress import Progress
@@ -123,7 +124,7 @@ class Session:
 
     def total(self) -> int | None:
         """Return how many rows there are, if they know."""
-        return len(self._rows) if hasattr(self._rows, "__len__") else None
+        return count_of(self._rows)
 
     def _explain(self, error: BaseException) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""

@@ -20,6 +20,7 @@ from .reorder import Reorder
 from .session import Session
 from .signals import Signals
 from .thread_pool import DaemonPool
+from .tracebacks import hide_ours
 
 Loop = Callable[[Running, Signals], Iterator[Any]]
 Compute = Callable[[list[Slot]], None]
@@ -29,8 +30,12 @@ WATCH_EVERY = 0.25  # seconds in which nothing happened
 
 def drive(session: Session, loop: Loop) -> Iterator[Any]:
     """Give out the results of a run."""
-    with session.running() as (running, signals):
-        yield from loop(running, signals)
+    try:
+        with session.running() as (running, signals):
+            yield from loop(running, signals)
+    except BaseException as error:
+        hide_ours(error)
+        raise
 
 
 def sequential(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
@@ -155,7 +160,8 @@ class Pooled:
             self._start(unit)
         elif self._intake.is_following:
             self._running.commit()  # another worker may be waiting for what is pending here
-            time.sleep(POLL_EVERY)
+            with self._intake.waiting_for_others():
+                time.sleep(POLL_EVERY)
 
     @interrupts.in_calls
     def _reap(self, timeout: float | None = None) -> None:
@@ -184,15 +190,11 @@ class Pooled:
 @interrupts.one_call
 def call(running: Running, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
-    intake, calls, results = running.intake, running.calls, running.results
+    intake, results = running.intake, running.results
     while True:
         place = intake.place_of(row)
         try:
-            if not (place.must_compute or place.settled):
-                wait = _followed if isinstance(place, Slot) else _settled
-                interrupts.in_the_open(wait, (running, place))
-            if place.must_compute:
-                calls.compute([place])  # type: ignore[list-item]
+            finish_call(running, place)
             if not orphaned(place):
                 return results.take(place)
         except BaseException as error:
@@ -200,11 +202,22 @@ def call(running: Running, row: Any) -> Any:
             raise
 
 
+@interrupts.one_call
+def finish_call(running: Running, place: Place) -> None:
+    """Compute a row that is ours to compute, or wait for who does, unless it is settled."""
+    if not (place.must_compute or place.settled):
+        wait = _followed if isinstance(place, Slot) else _settled
+        interrupts.in_the_open(wait, (running, place))
+    calls = running.calls
+    if place.must_compute and not place.settled:
+        calls.compute([place])  # type: ignore[list-item]
+
+
 def _settled(waited: tuple[Running, Place]) -> None:
     """Wait until a row is settled that another thread computes."""
     running, place = waited
     settled, in_flight = threading.Event(), running.in_flight
-    with waiting(first_of(place), running.name):
+    with waiting((first_of(place),), running.name):
         in_flight.when_settled(place, settled.set)
         settled.wait()
 
@@ -215,7 +228,8 @@ def _followed(waited: tuple[Running, Any]) -> None:
     intake = running.intake
     running.commit()  # another process may be waiting for what is pending here
     while not (slot.settled or slot.must_compute):
-        time.sleep(POLL_EVERY)
+        with intake.waiting_for_others([slot]):
+            time.sleep(POLL_EVERY)
         intake.take_over([slot])
 
 

@@ -4,53 +4,80 @@ A pickler decides that for functions alone: plain pickle writes their names; clo
 loky, Ray, Dask) writes those of `__main__`, of notebooks and of other functions by value. So a step
 is pickled as a function of its own that gives back its parts: `label._parts`, found by that name
 wherever `label` is.
+
+Nothing in a pickle differs from one process to the next: `datasets` hashes it to know its caches.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
-import uuid
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-Parts = Callable[[], tuple[str, Any, Any, Any]]
+from ..engine.callables import namespace_of
+from ..values.keys import depends_digest
 
-_here: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+Parts = Callable[[], tuple[Any, Any, Any]]
+
+_here: weakref.WeakValueDictionary[Parts, Any] = weakref.WeakValueDictionary()
 # Those that came by value stay: each task that brings one anew would begin a run of its own.
-_arrived: dict[tuple[str, str], Any] = {}
+_arrived: dict[tuple[Any, ...], Any] = {}
 _lock = threading.Lock()
 
 
 def parts_of(step: Any, fn: Any, version: Any, options: Any) -> Parts:
     """Return the function as which `step` travels; it must be the step's `_parts`."""
-    token = uuid.uuid4().hex
 
-    def parts() -> tuple[str, Any, Any, Any]:
-        return token, fn, version, options
+    def made() -> tuple[Any, Any, Any]:
+        return fn, version, options
 
+    # dill takes all globals of a function along, and those of this module know every step
+    parts = types.FunctionType(made.__code__, namespace_of(fn), closure=made.__closure__)
     parts.__module__ = getattr(fn, "__module__", None) or ""
     parts.__qualname__ = f"{getattr(fn, '__qualname__', step.name)}._parts"
-    _here[token] = step
+    _here[parts] = step
     return parts
 
 
-def arrive(kind: Callable[..., Any], parts: Parts, path: str) -> Any:
+def arrive(kind: Callable[..., Any], parts: Parts, path: str, _identity: Any = None) -> Any:
     """Return the step that a pickle names; or one made of the parts that it holds.
 
     Args:
         kind: the class `Step`.
         parts: what `parts_of` returned, or its copy in another process.
         path: of the step's store, which does not travel.
+        _identity: what a hash of the pickle is to see even of a step that is pickled by its name.
     """
-    token, fn, version, options = parts()
-    step = _here.get(token)
-    if step is not None and step._parts is parts:
+    if (step := _here.get(parts)) is not None:
         return step
+    fn, version, options = parts()
+    options_but = {name: value for name, value in options.items() if name != "depends"}
+    same = (
+        path, _likeness(fn), version, depends_digest(options["depends"]), _likeness(options_but)
+    )  # fmt: skip
     with _lock:
-        step = _arrived.get((token, path))
+        step = _arrived.get(same)
         if step is None:
-            step = _arrived[token, path] = kind(fn, path, version=version, **options)
+            step = _arrived[same] = kind(fn, path, version=version, **options)
         else:
             step._rebind(fn)  # the globals that it brings may have changed
     return step
+
+
+def _likeness(value: Any) -> tuple[Any, ...]:
+    """Return what a part of a step has in common with itself when it arrives once more."""
+    if isinstance(value, functools.partial):
+        return (_likeness(value.func), _likeness(value.args), _likeness(value.keywords))
+    if isinstance(value, dict):
+        return tuple((name, _likeness(child)) for name, child in value.items())
+    if isinstance(value, tuple | list):
+        return tuple(map(_likeness, value))
+    if hasattr(value, "__code__"):
+        return (getattr(value, "__module__", None), value.__qualname__)
+    text = repr(value)
+    if callable(value) or " object at 0x" in text:  # where it lies says nothing of it
+        return (type(value).__module__, type(value).__qualname__)
+    return (type(value).__qualname__, text)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import random
 import sys
 
 from . import session
-from .report import line
+from .report import Report, line
 
 
 def main() -> int:
@@ -20,18 +19,16 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write the report there")
     asked = parser.parse_args()
     print(f"seed {asked.seed}, {asked.states:,} states", flush=True)
-    report = session.run(
-        asked.seed,
-        asked.states,
-        tuple(asked.only),
-        lambda name, counts: print(line(name, counts), flush=True),
-    )
+
+    def done(name: str, report: Report) -> None:
+        print(line(name, report.experiments[name]), flush=True)
+        if asked.json:
+            report.write(asked.json)
+
+    report = session.run(asked.seed, asked.states, tuple(asked.only), done)
     for violation in report.violations:
         print(f"\nBROKEN {violation.experiment}: {violation.text}")
         print(f"  {violation.where}\n  {violation.options}")
-    if asked.json:
-        pathlib.Path(asked.json).parent.mkdir(parents=True, exist_ok=True)
-        report.write(asked.json)
     return 1 if report.violations else 0
 
 

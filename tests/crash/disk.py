@@ -47,6 +47,10 @@ class Disk:
         """
         return self._failed is not None
 
+    def is_copying(self, name: str) -> bool:
+        """Whether something was written to a file, and is not synced: a checkpoint is under way."""
+        return name in self._durable_names and bool(self._durable_names[name].pending)
+
     def advance(self, to: int) -> None:
         """Go on to before operation `to`."""
         for n in range(self.at, to):

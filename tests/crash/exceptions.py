@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apsw
@@ -58,7 +59,9 @@ class Exceptions(faults.Faults):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {"lines": self.lines, "heap limits": self.limits}
+        return {
+            "faults": self.lines + self.limits, "lines": self.lines, "heap_limits": self.limits,
+        }  # fmt: skip
 
 
 def _note(life: lives.Life, value: Any) -> None:
@@ -93,11 +96,10 @@ def _raising(life: lives.Life, at: int, files: tuple[str, ...]) -> None:
         checkers.unlocked(path)
 
     life.at_rest = look
-    try:
+    with _noted_memory_error(life):
         _traced(life, at, files)
-    except MemoryError as error:
-        _note(life, str(error))
-        life.live()
+        return
+    life.live()  # with the exception gone, and what its frames held
 
 
 def _measuring(life: lives.Life) -> None:
@@ -111,8 +113,16 @@ def _starving(life: lives.Life, room: int) -> None:
     life.heal = lambda: apsw.hard_heap_limit(0)
     life.at_rest = lambda _: life.heal()
     apsw.hard_heap_limit(apsw.memory_used() + room)
+    with contextlib.suppress(MemoryError, ckpt.CheckpointError):
+        life.live()
+        return
+    life.heal()
+    life.live()
+
+
+@contextlib.contextmanager
+def _noted_memory_error(life: lives.Life) -> Iterator[None]:
     try:
-        life.live()
-    except (MemoryError, ckpt.CheckpointError):
-        life.heal()
-        life.live()
+        yield
+    except MemoryError as error:
+        _note(life, str(error))

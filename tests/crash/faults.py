@@ -10,7 +10,7 @@ import msgspec
 
 from . import checkers, disk, history, journal, lives, power, recorder
 
-KINDS = ("open", "read", "write", "truncate", "sync", "delete")
+KINDS = ("open", "read", "write", "truncate", "sync", "delete", "link")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -44,8 +44,8 @@ class Broken(recorder.Recorder):
         if not fails or self.healed:
             return
         self.journal.add("note", f"{kind} fails")
-        if self.fault.error == "ENOSPC" and kind in ("write", "open"):
-            raise (apsw.FullError if kind == "write" else apsw.CantOpenError)("no room")
+        if self.fault.error == "ENOSPC" and kind in ("write", "open", "link"):
+            raise (apsw.CantOpenError if kind == "open" else apsw.FullError)("no room")
         raise _error_of(kind)
 
     def sync(self, handle: str) -> None:
@@ -67,6 +67,7 @@ def _error_of(kind: str) -> Exception:
         "read": apsw.SQLITE_IOERR_READ, "write": apsw.SQLITE_IOERR_WRITE,
         "truncate": apsw.SQLITE_IOERR_TRUNCATE, "sync": apsw.SQLITE_IOERR_FSYNC,
         "delete": apsw.SQLITE_IOERR_DELETE, "open": apsw.SQLITE_CANTOPEN,
+        "link": apsw.SQLITE_IOERR_ACCESS,
     }[kind]  # fmt: skip
     return apsw.CantOpenError("the disk failed: open") if kind == "open" else error
 
@@ -112,7 +113,7 @@ class Faults(power.Power):
         try:
             with power.scratch() as directory, lives.quiet():
                 files = replay.now()
-                state = self._examine(recording, files, directory, random.Random(0))
+                state = power.examine(recording.options, files, directory, random.Random(0))
             lost = [
                 fact
                 for fact, value in told.items()
@@ -125,9 +126,8 @@ class Faults(power.Power):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {
-            "points": self.points, "hit": self.hit, **self.errors,
-            "images": self.images, "left out": self.left_out,
+        return super().counts() | self.errors | {
+            "faults": self.points, "hit": self.hit, "left_out": self.left_out,
         }  # fmt: skip
 
 

@@ -42,9 +42,10 @@ class Journal:
         os.close(self._file)
 
 
-def read(path: str) -> list[list[Any]]:
-    """Return all operations of a journal."""
+def read(path: str, start: int = 0) -> list[list[Any]]:
+    """Return all operations of a journal, from byte `start` on."""
     with open(path, "rb") as file:
+        file.seek(start)
         return list(_operations(file.read()))
 
 

@@ -166,12 +166,14 @@ class Life:
             store.close()
 
     def step(
-        self, store: Any, name: str = "label", version: Any = 1, calls: Any = None, **more: Any
-    ) -> Any:
+        self, store: Any, name: str = "label", version: Any = 1, calls: Any = None,
+        tell: Callable[[Any], object] = id, **more: Any,
+    ) -> Any:  # fmt: skip
         """Make a step that notes its calls, in `calls` too; in `failures`, some fail."""
         calls = [] if calls is None else calls
 
         def result(row: Any) -> Any:
+            tell(row)
             calls.append(row_fact(name, version, row))
             self.called.append(row_fact(name, version, row))
             if self._fails(row):
@@ -193,7 +195,7 @@ class Life:
         policy = POLICIES[self.options.policy]
         return ckpt.step(
             store, version=version, name=name, save=policy, on_change="reuse",
-            ignore=("self", "more", "result", "calls"),
+            ignore=("self", "more", "result", "calls", "tell"),
         )(made)  # fmt: skip
 
     def run(
@@ -204,9 +206,7 @@ class Life:
         step = self.step(store, name, version, calls, **more)
         untold = self._untold[id(store)]
         untold.append(calls)
-        loop = {
-            "threads": {"concurrency": 3}, "tasks": {"concurrency": 3}, "batches": {"batch_size": 4}
-        }.get(self.options.loop, {})  # fmt: skip
+        loop = LOOPS[self.options.loop]
         there, runs = 0, []
         is_durable = self.options.durability == "power"
         in_order = self.options.loop in ("sequential", "batches") and not more.get("shared")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
+from collections.abc import Callable
 from typing import Any
 
 import apsw
@@ -99,8 +101,16 @@ class RecordedFile(apsw.VFSFile):
 
 
 @contextlib.contextmanager
-def file_calls(journal: Journal, directory: str) -> Any:  # noqa: C901 - a function a call
-    """Note what Python itself does to the names in a directory, and its sync."""
+def file_calls(  # noqa: C901 - a function a call
+    journal: Journal, directory: str, check: Callable[[str], object] = id
+) -> Any:
+    """Note what Python itself does to the names in a directory, and its sync.
+
+    Args:
+        journal: to note it in.
+        directory: of the store.
+        check: asked before each; a broken disk raises, and the caller sees an `OSError`.
+    """
     was = {name: getattr(os, name) for name in ("open", "link", "rename", "replace", "fsync")}
     was |= {name: getattr(os, name) for name in ("unlink", "remove")}
 
@@ -108,7 +118,18 @@ def file_calls(journal: Journal, directory: str) -> Any:  # noqa: C901 - a funct
         path = os.path.abspath(os.fsdecode(path)) if isinstance(path, (str, bytes)) else ""
         return os.path.basename(path) if os.path.dirname(path) == directory else None
 
+    def allowed(kind: str) -> None:
+        try:
+            check(kind)
+        except apsw.FullError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        except (apsw.IOError, apsw.CantOpenError) as error:
+            code = errno.ENOSPC if "no room" in str(error) else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
+
     def open_(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        if flags & os.O_CREAT and inside(path) is not None:
+            allowed("open")
         descriptor: int = was["open"](path, flags, *args, **more)
         if flags & os.O_CREAT and (name := inside(path)) is not None:
             journal.add("open", f"fd of {name}", name)
@@ -116,6 +137,8 @@ def file_calls(journal: Journal, directory: str) -> Any:  # noqa: C901 - a funct
 
     def two(kind: str, call: Any) -> Any:
         def named(old: Any, new: Any, **more: Any) -> None:
+            if inside(old) is not None:
+                allowed("link")
             call(old, new, **more)
             if inside(old) is not None:
                 journal.add(kind, inside(old), inside(new))
@@ -130,8 +153,10 @@ def file_calls(journal: Journal, directory: str) -> Any:  # noqa: C901 - a funct
     def fsync(descriptor: int) -> None:
         where = os.readlink(f"/proc/self/fd/{descriptor}")
         if stat.S_ISDIR(os.fstat(descriptor).st_mode) and where == directory:
+            allowed("sync")
             journal.add("dirsync")
         elif (name := inside(where)) is not None:
+            allowed("sync")
             journal.add("open", f"fd of {name}", name)
             journal.add("sync", f"fd of {name}")
         was["fsync"](descriptor)

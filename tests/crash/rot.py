@@ -6,7 +6,7 @@ from typing import Any
 
 import checkpointdb as ckpt
 
-from . import checkers, disk, history, lives, power
+from . import checkers, disk, history, lives, power, watch
 
 
 class Rot(power.Power):
@@ -24,18 +24,22 @@ class Rot(power.Power):
         replay = disk.Disk(recording.operations)
         replay.advance(len(recording.operations))
         files = replay.now()
-        for _ in range(count):
-            whole = files[history.STORE]
-            at, bit = self.chance.randrange(len(whole)), 1 << self.chance.randrange(8)
-            spoilt = bytearray(whole)
-            spoilt[at] ^= bit
-            self.flips += 1
-            try:
-                with checkers.ends("a flipped bit"), lives.quiet():
-                    self._read(recording.options, files | {history.STORE: bytes(spoilt)})
-            except checkers.Broken as error:
-                where = {"byte": at, "bit": bit}
-                self.violations.append(power.Violation(self.name, options, where, str(error)))
+        with watch.ends() as done, lives.quiet():
+            for _ in range(count):
+                done()
+                self._flip_one(recording, files)
+
+    def _flip_one(self, recording: power.Recording, files: disk.Files) -> None:
+        whole = files[history.STORE]
+        at, bit = self.chance.randrange(len(whole)), 1 << self.chance.randrange(8)
+        spoilt = bytearray(whole)
+        spoilt[at] ^= bit
+        self.flips += 1
+        try:
+            self._read(recording.options, files | {history.STORE: bytes(spoilt)})
+        except checkers.Broken as error:
+            where = {"byte": at, "bit": bit}
+            self.violations.append(power.Violation(self.name, recording.options, where, str(error)))
 
     def _read(self, options: lives.Options, files: disk.Files) -> None:
         with power.scratch() as directory:
@@ -58,4 +62,4 @@ class Rot(power.Power):
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {"flips": self.flips, "refused": self.refused, "computed again": self.repeated}
+        return {"flips": self.flips, "refused": self.refused, "computed_again": self.repeated}

@@ -103,7 +103,7 @@ EXPERIMENTS: dict[str, tuple[Experiment, float]] = {
 
 
 def run(
-    seed: int, states: int, only: tuple[str, ...], say: Callable[[str, dict[str, Any]], object]
+    seed: int, states: int, only: tuple[str, ...], done: Callable[[str, Report], object]
 ) -> Report:
     """Run the experiments, or `only` these, and return the report.
 
@@ -111,7 +111,7 @@ def run(
         seed: of every choice.
         states: images, points and flips in all, about.
         only: names of experiments; all of them if empty.
-        say: takes the name and the counts of each when it is done.
+        done: takes the name of each, and the report so far, when it is done.
     """
     report = Report(seed, states)
     for name, (experiment, share) in EXPERIMENTS.items():
@@ -119,8 +119,7 @@ def run(
             continue
         start = time.monotonic()
         lab = experiment(seed, max(10, round(states * (1 if only else share))))
-        counts = lab.counts() | {"violations": len(lab.violations)}
-        report.experiments[name] = counts | {"seconds": round(time.monotonic() - start, 1)}
-        report.violations += lab.violations
-        say(name, report.experiments[name])
+        counts = lab.counts() | {"seconds": round(time.monotonic() - start, 1)}
+        report.add(name, counts, lab.violations)
+        done(name, report)
     return report

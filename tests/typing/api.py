@@ -71,6 +71,18 @@ assert_type(label.path, str)
 assert_type(len(label.run(ROWS)), int)
 assert_type(label.run(ROWS).report, ckpt.Report)
 batch.run(ROWS, batch_size=10)
+assert_type(label.get(ROWS[0]), Label | ckpt.Miss)
+if (found_label := label.get(ROWS[0])) is not ckpt.MISS:
+    assert_type(found_label, Label)
+assert_type(embed.get(ckpt.args(ROWS[0], model="large"), nth=1), list[float] | ckpt.Miss)
+assert_type(label.many(ROWS, concurrency=4), list[Label])
+assert_type(embed.many(ROWS, nth=[0, 1]), list[list[float]])
+label.put(ROWS[0], Label("a"), cost=0.1, nth=0, seconds=1, replace=True)
+label.put(ROWS[0])  # type: ignore[call-arg]
+label.run(ROWS, given={"temperature": 0.9}, using={"client": object()})
+label.plan(ROWS, given={"temperature": 0.9})
+ckpt.step("rows.ckpt", version=1, using=("client",))
+ckpt.step("rows.ckpt", version=1, using={"client": 1})  # type: ignore[call-overload]
 
 
 def work(row: Row) -> Label:
@@ -113,6 +125,8 @@ async def asynchronous() -> None:
     """The same for async code."""
     assert_type(await embed(ROWS[0]), list[float])
     assert_type(await embed(ROWS[0], model="large"), list[float])
+    assert_type(await embed.amany(ROWS), list[list[float]])
+    await label.amany(ROWS)  # type: ignore[misc]
     async for result in embed.arun(ROWS):
         assert_type(result, list[float])
     assert_type(aiter(embed.arun(ROWS)), AsyncIterator[list[float]])
@@ -145,7 +159,7 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(record.key, str)
         assert_type(record.version, int | str)
         assert_type(record.error, dict[str, Any] | None)
-    assert_type(store.verify(), list[str])
+    assert_type(store.verify(), list[ckpt.Problem])
     if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
         assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import ticks
-from .formats import TableError
+from .packages import TableError
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 

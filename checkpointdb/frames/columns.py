@@ -10,10 +10,10 @@ from typing import Any
 
 from ..values.canonical import ordered
 from .arrow_types import ArrowTypes
-from .formats import arrow
 from .from_arrow import FromArrow
-from .shape import to_json, visible
+from .packages import arrow
 from .to_arrow import is_writable, nullable, to_arrow
+from .to_json import to_json, visible
 
 Rows = list[dict[str, Any]]
 
@@ -50,6 +50,12 @@ class Columns:
                     self._types[name] = self._found.wider(known, self._found.of(values))
                 except self._failures:
                     self._types[name] = self._arrow.string()
+
+    def expect(self, kinds: Mapping[str, type]) -> None:
+        """Give columns in which no value has come the type of such values."""
+        for name, kind in kinds.items():
+            if self._types.get(name) == self._arrow.null():
+                self._types[name] = self._found.of([kind()])
 
     def schema(self) -> Any:
         """Return the Arrow schema."""

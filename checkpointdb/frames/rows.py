@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-_CHUNK = 1024  # rows of a pandas frame that are made at once
+from .from_arrow import FromArrow
+from .kinds import FRAMES, kind_of, package_of
+from .packages import arrow
+
+_CHUNK = 1024  # rows of a frame that are made at once
 
 
 class TableRows:
@@ -21,13 +25,16 @@ class TableRows:
         return int(self._table.shape[0])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        kind = _package(self._table)
-        if kind == "pandas":
+        package, name = kind_of(self._table)
+        if package == "pandas":
             return _rows_of_pandas(self._table)
-        if kind == "polars":
+        if package == "polars":
             rows: Iterator[dict[str, Any]] = self._table.iter_rows(named=True)
             return rows
-        return _rows_of_arrow(self._table)
+        is_table = name == "Table"
+        return rows_of_arrow(
+            self._table.to_batches(max_chunksize=_CHUNK) if is_table else [self._table]
+        )
 
 
 def as_rows(rows: Any) -> Any:
@@ -37,11 +44,13 @@ def as_rows(rows: Any) -> Any:
         TypeError: a table that would give something else than its rows; the message has the line
             to write.
     """
-    package, name = _package(rows), type(rows).__name__
-    if (package, name) in _TABLES:
-        _check_columns(rows, package)
+    package, name = kind = kind_of(rows)
+    if kind in FRAMES:
+        check_columns(rows)
+        if package == "pandas":
+            _check_index(rows)
         return TableRows(rows)
-    line = _LINES.get((package, name))
+    line = _LINES.get(kind)
     if line is None and name == "DataFrame" and not hasattr(rows, "__next__"):
         line = "rows.to_dict('records')"
     if line is None and package == "numpy" and getattr(rows.dtype, "names", None):
@@ -54,10 +63,6 @@ def as_rows(rows: Any) -> Any:
     return rows
 
 
-_TABLES = frozenset((
-    ("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table"),
-    ("pyarrow", "RecordBatch"),
-))  # fmt: skip
 _LINES = {
     ("polars", "LazyFrame"): "rows.collect()",
     ("pyarrow", "RecordBatchReader"): "rows.read_all()",
@@ -73,12 +78,12 @@ def as_results(returned: Any) -> list[Any] | None:
     """Return what a batch step returned as a list with a result a row; None if it is none."""
     if isinstance(returned, list):
         return returned
-    package, name = _package(returned), type(returned).__name__
-    if (package, name) in _TABLES:
+    kind, package = kind_of(returned), package_of(returned)
+    if kind in FRAMES:
         return list(TableRows(returned))
     if package == "pyarrow" and hasattr(returned, "to_pylist"):
         return list(returned.to_pylist())
-    if package in ("pandas", "polars") and name == "Series":
+    if kind in (("pandas", "Series"), ("polars", "Series")):
         return list(returned)
     if isinstance(returned, str | bytes | bytearray | memoryview):
         return None
@@ -87,22 +92,30 @@ def as_results(returned: Any) -> list[Any] | None:
     return None
 
 
-def _package(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
+def check_columns(table: Any) -> None:
+    """Raise if the rows of a table would not have all of its content.
 
-
-def _check_columns(table: Any, package: str) -> None:
-    """Raise if the rows of a table would not have all of its content."""
-    names = table.schema.names if package == "pyarrow" else list(table.columns)
+    Raises:
+        TypeError: two columns have one name.
+    """
+    names = names_of(table)
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise TypeError(
-            f"rows: the {package} table has two columns of the name {twice[0]!r}, of which a row "
-            "can have only one: rename them"
+            f"rows: the {kind_of(table)[0]} table has two columns of the name {twice[0]!r}, of "
+            "which a row can have only one: rename them"
         )
-    if package == "pandas" and any(name is not None for name in table.index.names):
+
+
+def names_of(table: Any) -> list[Any]:
+    """Return the names of the columns of a frame or a table."""
+    return list(table.schema.names if kind_of(table)[0] == "pyarrow" else table.columns)
+
+
+def _check_index(frame: Any) -> None:
+    if any(name is not None for name in frame.index.names):
         raise TypeError(
-            f"rows: the data frame has an index {list(table.index.names)}, which is no column and "
+            f"rows: the data frame has an index {list(frame.index.names)}, which is no column and "
             "would not be in its rows: give rows.reset_index(), or rows.reset_index(drop=True) to "
             "leave it out"
         )
@@ -113,9 +126,8 @@ def _rows_of_pandas(frame: Any) -> Iterator[dict[str, Any]]:
         yield from frame.iloc[start : start + _CHUNK].to_dict("records")
 
 
-def _rows_of_arrow(table: Any) -> Iterator[dict[str, Any]]:
-    batches: Iterable[Any] = [table]
-    if type(table).__name__ == "Table":
-        batches = table.to_batches(max_chunksize=_CHUNK)
+def rows_of_arrow(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of batches of Arrow: those that `ckpt run` reads from a Parquet file."""
+    values = FromArrow(arrow("a table")[0], "a table")
     for batch in batches:
-        yield from batch.to_pylist()
+        yield from values.rows(batch)

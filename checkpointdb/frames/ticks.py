@@ -12,7 +12,7 @@ import re
 import zoneinfo
 from typing import Any
 
-from .formats import TableError
+from .packages import TableError
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND

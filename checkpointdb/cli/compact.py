@@ -1,0 +1,46 @@
+"""`ckpt compact`: drop superseded records and give back their room; asks first."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ..store import Store
+from .display import counted, note, safe, shown, size
+from .group import agreed, dry_run_option, yes_option
+
+
+@click.command("compact", short_help="Drop superseded records, shrink the file.")
+@click.argument("store")
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many records of each row to keep.",
+)
+@dry_run_option
+@yes_option
+def compact_command(store: str, keep: int, dry_run: bool, yes: bool) -> None:
+    """Drop the records of STORE that a later one of their row supersedes, and shrink the file.
+
+    The newest record of each row stays, and its newest result. What was paid stays in the counts.
+    Counts first, then asks; where there is no terminal to ask on, it needs --yes. A kill at any
+    time leaves a whole store. Refused while a run is open on the store.
+
+    \b
+    Examples:
+      ckpt compact reviews.ckpt
+      ckpt compact reviews.ckpt --keep 3 --dry-run
+    """  # noqa: D301 - click wants a real \b before lines it must not join
+    with Store(store, create=False) as opened:
+        count = opened.compact(keep=keep, dry_run=True)
+        told = f"{counted(count, 'superseded record')} will be dropped, and the file written anew."
+        if not agreed(told, yes or not count, dry_run):
+            return
+        before = os.stat(opened.path).st_size
+        opened.compact(keep=keep)
+    after = os.stat(opened.path).st_size
+    dropped = f"{counted(count, 'record')} dropped"
+    note(f"{dropped}; {safe(shown(store))}: {size(before)} before, {size(after)} now")

@@ -1,0 +1,92 @@
+"""Drop superseded records on request, and give back their room. Knows SQL; no locks.
+
+What was paid stays in the steps' counters, for a budget counts it: `key_index.dropped` is how much
+of them no record stands for any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import apsw
+import msgspec
+
+from .append import transaction
+from .key_index import DROPPED, dropped, extend
+from .sql import rows
+
+_SUPERSEDED = """
+create temp table superseded as
+select id, step, seconds, cost
+  from (select records.id, step, records.seconds, records.cost, error is null as good,
+               row_number() over newest_first as place,
+               sum(error is null) over newest_first as successes
+          from records
+         where key in (select key from records join system_superseded using (id))
+        window newest_first as (partition by key order by records.id desc))
+ where place > ?1 and not (good and successes = 1)
+"""
+
+
+def drop_superseded(writer: apsw.Connection, keep: int, dry_run: bool) -> int:
+    """Delete all but the `keep` newest records of each key, and its newest success.
+
+    In one transaction; every open handle is told by the store's generation. Deleted bytes are
+    overwritten with zeros.
+    """
+    writer.pragma("secure_delete", True)
+    try:
+        with transaction(writer):
+            extend(writer)  # so that all that is superseded is noted
+            writer.execute(_SUPERSEDED, (keep,))
+            count: int = writer.execute("select count(*) from temp.superseded").get
+            if count and not dry_run:
+                _delete(writer)
+            writer.execute("drop table temp.superseded")
+    finally:
+        writer.pragma("secure_delete", False)
+    return count
+
+
+def _delete(writer: apsw.Connection) -> None:
+    gone = dropped(writer)
+    sums = """
+    select step, count(*), total(seconds), total(cost) from temp.superseded group by step
+    """
+    for step, count, seconds, cost in rows(writer, sums):
+        before = gone.get(step, (0.0, 0.0))
+        gone[step] = (before[0] + seconds, before[1] + cost)
+        writer.execute("update steps set records = records - ? where id = ?", (count, step))
+    for table in ("records", "system_superseded"):
+        writer.execute(f"delete from {table} where id in (select id from temp.superseded)")
+    writer.execute(
+        "insert or replace into system_state values (?, ?)",
+        (DROPPED, msgspec.json.encode(gone).decode()),
+    )
+    writer.execute("update system_state set value = value + 1 where name = 'generation'")
+    writer.execute(
+        """
+        update system_state
+           set value = exists (select 1 from system_superseded join records using (id)
+                                where error is null)
+         where name = 'repeated'
+        """
+    )
+
+
+def shrink(writer: apsw.Connection) -> None:
+    """Write the file anew without the room that nothing uses, in one transaction of SQLite's.
+
+    It needs room for a copy of the store in the directory for temporary files, and for one in its
+    log. While a reader has the store open the file itself shrinks later: when the last one closes.
+
+    Raises:
+        apsw.FullError: there is no room; nothing was changed.
+    """
+    attached = writer.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)  # VACUUM attaches its copy
+    try:
+        writer.execute("vacuum")
+    finally:
+        writer.limit(apsw.SQLITE_LIMIT_ATTACHED, attached)
+    with contextlib.suppress(apsw.BusyError):  # somebody reads
+        writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -1,0 +1,116 @@
+"""Find the rows on all pages of a damaged file. Knows what a record begins with; no other table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from .cells import BrokenError, Cell, Cells, Values, children, types, varint
+from .pages import INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE, Pages
+from .verify import OnProgress
+
+# The types of a record's first values, behind the size of its header: the id, which is the row's
+# own and so null; key and identity, 16 bytes each.
+_BEGIN = re.compile(rb"\x00\x2c\x2c")
+
+
+class Row(msgspec.Struct):
+    """A row of some table or index; of one that is not whole, how many values it has, and `head`.
+
+    Attributes:
+        rowid: 0 in an index.
+        width: how many values.
+        values: None if they are not all there.
+        head: the first bytes of a row that is not whole.
+    """
+
+    rowid: int
+    is_index: bool
+    width: int
+    values: Values | None
+    head: bytes = b""
+
+
+class Scan:
+    """All rows of a file, whatever its header, schema and inner pages say.
+
+    Args:
+        pages: of the file.
+        width: how many values a record has on disk.
+
+    Attributes:
+        spoilt: pages that are not what they were.
+    """
+
+    def __init__(self, pages: Pages, width: int) -> None:
+        self._pages, self._cells, self._width = pages, Cells(pages), width
+        self._leaves = bytearray(len(pages) + 1)  # 1: some page of a tree names it
+        self.spoilt = 0
+
+    def rows(self, progress: OnProgress) -> Iterator[Row]:
+        """Yield the rows; of a page whose newest image is damaged, those of older ones too."""
+        count = len(self._pages)
+        for number in range(1, count + 1):
+            page = self._pages.page(number)
+            for child in children(page, number, self._cells.places(page, number)):
+                if child <= count:
+                    self._leaves[child] = 1
+        for number in range(1, count + 1):
+            progress("pages", number / count)
+            for page in self._pages.images(number):
+                yield from self._on_page(page, number)
+
+    def _on_page(self, page: bytes, number: int) -> Iterator[Row]:
+        kind, taken = self._cells.kind(page, number), []
+        if kind in (LEAF_TABLE, LEAF_INDEX, INTERIOR_INDEX):
+            for place in self._cells.places(page, number):
+                try:
+                    cell = self._cells.cell(page, place, kind)
+                    width = len(types(page, cell.start)[0])
+                except BrokenError:
+                    continue
+                taken.append(cell)
+                yield self._row(page, cell, kind, width)
+        if kind == LEAF_TABLE or self._was_leaf(page, number, kind):
+            yield from self._unnamed(page, taken)
+
+    def _was_leaf(self, page: bytes, number: int, kind: int) -> bool:
+        """Tell whether a page was a leaf, and surely no page of bytes that a user had saved."""
+        is_overflow = int.from_bytes(page[:4], "big") <= len(self._pages)
+        spoilt = not kind and number > 1 and (bool(self._leaves[number]) or not is_overflow)
+        self.spoilt += spoilt
+        return spoilt or kind == INTERIOR_TABLE
+
+    def _unnamed(self, page: bytes, taken: list[Cell]) -> Iterator[Row]:
+        """Yield the records on a page that it does not name, though they are there."""
+        for match in _BEGIN.finditer(page):
+            at = match.start() - 1
+            if at < 2 or any(cell.start <= at < cell.end for cell in taken):
+                continue
+            try:
+                kinds, _, end = types(page, at)
+                cell = self._cells.laid(_rowid_before(page, at), at, end - at)
+            except BrokenError:
+                continue
+            if len(kinds) == self._width:
+                taken.append(cell)
+                self.spoilt += 1
+                yield self._row(page, cell, LEAF_TABLE, self._width)
+
+    def _row(self, page: bytes, cell: Cell, kind: int, width: int) -> Row:
+        is_index = kind != LEAF_TABLE
+        try:
+            return Row(cell.rowid, is_index, width, self._cells.values(page, cell))
+        except BrokenError:
+            return Row(cell.rowid, is_index, width, None, page[cell.start : cell.end])
+
+
+def _rowid_before(page: bytes, at: int) -> int:
+    """Return the number that ends at a place, which is a row's id; 0 if there is none."""
+    begin = at - 1
+    while begin > max(at - 9, 0) and page[begin - 1] & 0x80:
+        begin -= 1
+    rowid, end = varint(page, begin)
+    return rowid if end == at else 0
