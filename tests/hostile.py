@@ -15,7 +15,7 @@ from stores import identity, key
 import checkpointdb as ckpt
 from checkpointdb.file.records import Entry, checksum
 
-ROWS = [{"n": n, "text": "row %d" % n} for n in range(6)]
+ROWS = [{"n": n, "text": f"row {n}"} for n in range(6)]
 BLOB = {"n": (1, 2), "list": [0.5] * 70}
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x1b[31m\u202egnp.exe\x9b31m\r\b\n\x00\u2066\u200e\ud83d"
 TEXT = ESCAPES.replace("\x00", "").replace("\ud83d", "")
@@ -126,7 +126,9 @@ def a_generated_column_that_takes_memory(path):
 
 sql("a virtual table in place of a table", "drop table system_claims",
     "create virtual table system_claims using fts5 (key, worker, expires)")  # fmt: skip
-redefine("a virtual table of no module", "system_claims", "create virtual table system_claims using x")
+redefine(
+    "a virtual table of no module", "system_claims", "create virtual table system_claims using x"
+)
 redefine("no SQL at all", "records", "not SQL")
 redefine("SQL that is not closed", "records", "create table records (")
 redefine("another table's SQL", "records", "create table steps (id)")
@@ -256,7 +258,12 @@ def escapes_in_every_text(path):
             for column in columns.split():
                 db.execute(f"update {table} set {column} = ?", (TEXT,))
         db.execute("update runs set meta = json_quote(?)", (TEXT,))
-        put(db, error=msgspec.json.encode(dict.fromkeys(("type", "message", "traceback"), TEXT)).decode())
+        put(
+            db,
+            error=msgspec.json.encode(
+                dict.fromkeys(("type", "message", "traceback"), TEXT)
+            ).decode(),
+        )
         put(db, result=msgspec.json.encode({TEXT: TEXT}).decode())
 
 
@@ -325,7 +332,20 @@ def nested(code, depth):
     return data
 
 
-PAYLOADS = [None, [], {}, "x", 7, -1, 2**63, b"\xff" * 9, [None] * 3, ["", "", ""], [[1]], [1, 2, 3]]
+PAYLOADS = [
+    None,
+    [],
+    {},
+    "x",
+    7,
+    -1,
+    2**63,
+    b"\xff" * 9,
+    [None] * 3,
+    ["", "", ""],
+    [[1]],
+    [1, 2, 3],
+]
 for code in range(1, 38):
     for number, payload in enumerate(PAYLOADS):
         if (code + number) % 4 == 0:
@@ -455,7 +475,9 @@ def ten_gigabytes_of_holes(path):
 
 
 def cut(name, size):
-    MAKERS[name] = lambda path: os.truncate(path, size if size >= 0 else os.path.getsize(path) + size)
+    MAKERS[name] = lambda path: os.truncate(
+        path, size if size >= 0 else os.path.getsize(path) + size
+    )
 
 
 for size in (0, 1, 99, 100, 511, 512, 4096, 8191, 8192, 16384, -1, -8192, -20000):
@@ -485,7 +507,9 @@ for ending in ("-wal", "-shm", "-journal"):
     beside(f"a {ending} that is a link to itself", ending, lambda path: os.symlink(path, path))
     beside(f"a {ending} that is a device", ending, lambda path: os.symlink("/dev/zero", path))
 beside("a log of frames of nothing", "-wal", _write(WAL + b"\0" * 90_000))
-beside("a log of 1 GB of holes", "-wal", lambda path: (_write(WAL)(path), os.truncate(path, 1 << 30)))
+beside(
+    "a log of 1 GB of holes", "-wal", lambda path: (_write(WAL)(path), os.truncate(path, 1 << 30))
+)
 beside("a log of pages of 3 bytes", "-wal", _write(WAL[:8] + b"\0\0\0\3" + WAL[12:] + b"x" * 9000))
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 beside("a journal that names another file", "-journal",
@@ -519,9 +543,13 @@ instead("a socket", _socket)
 instead("a link to itself", lambda path: os.symlink(path, path))
 instead("a link to nothing in a folder of nothing", lambda path: os.symlink("no/such", path))
 for device in ("null", "zero", "full", "random", "tty"):
-    instead(f"a link to /dev/{device}", lambda path, device=device: os.symlink(f"/dev/{device}", path))
+    instead(
+        f"a link to /dev/{device}", lambda path, device=device: os.symlink(f"/dev/{device}", path)
+    )
 instead("text", _write(b"id,text\n" * 1000))
-instead("an SQLite file of another", lambda path: apsw.Connection(path).execute("create table t(x)"))
+instead(
+    "an SQLite file of another", lambda path: apsw.Connection(path).execute("create table t(x)")
+)
 
 
 # --- by mutation
@@ -543,7 +571,9 @@ def mutate(path, chance):
             elif kind == 1:
                 data[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF])
             elif kind == 2:
-                data[at : at + 4] = struct.pack(">I", chance.choice([0, 1, 2**31, 2**32 - 1, page + 1]))
+                data[at : at + 4] = struct.pack(
+                    ">I", chance.choice([0, 1, 2**31, 2**32 - 1, page + 1])
+                )
             elif kind == 3:
                 other = chance.randrange(len(data) - 64)
                 data[at : at + 32] = data[other : other + 32]

@@ -1,4 +1,4 @@
-"""Open, read, export and run over store files, many in one process with little room; say how it went.
+"""Open, read, export and run over store files, many in one process with little room.
 
 Reads lines `path`, writes for each a line of JSON: what every act ended with, seconds of processor
 time, and megabytes more than before.
@@ -20,7 +20,7 @@ import warnings
 import click
 
 import checkpointdb as ckpt
-from checkpointdb.cli import cli
+from checkpointdb.cli import cli, watch
 
 ROOM = 256 << 20
 # whatever steers a terminal, or turns what is shown on it round
@@ -38,21 +38,35 @@ def keep_small():
     resource.setrlimit(resource.RLIMIT_AS, (used() + ROOM, -1))
 
 
+def shown_by(act):
+    """Return what is written to standard output and error."""
+    out = io.BytesIO()
+    text = io.TextIOWrapper(out, encoding="utf-8", errors="surrogateescape", write_through=True)
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        act()
+    return out.getvalue().decode("utf-8", "replace")
+
+
+def check_safe(name, shown):
+    """Raise if a text steers a terminal."""
+    if found := UNSAFE.search(shown):
+        raise AssertionError(f"{name} shows {found[0]!r}: {shown[: found.end()][-80:]!r}")
+
+
 def ckpt_command(*arguments):
     """Run a command; its errors are one line, its output is safe."""
-    out, err = io.BytesIO(), io.StringIO()
-    text = io.TextIOWrapper(out, encoding="utf-8", errors="surrogateescape", write_through=True)
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(err):
+    codes = []
+
+    def act():
         try:
             cli.main(list(arguments), prog_name="ckpt")
         except SystemExit as end:
-            code = end.code or 0
-    shown = out.getvalue().decode("utf-8", "replace") + err.getvalue()
-    if found := UNSAFE.search(shown):
-        raise AssertionError(f"{arguments[0]} shows {found[0]!r}: {shown[: found.end()][-80:]!r}")
-    if code not in (0, 1, 3, 4) or "Traceback" in err.getvalue():
-        raise AssertionError(f"{arguments[0]} ended with {code}: {err.getvalue()[-300:]}")
-    return code
+            codes.append(end.code or 0)
+
+    shown = shown_by(act)
+    check_safe(arguments[0], shown)
+    if codes[0] not in (0, 1, 3, 4):
+        raise AssertionError(f"{arguments[0]} ended with {codes[0]}: {shown[-300:]}")
 
 
 def read_all(path):
@@ -78,17 +92,22 @@ def run(path):
             step.store.close()
 
 
+def _watch(path):
+    watch._Lines().show(watch.Watch(path).look())
+
+
 def acts(path):
     """Yield what is done with a file, the gentle things first."""
     yield "inspect", lambda: ckpt_command("inspect", path)
     yield "failures", lambda: ckpt_command("inspect", path, "--failures")
     yield "json", lambda: ckpt_command("inspect", path, "--json", "--failures")
-    yield "watch", lambda: ckpt_command("watch", path, "--until-end", "--every", "60")
+    yield "watch", lambda: check_safe("watch", shown_by(lambda: _watch(path)))
     yield "why", lambda: ckpt_command("why", path, '{"n": 77}')
     for ending in ("jsonl", "csv"):
         output = f"{path}.out.{ending}"
-        yield "export " + ending, lambda output=output: ckpt_command(
-            "export", path, "-o", output, "--all", "--force"
+        yield (
+            "export " + ending,
+            lambda output=output: ckpt_command("export", path, "-o", output, "--all", "--force"),
         )
     yield "read", lambda: read_all(path)
     yield "run", lambda: run(path)

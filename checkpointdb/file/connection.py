@@ -98,6 +98,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
     _refuse_other_name(path)
     _check_log(path, vfs)
     _warn_of_network(path)
+    _warn_of_others(path)
     with mapped(path):
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
         try:
@@ -184,6 +185,24 @@ def open_reader(
     return connection, not shared, damage
 
 
+def _warn_of_others(path: str) -> None:
+    """Warn of a place where another user can put another file in the store's place."""
+    status, directory = os.stat(path), os.path.dirname(path)
+    mode, shared = os.stat(directory).st_mode, stat.S_IWGRP | stat.S_IWOTH
+    if mode & shared and not mode & stat.S_ISVTX:  # as in /tmp, where nobody takes others' files
+        why = f"other users may write to its directory {directory}: chmod go-w it"
+    elif status.st_mode & shared:
+        why = "other users may write to it: chmod 600 it"
+    elif status.st_uid != os.geteuid():
+        why = "it belongs to another user"
+    else:
+        return
+    warnings.warn(
+        f"{path}: {why}. Who can change a store can change the results that you are given",
+        stacklevel=4,
+    )
+
+
 def _warn_of_network(path: str) -> None:
     kind = network_file_system(path)
     if kind is not None:
@@ -199,13 +218,14 @@ def create(path: str, vfs: str | None = None) -> None:
 
     If another process creates it first, theirs is kept.
     """
-    if _size(path + "-wal") and not os.path.lexists(path):
-        raise StoreError(
-            f"{path}-wal: the log of a store that is gone; a new one would be read with it. Put "
-            "the store back, or move its log away",
-            path,
-        )
+    _check_name(path)
     try:
+        if _size(path + "-wal") and not os.path.lexists(path):
+            raise StoreError(
+                f"{path}-wal: the log of a store that is gone; a new one would be read with it. "
+                "Put the store back, or move its log away",
+                path,
+            )
         with half_made(path) as temporary, mapped(path):
             lay(temporary, vfs)
     except FileExistsError:
@@ -310,8 +330,17 @@ def _no_sqlite(path: str, why: str) -> StoreError:
     )
 
 
+def _check_name(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        text = f"{path!r}: SQLite opens only files whose names are UTF-8: rename it"
+        raise StoreError(text, path) from error
+
+
 def check_file(path: str) -> None:
     """Raise unless it is a file that may be one of SQLite's."""
+    _check_name(path)
     try:
         status = os.stat(path)
     except OSError as error:
@@ -331,9 +360,9 @@ def check_file(path: str) -> None:
 
 
 def _check_beside(path: str) -> None:
-    """Refuse what would have SQLite wait for ever, write elsewhere, or delete another file.
+    """Refuse what would have SQLite wait for ever, write elsewhere, or undo what is saved.
 
-    A rollback journal, which no store has, names a file that SQLite deletes when it is done.
+    A rollback journal, which no store has, would be played back into it before anybody asks.
     """
     if os.path.lexists(path + "-journal"):
         raise StoreError(
@@ -342,10 +371,16 @@ def _check_beside(path: str) -> None:
             "away if you do not know it",
             path,
         )
+    owners = {os.stat(path).st_uid, os.geteuid(), 0}
     for ending in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(path + ending).st_mode):
-                raise StoreError(f"{path}{ending}: no regular file: move it away", path)
+            status = os.lstat(path + ending)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
+                raise StoreError(
+                    f"{path}{ending}: no regular file, or another user's: it is none of this "
+                    "store's. Nothing was read or written. Move it away",
+                    path,
+                )
 
 
 def _identify(path: str, vfs: str | None) -> tuple[int, int]:
