@@ -243,7 +243,7 @@ sql("times past all calendars", "update records set saved_at = 1e300",
 sql("numbers past all", "update steps set results = 9223372036854775807, cost = 1e308,"
     " seconds = 1e308", "update runs set rows = 9223372036854775807, hits = 9223372036854775807,"
     " seconds = 1e-320, cost = 1e308, commit_seconds = 9e999")  # fmt: skip
-sql("a name of megabytes", "update steps set name = hex(zeroblob(3000000))")
+sql("a name of megabytes", "update steps set name = hex(zeroblob(300000))")
 
 
 @maker
@@ -508,7 +508,9 @@ for ending in ("-wal", "-shm", "-journal"):
     beside(f"a {ending} that is a device", ending, lambda path: os.symlink("/dev/zero", path))
 beside("a log of frames of nothing", "-wal", _write(WAL + b"\0" * 90_000))
 beside(
-    "a log of 1 GB of holes", "-wal", lambda path: (_write(WAL)(path), os.truncate(path, 1 << 30))
+    "a log of 100 MB of holes",
+    "-wal",
+    lambda path: (_write(WAL)(path), os.truncate(path, 100 << 20)),
 )
 beside("a log of pages of 3 bytes", "-wal", _write(WAL[:8] + b"\0\0\0\3" + WAL[12:] + b"x" * 9000))
 JOURNAL = bytes.fromhex("d9d505f920a163d7")

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 
-import click
+import pandas  # noqa: F401 - and numpy: what a value may have imported has its own price
 
 import checkpointdb as ckpt
 from checkpointdb.cli import cli, watch
@@ -139,7 +139,6 @@ def handle(path, names):
 def main():
     """Handle what comes, a line at a time."""
     warnings.simplefilter("ignore")
-    click.get_current_context(silent=True)
     keep_small()
     for line in sys.stdin:
         path, *names = json.loads(line)

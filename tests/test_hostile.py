@@ -73,6 +73,8 @@ def bad(handle, whole, directory, make, *names):
     done = handle(path, *names)
     if done["wrong"]:
         return done["wrong"]
+    if "unsafe" in done["ends"]:
+        return f"an error that steers a terminal: {done['ends']}"
     if done["seconds"] > SECONDS:
         return f"{done['seconds']:.1f} s of processor time: {done['ends']}"
     return None

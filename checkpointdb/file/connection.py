@@ -24,6 +24,7 @@ from ..errors import (
     StoreLockedError,
     StoreVersionError,
 )
+from ..wording import safe
 from . import migrations, pragmas, wal
 from .locks import lockers, strangers
 from .mounts import network_file_system
@@ -49,6 +50,7 @@ def mapped(path: str) -> Iterator[None]:
 
 
 def _ours(error: apsw.Error, path: str) -> StoreError:
+    said = safe(error)  # it may name what stands in the file
     match error:
         case apsw.FullError():
             return StoreFullError(
@@ -64,19 +66,19 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreCorruptError(
-                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm. "
+                f"{path}: the file is damaged ({said}). Keep it as it is, with its -wal and -shm. "
                 "`ckpt verify STORE` says what is damaged, and `ckpt salvage STORE -o NEW` brings "
                 "all that is whole into a new store",
                 path,
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             return StoreError(
-                f"{path}: cannot be opened ({error}). Check the permissions of the file and, for "
+                f"{path}: cannot be opened ({said}). Check the permissions of the file and, for "
                 "writing, of its directory, in which SQLite puts two files beside it",
                 path,
             )
         case _:
-            return StoreError(f"{path}: {type(error).__name__}: {error}", path)
+            return StoreError(f"{path}: {type(error).__name__}: {said}", path)
 
 
 def check_sqlite(version: str | None = None) -> None:
@@ -292,7 +294,7 @@ def _probe(path: str, vfs: str | None) -> None:
     except apsw.NotADBError as error:
         if looks_like_pages(path, vfs):
             raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
-        raise _no_sqlite(path, str(error)) from error
+        raise _no_sqlite(path, safe(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
     if application_id == migrations.BEFORE_FORMAT_1:
@@ -458,7 +460,7 @@ def _check_schema(connection: apsw.Connection, path: str) -> None:
     wrong = migrations.wrong_in_schema(connection)
     if wrong is not None:
         raise StoreCorruptError(
-            f"{path}: {wrong} is not as checkpointdb created it: another program changed the file. "
-            "Nothing was read or written",
+            f"{path}: {safe(wrong)} is not as checkpointdb created it: another program changed the "
+            "file. Nothing was read or written",
             path,
         )

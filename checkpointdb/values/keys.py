@@ -274,7 +274,9 @@ def _both(described: str) -> tuple[Any, tuple[str, ...]]:
     if isinstance(recipe, dict) and "depends" in recipe:
         recipe, names = recipe.get("key"), recipe["depends"]
     is_function = isinstance(recipe, dict) and type(recipe.get("function")) is str
-    if not _are_texts(names) or not (recipe is None or is_function or _are_texts(recipe)):
+    if not _are_texts(names) or not (
+        recipe is None or is_function or (recipe and _are_texts(recipe))
+    ):
         raise DecodeError("the key recipe of a step is none that checkpointdb writes")
     return recipe, tuple(names)
 
