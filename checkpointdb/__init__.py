@@ -20,6 +20,7 @@ from .errors import (
     DecodeError,
     EncodeError,
     KeyCollisionError,
+    ReplayMissError,
     StaleResultsError,
     StaleResultsWarning,
     StepDeadlockError,
@@ -31,6 +32,7 @@ from .errors import (
     StoreVersionError,
 )
 from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .file.merge import Conflict, Merged
 from .file.records import Call, Record, RunInfo, StepInfo
 from .file.salvage import Salvaged, salvage
 from .file.verify import Problem
@@ -55,16 +57,19 @@ __all__ = [
     "CameLate",
     "CheckpointError",
     "Committed",
+    "Conflict",
     "DecodeError",
     "EncodeError",
     "Event",
     "Failed",
     "KeyCollisionError",
+    "Merged",
     "Miss",
     "Pending",
     "Plan",
     "Problem",
     "Record",
+    "ReplayMissError",
     "Report",
     "RowFailed",
     "Run",

@@ -10,6 +10,7 @@
     ├── DecodeError              a stored value that does not fit     .key
     ├── KeyCollisionError        two rows with one key        .key .position .record
     ├── StaleResultsError        other code computed what is saved    .results .changes
+    ├── ReplayMissError          a row that is not saved, in a replay .row .key .differs
     ├── BindingError             one step's code, bound to other values
     ├── StepDeadlockError        a row that waits for itself          .key
     ├── StepStuckError           calls that run on after their time   .rows
@@ -113,6 +114,26 @@ class StaleResultsError(CheckpointError):
         super().__init__(message)
         self.results = results
         self.changes = changes
+
+
+class ReplayMissError(CheckpointError):
+    """A row has no saved result, and the step is only to replay what is saved. No call was made.
+
+    `row` is the row, `key` its key in hex. `differs` has the fields in which the nearest saved row
+    is another: name to (this row's value, the saved one's).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        row: Any = None,
+        key: str | None = None,
+        differs: dict[str, tuple[Any, Any]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.key = key
+        self.differs = differs or {}
 
 
 class BindingError(CheckpointError):

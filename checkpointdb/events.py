@@ -77,16 +77,23 @@ class RunStarted(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """A commit made `rows` rows durable; it took `seconds`."""
+    """A commit made `rows` rows durable; it took `seconds`.
+
+    Their records are `first_id` to `last_id`, without a gap and of this commit alone. Both are 0 if
+    each of the rows was late, under `shared=True`.
+    """
 
     step: str
     rows: int
     seconds: float
+    first_id: int = 0
+    last_id: int = 0
 
 
 class CameLate(msgspec.Struct, frozen=True):
-    """Under `shared=True`, another worker saved its result of this row first; that one stays.
+    """A result of this row was saved meanwhile, and stays; this outcome is not saved.
 
+    Another worker's, under `shared=True`; anybody's, where this outcome is a failure.
     It is the `nth` such row of its run, counted from 1.
     """
 
@@ -137,7 +144,7 @@ def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
     level = _level(event)
     if log.isEnabledFor(level):
         with contextlib.suppress(Exception):  # a closed stderr or a full disk must end no run
-            log.log(level, "%s", _line(event), extra={"event": event})
+            log.log(level, "%s", wording.safe(_line(event)), extra={"event": event})
     if listener is not None:
         listener(event)
 
@@ -180,7 +187,7 @@ def _line(event: Event) -> str:
             return f"{event.step}: committed {event.rows:,} rows in {event.seconds * 1e3:.1f} ms"
         case CameLate():
             return (
-                f"{event.step}: row {event.position} was computed here too, but another worker "
+                f"{event.step}: row {event.position} was computed here too, but another run "
                 f"saved its result first, and that one stays (key {event.key})"
                 f"{_more(event.nth, 'late results')}"
             )

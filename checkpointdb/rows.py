@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .engine.callables import checked_rows
 from .engine.calls import dollars
 from .engine.job import Spec
+from .engine.occurrences import Counts
 from .engine.options import StepSettings, check_count
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+_BATCH = 256  # rows that are looked up at once
 
 
 class Rows(Generic[P, R]):
@@ -51,6 +55,33 @@ class Rows(Generic[P, R]):
             StoreError: the store cannot be read.
         """
         return self._direct.get(row, self._number(nth))
+
+    @overload
+    def results(
+        self: Rows[P, Coroutine[Any, Any, T]], rows: Iterable[Any]
+    ) -> Iterator[T | Miss]: ...
+    @overload
+    def results(self, rows: Iterable[Any]) -> Iterator[R | Miss]: ...
+    def results(self, rows: Iterable[Any]) -> Iterator[Any]:
+        """Yield the saved result of each row, or the falsy `MISS`, in their order; call nothing.
+
+        Args:
+            rows: any iterable or frame, as `run` takes it. Under `duplicates="separate"` the n-th
+                of equal rows gets the n-th result.
+
+        Raises:
+            TypeError: no rows; at once. EncodeError, StoreError: as `get`, while iterating.
+        """
+        return self._saved(iter(checked_rows(rows, Iterable)))
+
+    def _saved(self, rows: Iterator[Any]) -> Iterator[Any]:
+        spec, seen = self._spec, Counts()
+        while batch := list(itertools.islice(rows, _BATCH)):
+            numbers = [0] * len(batch)
+            if spec.separate:
+                contents = map(spec.binder.content, batch)
+                numbers = [seen.count(spec.keyer.identify(content)[0]) for content in contents]
+            yield from self._direct.get_all(batch, numbers)
 
     def put(
         self,

@@ -25,10 +25,8 @@ from .engine.callables import (
     namespace_of,
     return_type,
     row_name,
-    row_type,
     type_of_each,
 )
-from .engine.failures import Failed
 from .engine.job import Job, Spec
 from .engine.on_change import accept
 from .engine.options import (
@@ -42,9 +40,6 @@ from .engine.options import (
 from .engine.partials import bound_in_key
 from .engine.source import is_async_source
 from .file.opened import Durability
-from .frames.added import Added
-from .frames.mapped import mapped
-from .frames.one_pass import Columns, Pass
 from .loops import sync
 from .loops.choice import loop_for, refuse_executor
 from .loops.direct import Direct, StoreOrPath, Where
@@ -56,16 +51,16 @@ from .plan import Plan, Why
 from .policy import SavePolicy
 from .rows import Rows
 from .store import Store
+from .tabular import Tabular
 from .values.codec import Codec
 from .values.keys import Keyer, Version, depends_digest, describe_recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-F = TypeVar("F")
 
 
-class Step(Rows[P, R]):
+class Step(Rows[P, R], Tabular):
     """A function with a name and a version whose results are kept in a store; made by `step`.
 
     Call it like the function, for one row; `run` and `arun` pass it over many. `__wrapped__` is
@@ -93,7 +88,7 @@ class Step(Rows[P, R]):
         )  # fmt: skip
         self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta
-        self._where = Where(store, settings.durability)
+        self._where = Where(store, settings.durability, settings.replay)
         self._binder = Binder(fn, settings.using)
         self._method = is_method(fn)
         self.__wrapped__ = fn
@@ -235,55 +230,6 @@ class Step(Rows[P, R]):
         session = Session(self._job(checked), rows, in_task=True)
         return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
 
-    def map(
-        self,
-        frame: F,
-        *,
-        columns: Columns = None,
-        prefix: str = "",
-        error_column: str = "error",
-        **options: Unpack[RunOptions],
-    ) -> F:
-        """Return `frame` with the results of its rows as further columns.
-
-        It takes a data frame or series of pandas or polars, a table or record batch of pyarrow,
-        whatever else has a stream of Arrow batches (then a `pyarrow.RecordBatchReader` is
-        returned), or a data set of Hugging Face, and returns the same kind: its rows, order, index,
-        types and metadata as they were. A result that is a dict or a record has a column for each
-        key, where a row without it has null; any other result is in a column with the step's name.
-        An `IterableDataset` computes when it is iterated. The promises are those of `run`.
-
-        Args:
-            frame: its rows are dicts of its columns.
-            columns: the names of those that are in a row; a single name, not in a list, for rows
-                that are the values themselves.
-            prefix: of the names of all added columns.
-            error_column: under `on_error="record"`, the column that says why a row failed.
-            **options: see `RunOptions`; `ordered=False` makes no sense here.
-
-        Raises:
-            TypeError: not such a frame, or wrong use; no call was made.
-            ValueError: an added column has the name of one that is there; before the first call
-                if the step's annotation tells, else what was computed is saved.
-        """
-        checked = run_options("map", options, self._settings, ("columns", "prefix", "error_column"))
-        if not checked.ordered:
-            raise TypeError("map joins results to their rows in order: leave ordered= out")
-        error = error_column if checked.on_error == "record" else None
-        spec, takes = (
-            (self._spec, row_type(self.__wrapped__))
-            if checked.batch_size is None
-            else (self._batch_spec, Any)
-        )
-
-        def added(taken: Iterable[Any]) -> Added:
-            return Added(self.name, spec.codec.annotation, taken, prefix, error, Failed)
-
-        result: F = mapped(
-            frame, Pass(lambda rows: self.run(rows, **options), added, columns, takes)
-        )
-        return result
-
     def replace(
         self,
         *,
@@ -291,6 +237,7 @@ class Step(Rows[P, R]):
         save: SavePolicy | None = None,
         durability: Durability | None = None,
         on_change: OnChange | None = None,
+        replay: bool | None = None,
     ) -> Step[P, R]:
         """Return the same step saved elsewhere or otherwise; nothing is opened."""
         options = self._options()
@@ -300,6 +247,8 @@ class Step(Rows[P, R]):
             options["durability"] = durability
         if on_change is not None:
             options["on_change"] = on_change
+        if replay is not None:
+            options["replay"] = replay
         where = self._where.again if store is None else store
         return Step(self.__wrapped__, where, version=self.version, **options)
 
@@ -325,7 +274,9 @@ class Step(Rows[P, R]):
 
     def why(self, /, *args: P.args, **kwargs: P.kwargs) -> Why:
         """Say why this row is a hit or a miss: which part of its key differs from what is saved."""
-        row = self._binder.content(self._row(args, kwargs))
+        return self._why(self._binder.content(self._row(args, kwargs)))
+
+    def _why(self, row: Any) -> Why:
         return plans.why(
             self.path, self.name, self.version, self._keyer, self._key_recipe, row,
             self._spec.capture(),
@@ -391,7 +342,11 @@ class Step(Rows[P, R]):
         if options.given or options.using:
             binder = self._binder.with_values(options.given, options.using)
             spec = msgspec.structs.replace(spec, binder=binder)
-        return Job(self._opened(), spec, self._save, self._meta, options)
+        return self._asked(self._opened(), spec, options)
+
+    def _asked(self, store: Store, spec: Spec, options: Options) -> Job:
+        job = Job(store, spec, self._save, self._meta, options)
+        return job.replaying(self._why) if self._where.is_replayed else job
 
     def _direct_job(self, store: Store) -> Job:
         """Return what the session of direct calls is asked for."""
@@ -399,7 +354,7 @@ class Step(Rows[P, R]):
         if not spec.is_async:
             fn = functools.partial(interrupts.in_the_open, spec.fn)
             spec = msgspec.structs.replace(spec, fn=fn)
-        return Job(store, spec, self._save, self._meta, self._settings.of_calls)
+        return self._asked(store, spec, self._settings.of_calls)
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._method and args and isinstance(args[0], type):  # as classmethod does

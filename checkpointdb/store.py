@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from . import interrupts
 from .errors import StoreError
@@ -12,8 +12,10 @@ from .file import connection as files
 from .file import lifetime
 from .file.backup import backup
 from .file.log import Log
+from .file.merge import Merged
 from .file.opened import Durability
 from .file.read import Reader, Status
+from .file.read_log import ReadLog
 from .file.records import Record, RunInfo, StepInfo
 from .file.verify import OnProgress, Problem
 from .frames.saved import Saved
@@ -23,7 +25,7 @@ LAST_RUNS = 5  # that a notebook shows
 
 
 class Store:
-    """A store file, open for reading and writing. A context manager; safe to share by threads.
+    """A store file, open for reading and writing, or reading. A context manager; thread-safe.
 
     Promises: creation is whole or not at all, and durable; a commit is all or nothing; what a
     commit acknowledged survives a power cut (`durability="power"`) or the death of the process
@@ -35,6 +37,8 @@ class Store:
         durability: `"power"` or `"process"`.
         create: False to raise instead of creating the file.
         vfs: name of an SQLite VFS to use instead of the system's.
+        readonly: True to write nothing, create nothing and take no lock. Steps on this store only
+            replay what is saved: see `replay=` of `step`.
 
     Raises:
         StoreError: a directory, an empty file, not a store, a place that cannot be written.
@@ -49,16 +53,20 @@ class Store:
         durability: Durability = "power",
         create: bool = True,
         vfs: str | None = None,
+        readonly: bool = False,
     ) -> None:
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', got {durability!r}")
         files.check_sqlite()
         self.path = os.path.realpath(os.fspath(path))
-        self.durability = durability
+        self.durability, self.readonly = durability, readonly
         self._vfs = vfs
-        if create and not os.path.lexists(self.path):
+        if create and not readonly and not os.path.lexists(self.path):
             files.create(self.path, vfs)
-        self.log = Log(self.path, durability, vfs)
+        # of reading, it does the part; of the rest, it says what it is
+        self.log = (
+            cast("Log", ReadLog(self.path, vfs)) if readonly else Log(self.path, durability, vfs)
+        )
         try:
             lifetime.opened(self.log, self.log.forked)
             lifetime.give_back(self, self.log)
@@ -73,7 +81,8 @@ class Store:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({self.path!r}, durability={self.durability!r})"
+        kind = "readonly=True" if self.readonly else f"durability={self.durability!r}"
+        return f"Store({self.path!r}, {kind})"
 
     def _repr_html_(self) -> str:
         from . import markup
@@ -238,6 +247,42 @@ class Store:
         if type(keep) is not int or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, got {keep!r}")
         return self.log.compact(keep, dry_run)
+
+    def merge(
+        self,
+        other: str | os.PathLike[str] | Store,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> Merged:
+        """Bring the records of another store into this one, by key; return what was done.
+
+        Promise: the other store is only read. Pages of records are committed one by one, so that
+        after a kill another merge goes on; what was merged before is passed over. Records of one
+        origin keep their order, and the newest wins; between different origins a success beats a
+        failure, and else what is here stays. What loses is kept as history. What `forget` deleted
+        in one of the two is deleted in this one too, and does not come back.
+
+        Args:
+            other: a store, or its path. Runs may go on in it; merge again to bring what is new.
+            on_progress: called as by `verify`.
+
+        Raises:
+            ValueError: it is this very store.
+            StoreError: there is no such store; or it has rows to delete here, and a run is open.
+            StoreCorruptError: one of its records is not what was written; what is before it is here
+                now. `ckpt salvage` brings all that is whole into a new store.
+            KeyCollisionError: two different rows have one key.
+        """
+        if isinstance(other, Store):
+            other.log.commit_buffers()
+            other = other.path
+        with Reader(other) as reader:
+            if os.path.samefile(reader.path, self.path):
+                raise ValueError(f"{self.path}: a store cannot be merged into itself")
+            if on_progress is None:
+                return self.log.merge(reader)
+            last, report = max(reader.last_commit()[0], 1), on_progress
+            return self.log.merge(reader, lambda done: report("records", min(done / last, 1.0)))
 
     @interrupts.whole
     def flush(self) -> None:

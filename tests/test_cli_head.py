@@ -15,7 +15,7 @@ from checkpointdb.cli.display import width
 TRICKY = [
     {"n": 0, "text": 'the "Größe" was late'},
     {"n": 1, "text": "a tab\there, a line\nthere"},
-    {"n": 2, "text": "nothing", "tags": ("tuple", "Hidden in MessagePack")},
+    {"n": 2, "text": "nothing", "tags": ("Äpfel und", "Hidden in MessagePack")},
     {"n": 3, "text": "<script>alert(1)</script> \x1b[31m \u202e"},
     {"n": 4, "text": "x" * 5000, "n5": list(range(1000))},
     {"n": 5, "text": "fails"},
@@ -75,6 +75,7 @@ def test_only_the_newest_attempt_at_a_row_is_shown(here):
         ('the "Größe"', [0]),
         ("tab\there, a line\nthere", [1]),
         ("hidden in messagepack", [2]),
+        ("Äpfel UND", [2]),
         ("</SCRIPT>", [3]),
         ("\x1b[31m", [3]),
         ("from the provider", [5]),

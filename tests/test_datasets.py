@@ -10,6 +10,7 @@ import textwrap
 import warnings
 
 import pytest
+from frames_docs import run_docs
 
 import checkpointdb as ckpt
 
@@ -126,6 +127,11 @@ def test_their_own_map_takes_a_step(label, calls, store_path):
         warnings.simplefilter("ignore", ResourceWarning)
         assert data.map(later)["label"][:] == [text for _, text, _ in WANTED]
         gc.collect()
+
+
+def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_docs(tmp_path, lambda block: "datasets" in block) == 2
 
 
 SCRIPT = """

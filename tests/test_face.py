@@ -125,7 +125,9 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "cost": float,
         "shared": True,
         "timeout": 60.0,
+        "on_event": print,
         "using": ("client",),
+        "replay": False,
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

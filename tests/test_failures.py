@@ -354,3 +354,104 @@ def test_a_result_that_valid_could_not_judge_is_no_success(store_path, paid, on_
     record = saved(store_path)[0]
     assert record.result == result_of(0)
     assert record.error is not None
+
+
+# --- a failure and a result of the same row, saved by two
+
+
+class Sometimes:
+    """A step that fails for a row while it is told to."""
+
+    def __init__(self):
+        self.fails, self.calls = True, 0
+
+    def step(self, store, **options):
+        def sometimes(row):
+            self.calls += 1
+            if self.fails:
+                raise ValueError("no luck")
+            return {"row": row, "call": self.calls}
+
+        options = {"save": on_exit(), "on_error": "record", "ignore": ("self",)} | options
+        return ckpt.step(store, version=1, **options)(sometimes)
+
+    def fail(self, step, row):
+        self.fails = True
+        with pytest.raises(ValueError, match="no luck"):
+            step(row)
+        self.fails = False
+
+
+def outcomes(path):
+    with Store(path) as store:
+        return [record.result or record.error["type"] for record in store.records()]
+
+
+def test_a_run_tries_a_failure_again_that_is_not_committed_yet(store_path):
+    """It was not this run that failed, so it is tried; and counted as another attempt."""
+    provider = Sometimes()
+    with Store(store_path) as store:
+        step = provider.step(store)
+        provider.fail(step, 3)
+        (failed,) = step.run([3], retry_failed=False)
+        assert failed.attempts == 1
+        assert list(step.run([3])) == [{"row": 3, "call": 2}]
+        assert store.get(ckpt.key_of("sometimes", 1, 3)).attempts == 2
+    assert outcomes(store_path) == [{"row": 3, "call": 2}]
+
+
+def test_a_failure_that_waits_for_its_commit_hides_no_result(store_path):
+    """A row that failed in a direct call and came good in a run is a hit of the next call."""
+    provider = Sometimes()
+    with Store(store_path) as store:
+        step = provider.step(store)
+        provider.fail(step, 3)
+        (result,) = step.run([3])
+        assert step(3) == result
+        assert list(step.run([3])) == [result]
+        assert provider.calls == 2
+    assert outcomes(store_path) == [result]
+
+
+def test_a_failure_committed_later_takes_no_result_away(store_path):
+    """Another handle has paid for the row meanwhile: its result stays."""
+    provider = Sometimes()
+    with Store(store_path) as late, Store(store_path) as first:
+        provider.fail(provider.step(late), 3)
+        result = provider.step(first)(3)
+        first.flush()
+    assert outcomes(store_path) == [result]
+    with Store(store_path) as store:
+        assert list(provider.step(store).run([3])) == [result]
+    assert provider.calls == 2
+
+
+def test_the_run_whose_failure_came_late_is_told(store_path):
+    """By a `CameLate` event, as a worker is whose result came late."""
+    provider, told = Sometimes(), []
+    with Store(store_path) as late, Store(store_path) as first:
+        run = provider.step(late).run([3, 4], on_event=told.append)
+        failed = next(run)
+        provider.fails = False
+        result = provider.step(first)(3)
+        first.flush()
+        list(run)
+    assert isinstance(failed, Failed)
+    assert [event.position for event in told if isinstance(event, ckpt.CameLate)] == [0]
+    assert outcomes(store_path)[0] == result
+
+
+def test_a_failure_may_replace_the_stale_result_that_was_computed_again(store_path):
+    """Under recompute the failure says so; the result of other code does not come back."""
+    provider = Sometimes()
+    provider.fails = False
+    with Store(store_path) as store:
+        list(provider.step(store, on_change="recompute").run([3, 4]))
+
+    @ckpt.step(store_path, version=1, name="sometimes", on_change="recompute", on_error="record")
+    def other(row):
+        raise ValueError("no luck")
+
+    assert shape(other.run([3, 4])) == ["ValueError"] * 2
+    other.store.close()
+    assert outcomes(store_path) == ["ValueError"] * 2

@@ -70,9 +70,18 @@ def write(path):
         for n, (error, result) in enumerate([(ERROR, None), (ERROR, None), (None, '"good"')]):
             row = {"n": min(n, 1)}
             key, identity, _ = Keyer("flaky", 3).identify(row)
-            text, before = f'{{"n":{min(n, 1)}}}', 2 if n == 2 else 0
+            text, before = f'{{"n":{min(n, 1)}}}', store.log.find([key])[0]
             entry = Entry(
-                key, identity, min(n, 1), n + 1, 0.5, 0.01, error, result, text, replaces=before
+                key,
+                identity,
+                min(n, 1),
+                n + 1,
+                0.5,
+                0.01,
+                error,
+                result,
+                text,
+                replaces=before.id if before else 0,
             )
             store.log.append(id, run, [entry])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 import sys
 import typing
 
@@ -12,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from frames_docs import run_docs
 
 import checkpointdb as ckpt
 from checkpointdb.frames.packages import TableError
@@ -61,10 +63,11 @@ KINDS = {
         lambda: arrow().to_reader(2), pa.RecordBatchReader, lambda it: it.read_all().to_pylist()
     ),
 }  # fmt: skip
-each_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "batch"])
 
 
-@each_kind
+@every_kind
 def test_a_frame_comes_back_as_the_same_kind_with_the_results_joined(paid, kind):
     """In order, with equal rows called once; what is known already is not called again."""
     make, cls, rows = KINDS[kind]
@@ -120,7 +123,7 @@ def test_columns_say_what_a_row_is(paid, kind):
         step.map(make(), columns="txt")
 
 
-@each_kind
+@every_kind
 def test_failures_are_a_column(paid, kind):
     """Under on_error="record": null results there, and a text that says why."""
     make, _, rows = KINDS[kind]
@@ -260,7 +263,7 @@ def test_what_shares_no_type_is_text_in_arrow_and_itself_in_pandas(paid):
     assert list(mixed.map(pd.DataFrame(ROWS))["m"]) == [1, "two", [3], None, 2**70]
 
 
-@each_kind
+@every_kind
 def test_an_empty_frame_stays_one_with_the_columns_that_are_known(paid, kind):
     """With their types: an empty part of a table must fit the others."""
     empty = arrow().slice(0, 0)
@@ -527,3 +530,50 @@ def test_a_store_of_several_steps_wants_to_be_told_which(paid):
     with pytest.raises(ValueError, match=r"a column 'n'.*prefix"):
         step.store.to_arrow("label", version=1)
     assert len(step.store.to_pandas("label", version=2)) == len(ROWS)
+
+
+def test_saved_results_of_rows_are_given_without_a_call(paid):
+    """In the order of the rows, MISS where there is none; no store is made."""
+    step = paid.step(judge)
+    assert list(step.results(ROWS)) == [ckpt.MISS] * len(ROWS)
+    assert not os.path.exists(paid.path)
+    list(step.run(ROWS[:2]))
+    del paid.calls[:]
+    wanted = [judge(ROWS[0]), judge(ROWS[1]), ckpt.MISS, ckpt.MISS, ckpt.MISS]
+    for rows in ROWS, iter(ROWS), pd.DataFrame(ROWS), pl.DataFrame(ROWS), arrow():
+        assert list(step.results(rows)) == wanted
+    with pytest.raises(TypeError, match="must be an iterable of rows"):
+        step.results("text")
+    with pytest.raises(ckpt.EncodeError):
+        list(step.results([ROWS[0], object()]))
+    assert not paid.calls
+
+
+def test_saved_results_of_equal_rows_are_those_of_each(paid):
+    step = paid.step(lambda row: len(paid.calls), duplicates="separate")
+    list(step.run(["a", "a", "b"]))
+    assert list(step.results(["a", "b", "a", "a"] + ["c"] * 600))[:5] == [1, 3, 2] + [ckpt.MISS] * 2
+
+
+def test_given_arguments_and_means_reach_a_step_over_a_frame(paid):
+    """`given=` is in the keys, `using=` is not: as in any other run."""
+
+    @ckpt.step(paid.path, version=1, using=("client",))
+    def ask(text: str, client, heat=0.0) -> str:
+        paid.calls.append(text)
+        return f"{client} {text} {heat}"
+
+    frame, options = pd.DataFrame(ROWS[:2]), {"columns": "text", "using": {"client": "c"}}
+    assert list(ask.map(frame, given={"heat": 0.5}, **options)["ask"]) == [
+        "c good 0.5",
+        "c bad 0.5",
+    ]
+    assert ask("good", "other", heat=0.5) == "c good 0.5"
+    assert list(ask.map(frame, **options)["ask"]) == ["c good 0.0", "c bad 0.0"]
+    assert paid.calls == ["good", "bad"] * 2
+
+
+def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
+    """docs/frames.md is true; the part about datasets is in test_datasets.py."""
+    monkeypatch.chdir(tmp_path)
+    assert run_docs(tmp_path, lambda block: "datasets" not in block) >= 6

@@ -35,7 +35,7 @@ from checkpointdb.engine.sharing import Sharing
 from checkpointdb.engine.source import END, Source
 from checkpointdb.engine.tally import Tally
 from checkpointdb.events import Committed, Report, RowFailed, RunEnded, RunStarted
-from checkpointdb.file.records import Entry, RunInfo
+from checkpointdb.file.records import Appended, Entry, RunInfo
 from checkpointdb.loops.session import Session
 from checkpointdb.policy import Pending
 from checkpointdb.values.codec import Codec
@@ -178,13 +178,13 @@ def test_a_tally_counts_and_tells():
     tally.computed()
     tally.paid(0.25)
     tally.failed([slot_of(1, 7)], ValueError("no"), recorded=True)
-    tally.committed(3, [], 0.5)
+    tally.committed(3, Appended(5, 7), 0.5)
     tally.end()
     report = tally.report()
     assert report == tally.report()  # the clock has stopped
     assert (report.rows, report.hits, report.computed, report.failed) == (3, 1, 1, 2)
     assert (report.commits, report.commit_seconds, report.cost) == (1, 0.5, 0.25)
-    assert events == [RowFailed("s", 7, "ValueError", "no", 1, True), Committed("s", 3, 0.5)]
+    assert events == [RowFailed("s", 7, "ValueError", "no", 1, True), Committed("s", 3, 0.5, 5, 7)]
 
 
 def test_a_tally_loses_no_count_among_threads():

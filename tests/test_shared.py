@@ -224,6 +224,23 @@ def test_a_lease_that_is_not_renewed_is_taken_over_and_the_late_result_reported(
     assert list(late.run([1], shared=True)) == ["first"]
 
 
+def test_results_that_came_late_are_counted(store_path, monkeypatch):
+    """`CameLate.nth` is the number of the event in its run, in whichever commit it comes."""
+    late, events = ckpt.step(store_path, version=1, name="s", save=every(rows=2))(abs), []
+    with Store(store_path) as first:
+        other = ckpt.step(first, version=1, name="s", save=every(rows=1))(abs)
+        monkeypatch.setattr(sharing.Sharing, "claim", lambda self, slots: list(slots))
+
+        def paid_there(row):
+            other(row)
+            return row
+
+        step = ckpt.step(late.store, version=1, name="s", save=every(rows=2))(paid_there)
+        list(step.run([1, 2, 3, 4, 5], shared=True, on_event=events.append))
+    nths = [event.nth for event in events if isinstance(event, CameLate)]
+    assert nths == [1, 2, 3, 4, 5]
+
+
 def first_result(row):
     return "first"
 

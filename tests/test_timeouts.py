@@ -20,6 +20,7 @@ from test_interrupts import end, results, start
 import checkpointdb as ckpt
 from checkpointdb import Failed, StepDeadlockError, StepStuckError, Store
 from checkpointdb.engine.overdue import overdue
+from checkpointdb.file.read import Reader
 
 pytestmark = pytest.mark.loops
 
@@ -610,3 +611,37 @@ def test_an_async_call_that_waits_for_an_overdue_one_can_be_cancelled(store_path
 
     assert asyncio.run(main()) == 10
     assert provider.calls == [1]
+
+
+# --- beside other options
+
+
+def test_a_time_out_that_stop_on_names_ends_the_run(store_path, provider):
+    """Though failures are recorded; the call's late result is saved."""
+    label = ckpt.step(store_path, version=1, name="label")(provider)
+    run = label.run([0, 1, 2], timeout=0.05, on_error="record", stop_on=(TimeoutError,))
+    with pytest.raises(TimeoutError):
+        list(run)
+    assert provider.calls == [0, 1]
+    provider.released.set()
+    until(lambda: saved(store_path) == {0: 0, 1: 10})
+
+
+def test_a_late_result_answers_its_call_in_the_ledger(store_path, provider):
+    """An overdue call failed its row, and was answered by that; nothing is left as sent."""
+    label = ckpt.step(store_path, version=1, name="label", save=ckpt.every(rows=1))(provider)
+    during = []
+
+    def look(failed):
+        with Reader(store_path) as reader:
+            during.extend(call.input for call in reader.calls())
+
+    run = label.run([0, 1], timeout=0.05, on_error="record", ledger=True)
+    for result in run:
+        if isinstance(result, Failed):
+            look(result)
+    assert during == []
+    provider.released.set()
+    until(lambda: saved(store_path).get(1) == 10)
+    with Reader(store_path) as reader:
+        assert reader.calls() == []

@@ -11,7 +11,9 @@ from .forget import forget_command
 from .group import cli
 from .head import head_command
 from .inspect import inspect_command
+from .merge import merge_command
 from .plan import plan_command
+from .report import report_command
 from .run import run_command
 from .salvage import salvage_command
 from .verify import verify_command
@@ -19,10 +21,10 @@ from .watch import watch_command
 from .why import why_command
 
 for command in (
-    accept_command, adopt_command, backup_command, compact_command, demo_command,
-    doctor_command, export_command,
-    forget_command, head_command, inspect_command, plan_command, run_command, salvage_command,
-    verify_command, watch_command, why_command,
+    accept_command, adopt_command, backup_command, compact_command, demo_command, doctor_command,
+    export_command, forget_command, head_command, inspect_command, merge_command, plan_command,
+    report_command,
+    run_command, salvage_command, verify_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)
 

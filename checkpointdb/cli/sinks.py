@@ -54,28 +54,46 @@ def writing(
         yield _to_stdout
         return
     format, is_gzipped = format_of(path)
+    with replacing(path, force) as file:
+        # without a name and a time in it: the same rows are the same bytes
+        packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if is_gzipped else None
+        known = {} if declared is None else declared  # an empty one fills later
+        stream = cast("BinaryIO", packed or file)
+        target = Target(path, stream, shape or Shape(), known, DELIMITERS.get(format, ","))
+        try:
+            with _SINKS[format](target) as sink:
+                yield _naming(path, sink.write)
+                _naming(path, sink.finish)()
+            if packed:
+                _naming(path, packed.close)()
+        finally:
+            with contextlib.suppress(OSError):  # on a full disk, what is buffered fits no better
+                if packed:
+                    packed.close()
+
+
+@contextlib.contextmanager
+def replacing(path: str, force: bool = True) -> Iterator[BinaryIO]:
+    """Give a file that takes the name `path` when the block ends well, and is gone otherwise.
+
+    Args:
+        path: where to; a link there is not followed.
+        force: replace a file that is there.
+
+    Raises:
+        TableError: a place that cannot be written, at once; a full disk, later.
+    """
     file, temporary = _temporary(path, force)
-    # without a name and a time in it: the same rows are the same bytes
-    packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if is_gzipped else None
-    known = {} if declared is None else declared  # an empty one fills later
-    stream = cast("BinaryIO", packed or file)
-    target = Target(path, stream, shape or Shape(), known, DELIMITERS.get(format, ","))
     try:
-        with _SINKS[format](target) as sink:
-            yield _naming(path, sink.write)
-            _naming(path, sink.finish)()
-        if packed:
-            _naming(path, packed.close)()
+        yield file
         _naming(path, _publish)(file, temporary, path, force)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     finally:
-        for each in (packed, file):
-            with contextlib.suppress(OSError):  # on a full disk, what is buffered fits no better
-                if each:
-                    each.close()
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def is_same(one: str, other: str) -> bool:

@@ -36,7 +36,7 @@ select records.id from records join steps on steps.id = records.step
      select 1 from (select lower(cast(input as text)) as text
                      union all select lower(cast(result as text))
                      union all select lower(error))
-      where instr(text, ?3) or instr(text, ?4)))
+      where instr(text, lower(?3)) or instr(text, lower(?4))))
    and exists (select 1 from (select {COLUMNS}) where ({{where}}
    ))
  order by records.id {{order}} limit ?2
@@ -96,7 +96,7 @@ class Look(Reader):
         if not steps:  # there is no array of nothing
             return []
         sql = _PICKED.format(where=where or "1", order="asc" if oldest else "desc")
-        raw = text.lower() if text else None
+        raw = text or None
         as_json = raw and msgspec.json.encode(raw).decode()[1:-1]
         with mapped(self.path):
             try:

@@ -22,7 +22,7 @@ from .in_flight import InFlight
 from .intake import Intake
 from .job import Job, Spec
 from .ledger import Ledger
-from .occurrences import Occurrences, of_calls
+from .occurrences import Counted, Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .results import Results
 from .rows import Slot
@@ -59,11 +59,9 @@ class Running:
         self.sharing = Sharing(log) if options.shared else None
         if self.sharing is not None:
             workers[self.sharing.worker] = self
-        self.occurrences = None
+        self.occurrences: Occurrences | Counted | None = None
         if spec.separate:
-            self.occurrences = (
-                of_calls(log) if rows is None else Occurrences(log, "run", options.shared)
-            )
+            self.occurrences = _occurrences(job, rows)
         self.committer = Committer(
             log, job.save, tally, step, run,
             ledger=options.ledger,
@@ -72,7 +70,7 @@ class Running:
         self.intake = Intake(
             log, spec, options, run, self.source, self.in_flight, tally, self.sharing,
             self.occurrences,
-            stale.runs if spec.settings.on_change == "recompute" else frozenset(),
+            stale.runs if spec.settings.on_change == "recompute" else frozenset(), job.replay,
         )  # fmt: skip
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
@@ -230,6 +228,13 @@ def end(running: Running, how: str) -> None:
     )  # fmt: skip
     emit(event, job.options.on_event)
     running.intake.changed.warn_at_end()
+
+
+def _occurrences(job: Job, rows: Any) -> Occurrences | Counted:
+    if job.replay is not None:
+        return Counted()
+    log = job.store.log
+    return of_calls(log) if rows is None else Occurrences(log, "run", job.options.shared)
 
 
 def _observed(spec: Spec, listener: Any, store: str, run: int) -> Spec:

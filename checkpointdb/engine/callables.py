@@ -75,9 +75,9 @@ def return_type(fn: Any) -> Any:
     return _annotation(fn, "return")
 
 
-def row_type(fn: Any) -> Any:
+def row_type(fn: Any, using: Container[str] = ()) -> Any:
     """Return the annotation of the parameter of `fn` that is the row; Any if it has none."""
-    return _annotation(fn, row_name(fn))
+    return _annotation(fn, row_name(fn, using))
 
 
 def _annotation(fn: Any, name: str) -> Any:

@@ -246,14 +246,16 @@ class Calls:
         """Do as `_not_overdue`, and do not hold up the event loop."""
         import asyncio
 
+        rest = list[Slot]()
         try:
-            return await asyncio.to_thread(self._not_overdue, slots)
+            rest = await asyncio.to_thread(self._not_overdue, slots)
         except BaseException as error:
             self._settle_rest(slots, error)
             raise
         finally:
-            if self._beside.due:
+            if not rest and self._beside.due:
                 await self._beside.commit_due(slots)
+        return rest
 
     def _not_overdue(self, slots: list[Slot]) -> list[Slot]:
         """Wait for overdue calls of these rows, and take their results; return the other rows."""

@@ -171,7 +171,7 @@ class Committer:
             entries, taken = self._entries[:], msgspec.structs.replace(self._sizes)
         if start - self._last_counts >= COUNTS_EVERY and not self._closing:
             counts, self._last_counts = self.counts(), start
-        late = self._log.append(
+        appended = self._log.append(
             self._step, self._run, entries, counts, answered=self._ledger, worker=self._worker
         )
         with self._lock:
@@ -180,7 +180,7 @@ class Committer:
             self._leave(entries, start)
             self._sizes = _rest(self._sizes, taken, now - start, thread_time() - worked)
             self._last_commit, self._commits = now, self._commits + 1
-        self._tally.committed(len(entries), late, now - start)
+        self._tally.committed(len(entries), appended, now - start)
         if not self._closing:
             self._log.check_file()  # what was committed is safe, but no more must be paid for
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
 from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
-from ..file.log import UNCOMMITTED, Log
+from ..file.log import Log
 from ..file.records import Found
 from .arguments import Args
 from .changed_input import ChangedInput
 from .failures import from_error_text
 from .in_flight import InFlight
 from .job import Spec
-from .occurrences import Occurrences
+from .occurrences import Counted, Occurrences
 from .options import Options
+from .replay import replay_miss
 from .rows import Place, Slot
 from .sharing import Sharing
 from .source import Source
@@ -49,6 +50,7 @@ class Intake:
         sharing: under `shared=True`.
         occurrences: under `duplicates="separate"`.
         stale_runs: runs whose results are to be computed again.
+        replay: says why a row is a miss; given if nothing is to be called.
     """
 
     def __init__(
@@ -61,13 +63,14 @@ class Intake:
         in_flight: InFlight,
         tally: Tally,
         sharing: Sharing | None = None,
-        occurrences: Occurrences | None = None,
+        occurrences: Occurrences | Counted | None = None,
         stale_runs: frozenset[int] = frozenset(),
+        replay: Callable[[Any], Any] | None = None,
     ) -> None:
         self._log, self._spec, self._options, self._run = log, spec, options, run
         self._source, self._in_flight, self._tally = source, in_flight, tally
         self._sharing, self._occurrences, self._stale_runs = sharing, occurrences, stale_runs
-        self._redactor = spec.settings.redactor
+        self._redactor, self._replay = spec.settings.redactor, replay
         self._is_direct = source.is_calls
         self.changed = ChangedInput(log, spec, single=source.is_calls)
         # bound once: they are called for each row
@@ -207,13 +210,20 @@ class Intake:
         Raises:
             CheckpointError: it cannot be a row, or its result must not be given out.
         """
-        slot = self._identify(row)
-        if not slot.settled:
-            self._name(slot, nth)
-            self._settle_saved([slot])
-        if slot.error is not None:
-            raise slot.error
+        (slot,) = self.all_saved([row], [nth])
         return slot
+
+    def all_saved(self, rows: Sequence[Any], numbers: Sequence[int]) -> list[Slot]:
+        """Return the slots of rows, each with which of equal ones it is, as `saved` does."""
+        slots = list(map(self._identify, rows))
+        for slot, nth in zip(slots, numbers, strict=True):
+            if not slot.settled:
+                self._name(slot, nth)
+        self._settle_saved([slot for slot in slots if not slot.settled])
+        for slot in slots:
+            if slot.error is not None:
+                raise slot.error
+        return slots
 
     def replace(self, slot: Slot) -> None:
         """Let another result take the place of the one that a slot of `saved` has."""
@@ -302,6 +312,9 @@ class Intake:
 
     def _settle_hits(self, slots: list[Slot]) -> None:
         misses = self._settle_saved(slots)
+        if self._replay is not None:
+            self._miss(misses, self._replay)
+            return
         if self._sharing is not None and misses:
             # another worker may have saved and released them between our look-up and our claim
             misses = self._settle_saved(self._sharing.claim(misses), following=True)
@@ -338,10 +351,18 @@ class Intake:
                 misses.append(slot)
             else:
                 slot.failed = from_error_text(slot.given, found.attempts, found.error)
-                slot.skipped = found.run not in (self._run, UNCOMMITTED)
+                slot.skipped = found.run != self._run
                 saved.append(slot)
         self._in_flight.leave(saved)
         return misses
+
+    def _miss(self, slots: list[Slot], why: Callable[[Any], Any]) -> None:
+        """Settle rows that are not saved and must not be computed: the first says what differs."""
+        for slot in slots:
+            is_told = self._is_direct or slot is slots[0]
+            slot.error = replay_miss(self._spec, self._log.path, slot, why if is_told else None)
+            self._tally.failed([slot], slot.error, False)
+        self._in_flight.leave(slots)
 
     def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
         """Tell whether a saved result is to be computed again: of other code, of another row."""
@@ -356,9 +377,11 @@ class Intake:
         return _collision(slot, f"record {found.id}", found.id)
 
     def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
+        if self._replay is not None:
+            return self._is_direct or self._options.on_error == "raise"
         if self._is_direct:
             return True  # who calls once more wants it tried once more
-        if not self._options.retry_failed or found.run in (self._run, UNCOMMITTED):
+        if not self._options.retry_failed or found.run == self._run:
             return False
         return not (following and found.attempts > slot.attempts)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ..file.records import StepInfo
-from ..policy import SavePolicy
+from ..policy import SavePolicy, on_exit
 from ..store import Store
 from ..values.codec import Codec
 from ..values.keys import Keyer, Version
@@ -50,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
         save: when to commit.
         meta: what the user keeps with the run.
         options: of this run.
+        replay: says why a row is a miss; given if nothing is to be called.
     """
 
     store: Store
@@ -57,6 +58,12 @@ class Job(msgspec.Struct, frozen=True):
     save: SavePolicy
     meta: Any = None
     options: Options = Options()
+    replay: Callable[[Any], Any] | None = None
+
+    def replaying(self, why: Callable[[Any], Any]) -> Job:
+        """Return the same job for a store that is only read: nothing is called, paid or written."""
+        options = msgspec.structs.replace(self.options, shared=False, ledger=False, max_cost=None)
+        return msgspec.structs.replace(self, save=on_exit(), options=options, replay=why)
 
     def info(self) -> StepInfo | None:
         """Return what the store has of the step; None if it has never run."""

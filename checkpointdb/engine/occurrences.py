@@ -100,6 +100,24 @@ def of_calls(log: Log) -> Occurrences:
     return numbers
 
 
+class Counted:
+    """Number equal rows of a run that only replays: the n-th one is the n-th that was saved."""
+
+    def __init__(self) -> None:
+        self._lock, self._counts = threading.Lock(), Counts()
+
+    def take(self, contents: Sequence[bytes]) -> list[int]:
+        """Return the number of each row, in their order."""
+        with self._lock:
+            return list(map(self._counts.count, contents))
+
+    def give_back(self, content: bytes, n: int) -> None:
+        """Do nothing: a row that is not saved ends the run."""
+
+    def end(self) -> None:
+        """Do nothing: nothing was written down."""
+
+
 class Counts:
     """Count keys in bounded memory: past 32 MiB the counts spill into a private temporary file."""
 

@@ -42,6 +42,7 @@ class _OfStep(TypedDict, total=False):
     cost: Callable[[Any], float] | None
     shared: bool
     timeout: float | None
+    on_event: Callable[[Any], object] | None
 
 
 class StepOptions(_OfStep, total=False):
@@ -79,10 +80,14 @@ class StepOptions(_OfStep, total=False):
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
+        on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
         using: names of parameters that are means (a client): neither in the key nor stored.
+        replay: True to call nothing and write nothing: a row without a saved result is a
+            `ReplayMissError` that says what differs. For tests.
     """
 
     using: tuple[str, ...]
+    replay: bool
 
 
 class _OfRun(TypedDict, total=False):
@@ -132,7 +137,8 @@ class RunOptions(_OfRun, total=False):
             computed by one of them. Costs a transaction, not synced, for each few rows.
         ledger: note each call durably before it is made, in groups; after a crash `ckpt inspect`
             lists calls that may have been billed without an answer. Costs a commit a group.
-        on_event: called with each event of the run, in the thread where it happens; of an async
+        on_event: called with each event of the run, in the thread where it happens: `Committed`
+            after each commit, with the ids of its records. Of an async
             step, never on its event loop. If it has a method `around_call(store, run)`, the context
             manager that this returns is around each call of the step.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
@@ -148,9 +154,11 @@ class AllOptions(_OfStep, _OfRun, total=False):
 
     Attributes:
         using: values of parameters that are means, which names them too; or their names alone.
+        replay: as for the step.
     """
 
     using: tuple[str, ...] | Mapping[str, Any] | None
+    replay: bool
 
 
 class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +181,9 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     cost: Callable[[Any], float] | None = None
     shared: bool = False
     timeout: float | None = None
+    on_event: Callable[[Any], object] | None = None
     using: tuple[str, ...] = ()
+    replay: bool = False
 
     def __post_init__(self) -> None:
         self.of_calls  # noqa: B018 - or raise

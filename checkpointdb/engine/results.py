@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import DecodeError
@@ -12,12 +13,20 @@ from .tally import Tally
 
 
 class Results:
-    """Give out results; each row, equal ones too, gets a value of its own."""
+    """Give out results; each row, equal ones too, gets a value of its own.
+
+    `take` returns the outcome of a settled row.
+    """
 
     def __init__(self, codec: Codec, path: str, tally: Tally) -> None:
         self._decode, self._path, self._gave = codec.decode, path, tally.gave
+        self.take: Callable[[Place], Any] = self._take
 
-    def take(self, place: Place) -> Any:
+    def give_pairs(self) -> None:
+        """Have `take` return each row, as the user gave it, with its outcome."""
+        self.take = lambda place: (place.given, self._take(place))
+
+    def _take(self, place: Place) -> Any:
         """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
         slot = first_of(place)
         if slot.error is not None:

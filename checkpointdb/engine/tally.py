@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..events import CameLate, Committed, Report, RowFailed, emit
-from ..file.records import Entry
+from ..file.records import Appended
 from ..values.redact import Redactor
 from .failures import text_of
 from .rows import Slot
@@ -76,8 +76,9 @@ class Tally:
                 RowFailed(self._step, slot.position, kind, shown, slot.attempts + 1, recorded, nth)
             )
 
-    def committed(self, rows: int, late: Sequence[Entry], seconds: float) -> None:
-        """Count a commit, and tell of results that another worker had committed before."""
+    def committed(self, rows: int, appended: Appended, seconds: float) -> None:
+        """Count a commit, and tell of those that came late."""
+        late = appended.late
         with self._lock:
             self._counts["commits"] += 1
             self._counts["commit_seconds"] += seconds
@@ -85,7 +86,8 @@ class Tally:
             self._late += len(late)
         for nth, entry in enumerate(late, before + 1):
             self._tell(CameLate(self._step, entry.position, entry.key.hex(), nth))
-        self._tell(Committed(self._step, rows, seconds))
+        ids = appended.first_id, appended.last_id
+        self._tell(Committed(self._step, rows, seconds, *ids))
 
     def forked(self) -> None:
         """In a forked child: whoever held the lock is not there to give it back."""

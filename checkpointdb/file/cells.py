@@ -25,9 +25,13 @@ class BrokenError(Exception):
 
 
 class Cell(msgspec.Struct):
-    """A row as it lies on a page: `end` is behind its last byte there; `rowid` 0 of an index."""
+    """A row as it lies on a page: the cell's first byte, the row's, and behind the last one there.
+
+    `rowid` is 0 in an index; `local` is how much of the row's `size` is on this page.
+    """
 
     rowid: int
+    begin: int
     start: int
     size: int
     end: int
@@ -52,6 +56,22 @@ class Cells:
             if table < place < self._pages.usable:
                 yield place
 
+    def is_sound(self, page: bytes, number: int, cells: list[Cell]) -> bool:
+        """Tell whether a page accounts for all of its bytes: then nothing else is on it.
+
+        What is in its gap is old: rows that were moved to another page, or deleted.
+        """
+        first = 100 if number == 1 else 0
+        _, free, count, begin, fragments = HEAD.unpack_from(page, first)
+        taken = sum(max(cell.end - cell.begin, 4) for cell in cells) + fragments
+        for _ in range(len(page) // 4):
+            if not first + HEAD.size <= free <= len(page) - 4:
+                break
+            taken += int.from_bytes(page[free + 2 : free + 4], "big")
+            free = int.from_bytes(page[free : free + 2], "big")
+        right: bool = taken == self._pages.usable - (begin or 65536)
+        return right and count == len(cells)
+
     def kind(self, page: bytes, number: int) -> int:
         """Return what a page is, 0 if it is of no tree."""
         kind = page[100 if number == 1 else 0]
@@ -63,15 +83,18 @@ class Cells:
         Raises:
             BrokenError: there is none.
         """
-        if kind == INTERIOR_INDEX:
-            at += 4
-        size, start = varint(page, at)
+        if kind == INTERIOR_TABLE:  # a page and the last row id that is on it
+            rowid, end = varint(page, at + 4)
+            return Cell(rowid, at, at, 0, end, 0)
+        size, start = varint(page, at + 4 * (kind == INTERIOR_INDEX))
         rowid = 0
         if kind == LEAF_TABLE:
             rowid, start = varint(page, start)
-        return self.laid(rowid, start, size, kind)
+        return self.laid(rowid, start, size, kind, at)
 
-    def laid(self, rowid: int, start: int, size: int, kind: int = LEAF_TABLE) -> Cell:
+    def laid(
+        self, rowid: int, start: int, size: int, kind: int = LEAF_TABLE, begin: int = 0
+    ) -> Cell:
         """Return a cell whose row of `size` bytes begins at `start`.
 
         Raises:
@@ -81,7 +104,7 @@ class Cells:
         end = start + local + 4 * (local < size)
         if not 0 < size <= ROW_BYTES or end > usable:
             raise BrokenError
-        return Cell(rowid, start, size, end, local)
+        return Cell(rowid, begin or start, start, size, end, local)
 
     def _local(self, size: int, kind: int) -> int:
         """Return how many bytes of a row are on its own page."""
@@ -158,6 +181,14 @@ def types(data: bytes, at: int = 0) -> tuple[list[int], int, int]:
     if here != begin or not found or min(found) < 0:
         raise BrokenError
     return found, begin, begin + sum(map(_size, found))
+
+
+def width(data: bytes) -> int:
+    """Return how many values a row has, 0 if none begins here."""
+    try:
+        return len(types(data)[0])
+    except BrokenError:
+        return 0
 
 
 def _size(kind: int) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import apsw
 import msgspec
 
-from .append import transaction
+from .connection import wait_for_locks
 from .key_index import DROPPED, dropped, extend
 from .sql import rows
 
@@ -35,16 +35,19 @@ def drop_superseded(writer: apsw.Connection, keep: int, dry_run: bool) -> int:
     overwritten with zeros.
     """
     writer.pragma("secure_delete", True)
+    writer.execute("begin immediate")
     try:
-        with transaction(writer):
-            extend(writer)  # so that all that is superseded is noted
-            writer.execute(_SUPERSEDED, (keep,))
-            count: int = writer.execute("select count(*) from temp.superseded").get
-            if count and not dry_run:
+        extend(writer)  # so that all that is superseded is noted
+        writer.execute(_SUPERSEDED, (keep,))
+        count: int = writer.execute("select count(*) from temp.superseded").get
+        if not dry_run:
+            if count:
                 _delete(writer)
-            writer.execute("drop table temp.superseded")
+            writer.execute("drop table temp.superseded; commit")
     finally:
-        writer.pragma("secure_delete", False)
+        if writer.in_transaction:
+            writer.execute("rollback")
+        writer.pragma("secure_delete", "fast")
     return count
 
 
@@ -57,6 +60,15 @@ def _delete(writer: apsw.Connection) -> None:
         before = gone.get(step, (0.0, 0.0))
         gone[step] = (before[0] + seconds, before[1] + cost)
         writer.execute("update steps set records = records - ? where id = ?", (count, step))
+    writer.execute(  # so that a merge knows that they were here: see `incoming.py`
+        """
+        update runs set merged_to = dropped.highest
+          from (select run, max(coalesce(origin_id, id)) as highest from records
+                 where run in (select run from records join temp.superseded using (id))
+                 group by run) as dropped
+         where dropped.run = runs.id and merged_to is null
+        """
+    )
     for table in ("records", "system_superseded"):
         writer.execute(f"delete from {table} where id in (select id from temp.superseded)")
     writer.execute(
@@ -88,5 +100,9 @@ def shrink(writer: apsw.Connection) -> None:
         writer.execute("vacuum")
     finally:
         writer.limit(apsw.SQLITE_LIMIT_ATTACHED, attached)
-    with contextlib.suppress(apsw.BusyError):  # somebody reads
-        writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    wait_for_locks(writer, False)
+    try:
+        with contextlib.suppress(apsw.BusyError):  # somebody reads
+            writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        wait_for_locks(writer)

@@ -107,7 +107,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.readonly("main"):
                 raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
             pragmas.harden(connection)
-            connection.set_busy_handler(_LockWait())
+            wait_for_locks(connection)
             _check_schema(connection, path)
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
@@ -137,6 +137,11 @@ def _make_name_durable(connection: apsw.Connection, path: str) -> None:
             "the whole store. Nothing was written; open it again",
             path,
         ) from error
+
+
+def wait_for_locks(connection: apsw.Connection, wait: bool = True) -> None:
+    """Have a connection wait for a lock that another one has, or fail at once."""
+    connection.set_busy_handler(_LockWait() if wait else None)
 
 
 class _LockWait:

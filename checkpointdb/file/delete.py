@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Container, Iterable
+import os
+from collections.abc import Container, Iterable, Sequence
 
 import apsw
 
@@ -81,33 +82,47 @@ def delete(writer: apsw.Connection, ids: array.array[int]) -> None:
     """Delete the keys of these records with all their history; the caller's transaction.
 
     Deleted bytes are overwritten with zeros. Every open handle, of any process, is told by the
-    store's generation; the ids are never used again.
+    store's generation; the ids are never used again. A tombstone stays of each key, so that a merge
+    does not bring it back.
+    """
+    sql = """
+    select records.key from carray(?) as wanted cross join records on records.id = wanted.value
+    """
+    event = os.urandom(16)
+    delete_forgotten(writer, [(key, event) for (key,) in rows(writer, sql, (apsw.carray(ids),))])
+
+
+def delete_forgotten(writer: apsw.Connection, events: Sequence[tuple[bytes, bytes]]) -> int:
+    """Delete keys with all their history, and note the events that deleted them.
+
+    Returns:
+        How many of the keys were here.
     """
     writer.pragma("secure_delete", True)
-    writer.execute("create temp table chosen (key blob primary key, id integer) without rowid")
+    writer.execute("create temp table chosen (key blob primary key) without rowid")
     try:
-        writer.execute(
-            """
-            insert into temp.chosen
-            select records.key, records.id
-              from carray(?) as wanted cross join records on records.id = wanted.value
-            """,
-            (apsw.carray(ids),),
-        )
+        insert = "insert or ignore into temp.chosen values (?)"
+        writer.executemany(insert, [(key,) for key, _ in events])
         _uncount(writer)
+        chosen = "key in (select key from temp.chosen)"
+        here: int = writer.execute(f"select count(distinct key) from records where {chosen}").get
         writer.execute(
-            """
-            delete from system_superseded where id in (
-              select id from records where key in (select key from temp.chosen)
-            )
-            """
+            f"delete from system_superseded where id in (select id from records where {chosen})"
         )
         for table in ("system_key_index", "sent_calls", "system_claims", "records"):
-            writer.execute(f"delete from {table} where key in (select key from temp.chosen)")
+            writer.execute(f"delete from {table} where {chosen}")
         writer.execute("update system_state set value = value + 1 where name = 'generation'")
+        writer.executemany(
+            """
+            insert into system_forgotten
+            select ?, ?, value from system_state where name = 'generation'
+            """,
+            events,
+        )
     finally:
         writer.execute("drop table temp.chosen")
-        writer.pragma("secure_delete", False)
+        writer.pragma("secure_delete", "fast")
+    return here
 
 
 def _uncount(writer: apsw.Connection) -> None:
@@ -144,7 +159,7 @@ def check_alone(path: str, runs: Iterable[RunInfo], own: Container[int]) -> None
         own: ids of those of this handle.
     """
     for run in runs:
-        open_ = run.ended is None and run.id not in own
+        open_ = run.ended is None and run.id not in own and not run.is_merged
         if open_ and alive(run.process) is not False:
             raise StoreError(
                 f"{path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: nothing "

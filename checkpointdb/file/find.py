@@ -43,6 +43,18 @@ class Finder:
         ]
         return found
 
+    def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
+        """Return the digest of the whole row of some records, by id; None where there is none."""
+        if not ids:
+            return {}
+        found: list[Any] = self._reader.execute(
+            """
+            select id, row_digest from carray(?) as wanted cross join records on records.id = value
+            """,
+            (ids_array(ids),),
+        ).fetchall()
+        return dict(found)
+
     def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the records of as many of `keys` as follow the last one found, in the log.
 

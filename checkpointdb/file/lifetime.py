@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import sys
 import weakref
@@ -43,8 +42,7 @@ def opened(store: Open, forked: Callable[[], list[Any]]) -> None:
         package = sys.modules.get(name)
         if package and package.parent_process():
             # its workers leave by os._exit: atexit does not run there
-            finalize = importlib.import_module(f"{name}.util").Finalize
-            finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
+            package.util.Finalize(store, _close, args=(weakref.ref(store),), exitpriority=10)
 
 
 def give_back(handle: object, store: Open) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import apsw
@@ -24,17 +23,19 @@ from .append import (
 )
 from .compact import drop_superseded, shrink
 from .delete import check_alone, choose, delete
-from .key_index import extend
+from .incoming import Source
+from .key_index import extend, last_id
+from .merge import Merged, Merging, bring_forgotten
 from .opened import Durability
 from .read import Reader
-from .records import Entry, Found, Made, RunInfo
+from .records import Appended, Entry, Found, Made, RunInfo
 from .registry import Registry
-
-UNCOMMITTED = 0  # the run of a record that is not committed yet
 
 
 class Buffer(Protocol):
-    """Entries on their way to a log."""
+    """Entries of a run on their way to a log."""
+
+    id: int
 
     @property
     def pending(self) -> Mapping[bytes, Entry]:
@@ -138,34 +139,24 @@ class Log(Registry):
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:
         """Return the newest outcome of each key, pending or committed, None where there is none.
 
+        A pending failure hides no result that somebody else has saved meanwhile.
+
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
         self._check_open()
         self._file.check()  # before the next call is paid
         # pending before committed: a row passes from here to there, never back
-        here: list[Entry | None] = [None] * len(keys)
-        for pending in [buffer.pending for buffer in list(self._buffers)]:
-            if any(found := list(map(pending.get, keys))):
-                here = [new or old for new, old in zip(found, here, strict=True)]
-        if not any(here):
+        here: dict[bytes, tuple[int, Entry]] = {}
+        for run, pending in [(buffer.id, buffer.pending) for buffer in list(self._buffers)]:
+            for entry in filter(None, map(pending.get, keys)):
+                if entry.error is None or entry.key not in here:
+                    here[entry.key] = run, entry
+        if not here:
             return self._committed(keys)
-        others = [key for key, entry in zip(keys, here, strict=True) if entry is None]
-        there = iter(self._committed(others) if others else ())
-        return [
-            next(there)
-            if entry is None
-            else Found(
-                0,
-                entry.identity,
-                entry.attempts,
-                entry.error,
-                entry.result,
-                UNCOMMITTED,
-                entry.row_digest,
-            )
-            for entry in here
-        ]
+        unsure = [key for key in keys if key not in here or here[key][1].error is not None]
+        there = dict(zip(unsure, self._committed(unsure) if unsure else (), strict=True))
+        return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._reading, files.mapped(self.path):
@@ -174,17 +165,9 @@ class Log(Registry):
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""
-        if not ids:
-            return {}
-        sql = """
-        select id, row_digest from carray(?) as wanted cross join records on records.id = value
-        """
-        with self.lock, files.mapped(self.path):
+        with self._reading, files.mapped(self.path):
             self._check_open()
-            found: list[Any] = self._reader.execute(
-                sql, (apsw.carray(array.array("q", ids)),)
-            ).fetchall()
-        return dict(found)
+            return self._finder.row_digests(ids)
 
     def check(self, id: int) -> None:
         """Raise unless a record is what was written, its identity and input too.
@@ -204,7 +187,7 @@ class Log(Registry):
         counts: dict[str, Any] | None = None,
         answered: bool = False,
         worker: str | None = None,
-    ) -> list[Entry]:
+    ) -> Appended:
         """Commit `entries` as new records, and a run's counts: all or, after any crash, nothing.
 
         Args:
@@ -215,9 +198,6 @@ class Log(Registry):
             answered: whether the calls were recorded by `send` and are now answered.
             worker: under `shared=True`, whose claims the entries fulfil.
 
-        Returns:
-            Entries that came late: of `worker`, when another's result of their key is saved.
-
         Raises:
             StoreFullError: no space. StoreLockedError: another process holds the lock.
         """
@@ -225,17 +205,19 @@ class Log(Registry):
             self._file.check_replaced()
             full = self._finder.index.is_full_with(len(entries))
             replaced = [entry.replaces for entry in entries if entry.replaces]
-            more = counts or answered or full or worker or replaced
+            failed = [entry for entry in entries if entry.error is not None]
+            more = counts or answered or full or worker or replaced or failed
             if len(entries) <= ENTRIES_PER_STATEMENT and not more:
                 insert(writer, step, run, entries)
-                self._appended(writer, entries)
-                return []
+                keys = [entry.key for entry in entries]
+                return self._appended(writer, writer.last_insert_rowid(), keys)
             # the index in memory shrinks as the one on disk grows: nobody looks in between
             with self._reading if full else contextlib.nullcontext():
                 with transaction(writer):
-                    late = self._late(entries) if worker else []
+                    late = self._late(entries if worker else failed)
                     entries = [it for it in entries if it not in late] if late else entries
                     insert_all(writer, step, run, entries)
+                    last = writer.last_insert_rowid()  # of a record: `supersede` inserts too
                     if replaced:
                         supersede(writer, replaced)
                     if counts:
@@ -246,13 +228,16 @@ class Log(Registry):
                         delete_keys(writer, "system_claims", entries)
                     if full:
                         extend(writer)
-                self._appended(writer, entries)
+                keys = [entry.key for entry in entries]
+                appended = self._appended(writer, last, keys, replaced, late)
                 if full:
                     self._finder.index.forget_indexed()
-            return late
+            return appended
 
     def _late(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries whose key has a success by now; under the write lock."""
+        if not entries:
+            return []
         there = self._committed([entry.key for entry in entries])
         return [
             entry
@@ -260,18 +245,25 @@ class Log(Registry):
             if found is not None and found.error is None and found.id != entry.replaces
         ]
 
-    def _appended(self, writer: apsw.Connection, entries: Sequence[Entry]) -> None:
-        if entries:
-            last, keys = writer.last_insert_rowid(), [entry.key for entry in entries]
+    def _appended(
+        self,
+        writer: apsw.Connection,
+        last: int,
+        keys: Sequence[bytes],
+        said: Collection[int] = (),
+        late: Sequence[Entry] = (),
+    ) -> Appended:
+        if keys:
             with self._reading:
-                repeated = self._finder.index.added(keys, last - len(entries) + 1, last)
+                repeated = self._finder.index.added(keys, last - len(keys) + 1, last)
             # A retry has said so in its own transaction. What is left are rows that two computed at
             # the same time; if we die right here, the next extension of the index notes them.
-            if unsaid := set(repeated).difference(entry.replaces for entry in entries):
+            if unsaid := set(repeated).difference(said):
                 with contextlib.suppress(apsw.FullError, apsw.BusyError):  # they are committed
                     supersede(writer, sorted(unsaid))
         self._unsynced = self.durability != "power"
         self._file.save_if_gone()
+        return Appended(last - len(keys) + 1, last, late) if keys else Appended(late=late)
 
     def check_file(self) -> None:
         """Raise if the file or its -wal is not what was opened."""
@@ -287,6 +279,40 @@ class Log(Registry):
                 total += len(entries)
             self._unsynced = self.durability != "power"
         return total
+
+    @interrupts.whole
+    def merge(self, reader: Reader, on_page: Callable[[int], object] | None = None) -> Merged:
+        """Bring the records of another store here: see `Store.merge`."""
+        self.commit_buffers()
+        with self._writing() as writer, transaction(writer):
+            source = Source(reader, writer)
+            source.register(writer)
+            deleted = bring_forgotten(writer, source, self._check_alone)
+        merging = Merging(self.path, source)
+        merging.merged.deleted = deleted
+        while page := source.page():
+            self._merge_page(merging, page)
+            if on_page is not None:
+                on_page(source.last)
+        self.sync()
+        return merging.merged
+
+    def _merge_page(self, merging: Merging, page: Sequence[Any]) -> None:
+        """Commit a page of another store's records: all or nothing."""
+        with self._writing() as writer, self._reading:
+            self._file.check_replaced()
+            index = self._finder.index
+            full = index.is_full_with(len(page))
+            with transaction(writer):
+                keys, superseded = merging.take(writer, index, page)
+                last = last_id(writer)
+                if superseded:
+                    supersede(writer, superseded)
+                if full:
+                    extend(writer)
+            self._appended(writer, last, keys, superseded)
+            if full:
+                index.forget_indexed()
 
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; what is pending is committed first."""
@@ -312,7 +338,7 @@ class Log(Registry):
                 ids = choose(self._reader, self.path, step, version, failed, where)
             if not ids or dry_run:
                 return len(ids)
-            check_alone(self.path, self._runs(), self._open_runs)
+            self._check_alone()
             with self._writing() as writer, transaction(writer):
                 delete(writer, ids)
             self._unsynced = self.durability != "power"
@@ -334,6 +360,23 @@ class Log(Registry):
         self.sync()
         return count
 
+    def _check_alone(self) -> None:
+        check_alone(self.path, self._runs(), self._open_runs)
+
     def _runs(self) -> list[RunInfo]:
         with Reader(self.path, self._vfs) as reader:
             return reader.runs()
+
+
+def _pending(run: int, entry: Entry, committed: Found | None) -> Found:
+    """Return a pending entry as it is found; the result instead that a failure does not replace."""
+    if (
+        entry.error is not None
+        and committed is not None
+        and committed.error is None
+        and committed.id != entry.replaces
+    ):
+        return committed
+    return Found(
+        0, entry.identity, entry.attempts, entry.error, entry.result, run, entry.row_digest
+    )

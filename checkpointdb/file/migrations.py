@@ -47,6 +47,8 @@ create table runs (
   step            integer not null references steps (id),
   code            integer references step_code (id),
   store           text not null,
+  uid             text not null unique,
+  merged_to       integer,
   started_at      real not null,
   updated_at      real not null,
   ended           text,
@@ -87,6 +89,7 @@ create table records (
   input,
   input_form  integer not null,
   row_digest  blob,
+  origin_id   integer,
   key_hex          text generated always as (lower(hex(key))),
   input_text       text generated always as (case typeof(input) when 'blob'
     then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
@@ -129,9 +132,20 @@ create table system_occurrences (
   counter  integer not null references system_counters (id),
   primary key (content, n, counter)
 ) without rowid;
+create table system_forgotten (
+  key         blob not null,
+  event       blob not null,
+  generation  integer not null,
+  primary key (key, event)
+) without rowid;
 create table system_key_index (
   key  blob primary key,
   id   integer not null
+) without rowid;
+create table system_sources (
+  store    text primary key,
+  read_to  integer not null,
+  mark     blob not null
 ) without rowid;
 create table system_state (
   name   text primary key,

@@ -20,6 +20,7 @@ INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 2, 5, 10, 13
 TREES = (INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE)
 MAGIC = b"SQLite format 3\0"
 SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+CHECKSUMMED = 8  # bytes of a page that SQLite's cksumvfs reserves; nobody else does any
 SAMPLE = 500  # pages to tell the page size by
 LIKELY = 0.3  # of them, in a file of SQLite's; results of a megabyte each have fewer
 HEAD = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, free bytes
@@ -43,9 +44,9 @@ class Pages:
             self._bytes = self._main.xFileSize()
             head = _read(self._main, 100, 0)
             self.size = _page_size(self._main)
-            self.usable = self.size - (head[20] if head.startswith(MAGIC) else 0)
+            self.usable = self.size - (CHECKSUMMED if head[20] == CHECKSUMMED else 0)
             self._in_main = -(-self._bytes // self.size)
-            self._frames = {} if self._log is None else wal.committed(self._log, self.size)
+            self._frames = {} if self._log is None else wal.images(self._log, self.size)
             told = int.from_bytes(head[28:32], "big") if head.startswith(MAGIC) else 0
             self.missing = max(0, told - len(self)) if told < 1 << 31 else 0
         except BaseException:

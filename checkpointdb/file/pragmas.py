@@ -54,6 +54,8 @@ def tune_writer(connection: apsw.Connection, durability: str) -> None:
     connection.pragma("wal_autocheckpoint", WAL_PAGES)
     connection.pragma("journal_size_limit", WAL_BYTES)
     sync_fully(connection)
+    # or a page that becomes another one keeps rows that are deleted later
+    connection.pragma("secure_delete", "fast")
     set_durability(connection, durability)
 
 

@@ -75,9 +75,18 @@ class Reader:
         """Close the file."""
         self._connection.close()
 
+    @property
+    def connection(self) -> apsw.Connection:
+        """The connection that it reads through."""
+        return self._connection
+
+    def is_unchanged(self) -> bool:
+        """Tell whether what it reads is still the file: nobody wrote where it takes no locks."""
+        return not self._immutable or files.unchanged(self.path) == self._mark
+
     def check_unchanged(self) -> None:
         """Raise if the file was read without locks and somebody wrote to it meanwhile."""
-        if self._immutable and files.unchanged(self.path) != self._mark:
+        if not self.is_unchanged():
             raise StoreError(f"{self.path}: a run began to write while it was read: read again")
 
     def since(self, format: int, column: str, otherwise: str) -> str:
@@ -124,7 +133,9 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, runs.total, meta, {_COUNTS}
+                       loss_window, durability, runs.total, meta,
+                       runs.store <> (select value from system_state where name = 'store_id'),
+                       {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
@@ -132,7 +143,7 @@ class Reader:
                 (step,),
             ).fetchall()
             return [
-                typed(RunInfo, *row[:17], decoded(row[17]), typed(Report, *row[18:]))
+                typed(RunInfo, *row[:17], decoded(row[17]), typed(Report, *row[19:]), bool(row[18]))
                 for row in rows
             ]
 

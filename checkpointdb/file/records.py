@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -48,6 +49,18 @@ class Entry(msgspec.Struct, gc=False):
     row_digest: bytes | None = None
     occurrence: int = 0
     replaces: int = 0
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What a commit wrote: records `first_id` to `last_id`, 0 if none, and the entries it left out.
+
+    `late` are those for whose key another one's result was there already: of a worker, and failures
+    of anybody. They are not saved.
+    """
+
+    first_id: int = 0
+    last_id: int = 0
+    late: Sequence[Entry] = ()
 
 
 class SentCall(msgspec.Struct, gc=False):
@@ -189,8 +202,8 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
-    store in which it ran. `total` is the number of its rows when it began, None if they did not
-    know it.
+    store in which it ran; `is_merged` tells whether that is another one. `total` is the number of
+    its rows when it began, None if they did not know it.
     """
 
     id: int
@@ -212,6 +225,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     total: int | None
     meta: Any
     report: Report
+    is_merged: bool = False
 
     @property
     def process(self) -> Process:

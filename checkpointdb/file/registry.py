@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -105,13 +106,13 @@ class Registry(Opened):
         with self._writing() as writer, transaction(writer):
             writer.execute(
                 """
-                insert into runs (step, code, store, started_at, updated_at,
+                insert into runs (step, code, store, uid, started_at, updated_at,
                                   host, boot, pid_namespace, pid, pid_ticks,
                                   policy, loss_window, durability, total, meta)
-                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?3,
-                        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                values (?1, ?2, (select value from system_state where name = 'store_id'), ?3, ?4,
+                        ?4, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (step, code and codes.code_id(writer, step, code), now,
+                (step, code and codes.code_id(writer, step, code), os.urandom(16).hex(), now,
                  *msgspec.structs.astuple(process), policy, loss_window, self.durability, total,
                  meta),
             )  # fmt: skip
@@ -125,7 +126,9 @@ class Registry(Opened):
             open_: list[Any] = self._reader.execute(
                 """
                 select id, host, boot, pid_namespace, pid, pid_ticks
-                  from runs where step = ? and ended is null order by id desc limit ?
+                  from runs where step = ? and ended is null
+                   and store = (select value from system_state where name = 'store_id')
+                 order by id desc limit ?
                 """,
                 (step, MOST_ALIVE),
             ).fetchall()

@@ -157,6 +157,9 @@ class Rescued:
                 self.is_store = True
             case [str(name), int() | str() as version, int(id)]:
                 self._names[id] = name, version
+            case [bytes(key), bytes(event), int(generation)] if len(key) == len(event) == 16:
+                sql = "insert or ignore into system_forgotten values (?, ?, ?)"
+                self._writer.execute(sql, (key, event, generation))
             case [bytes(), *_] if len(values) == len(self._calls.columns):
                 if self._calls.fits(values):
                     self._writer.execute(self._calls.insert, values)
@@ -222,10 +225,10 @@ class Rescued:
         lost = rows(
             self._writer,
             """
-            insert into runs (id, step, store, started_at, updated_at, ended, host, boot,
+            insert into runs (id, step, store, uid, started_at, updated_at, ended, host, boot,
                               pid_namespace, pid, pid_ticks, policy, loss_window, durability)
-            select run, min(step), '', min(saved_at), max(saved_at), 'closed', '', '', 0, 0, 0,
-                   'unknown', 'unknown', 'unknown'
+            select run, min(step), '', lower(hex(randomblob(16))), min(saved_at), max(saved_at),
+                   'closed', '', '', 0, 0, 0, 'unknown', 'unknown', 'unknown'
               from (select run, step, saved_at from records
                      union all select run, step, sent_at from sent_calls)
              where run not in (select id from runs) group by run

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
 import msgspec
 
-from .cells import BrokenError, Cell, Cells, Values, children, types, varint
-from .pages import INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE, Pages
+from .cells import BrokenError, Cell, Cells, Values, children, types, varint, width
+from .pages import INTERIOR_TABLE, LEAF_TABLE, Pages
 from .verify import OnProgress
 
 # The types of a record's first values, behind the size of its header: the id, which is the row's
@@ -54,7 +55,7 @@ class Scan:
         count = len(self._pages)
         for number in range(1, count + 1):
             page = self._pages.page(number)
-            for child in children(page, number, self._cells.places(page, number)):
+            for child in self._named_by(page, number):
                 if child <= count:
                     self._leaves[child] = 1
         for number in range(1, count + 1):
@@ -62,26 +63,36 @@ class Scan:
             for page in self._pages.images(number):
                 yield from self._on_page(page, number)
 
-    def _on_page(self, page: bytes, number: int) -> Iterator[Row]:
-        kind, taken = self._cells.kind(page, number), []
-        if kind in (LEAF_TABLE, LEAF_INDEX, INTERIOR_INDEX):
-            for place in self._cells.places(page, number):
-                try:
-                    cell = self._cells.cell(page, place, kind)
-                    width = len(types(page, cell.start)[0])
-                except BrokenError:
-                    continue
-                taken.append(cell)
-                yield self._row(page, cell, kind, width)
-        if kind == LEAF_TABLE or self._was_leaf(page, number, kind):
-            yield from self._unnamed(page, taken)
+    def _named_by(self, page: bytes, number: int) -> Iterator[int]:
+        """Yield the pages of tables that a page names; of the schema's, that of records alone."""
+        yield from children(page, number, self._cells.places(page, number))
+        if number == 1 and self._cells.kind(page, 1) == LEAF_TABLE:
+            for row in self._on_page(page, 1):
+                match row.values:
+                    case ["table", "records", _, int(root), _]:
+                        yield root
 
-    def _was_leaf(self, page: bytes, number: int, kind: int) -> bool:
-        """Tell whether a page was a leaf, and surely no page of bytes that a user had saved."""
-        is_overflow = int.from_bytes(page[:4], "big") <= len(self._pages)
-        spoilt = not kind and number > 1 and (bool(self._leaves[number]) or not is_overflow)
-        self.spoilt += spoilt
-        return spoilt or kind == INTERIOR_TABLE
+    def _on_page(self, page: bytes, number: int) -> Iterator[Row]:
+        kind, cells = self._cells.kind(page, number), []
+        for place in self._cells.places(page, number) if kind else ():
+            with contextlib.suppress(BrokenError):
+                cells.append(self._cells.cell(page, place, kind))
+        if kind != INTERIOR_TABLE:
+            yield from (self._row(page, cell, kind) for cell in cells)
+        if not self._is_sound(page, number, kind, cells):
+            self.spoilt += 1
+            yield from self._unnamed(page, [] if kind == INTERIOR_TABLE else cells)
+
+    def _is_sound(self, page: bytes, number: int, kind: int, cells: list[Cell]) -> bool:
+        """Tell whether a page was no leaf of a table, or surely names all that is on it.
+
+        One that may be an overflow page counts as sound, for a user's bytes are on it.
+        """
+        if kind in (LEAF_TABLE, INTERIOR_TABLE):
+            return self._cells.is_sound(page, number, cells)
+        if self._leaves[number]:
+            return False
+        return bool(kind) or number == 1 or int.from_bytes(page[:4], "big") <= len(self._pages)
 
     def _unnamed(self, page: bytes, taken: list[Cell]) -> Iterator[Row]:
         """Yield the records on a page that it does not name, though they are there."""
@@ -96,15 +107,16 @@ class Scan:
                 continue
             if len(kinds) == self._width:
                 taken.append(cell)
-                self.spoilt += 1
-                yield self._row(page, cell, LEAF_TABLE, self._width)
+                yield self._row(page, cell, LEAF_TABLE)
 
-    def _row(self, page: bytes, cell: Cell, kind: int, width: int) -> Row:
+    def _row(self, page: bytes, cell: Cell, kind: int) -> Row:
         is_index = kind != LEAF_TABLE
         try:
-            return Row(cell.rowid, is_index, width, self._cells.values(page, cell))
+            values = self._cells.values(page, cell)
+            return Row(cell.rowid, is_index, len(values), values)
         except BrokenError:
-            return Row(cell.rowid, is_index, width, None, page[cell.start : cell.end])
+            head = page[cell.start : cell.end]
+            return Row(cell.rowid, is_index, width(head), None, head)
 
 
 def _rowid_before(page: bytes, at: int) -> int:

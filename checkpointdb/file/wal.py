@@ -120,11 +120,11 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
     return Damage(last, frames, commits) if commits else None
 
 
-def committed(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
-    """Return where each page of the commits in a log lies, the newest first, and if it is whole.
+def images(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
+    """Return where each page in a log lies, the newest first, and if it is whole and committed.
 
-    Of a page whose newest image is damaged, those before it are named too, to the first whole one.
-    What comes after a damaged frame counts, though SQLite does not read it.
+    Of a page whose newest image is not, those before it are named too, to the first that is. What
+    comes after a damaged frame counts, though SQLite does not read it.
     """
     size = page + FRAME_HEADER
     count = (log.xFileSize() - HEADER) // size
@@ -137,6 +137,8 @@ def committed(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
                 before = [] if whole else found.get(page_number, [])
                 found[page_number] = [(place, whole), *before]
             waiting = []
+    for page_number, place, _ in waiting:  # by a commit that was cut short, or is damaged
+        found[page_number] = [(place, False), *found.get(page_number, [])]
     return found
 
 

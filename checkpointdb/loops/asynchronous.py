@@ -112,9 +112,10 @@ async def _settled(running: Running, place: Place) -> None:
 
 async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
     """Wait until a row is settled that another process computes; or begin its call, if ours."""
+    intake = running.intake
     running.commit()  # another process may be waiting for what is pending here
     while not slot.settled:
-        with running.intake.waiting_for_others([slot]):
+        with intake.waiting_for_others([slot]):
             await asyncio.sleep(POLL_EVERY)
         if worker := _take_over(running, slot):
             return worker

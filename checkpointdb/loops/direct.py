@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 from .. import interrupts
 from ..engine.begin import Running, begin
 from ..engine.job import Job, Spec
-from ..errors import StoreError
+from ..errors import ReplayMissError, StoreError
 from ..file.opened import Durability
 from ..store import Store
 
@@ -36,6 +36,8 @@ class Miss(enum.Enum):
     def __repr__(self) -> str:
         return "MISS"
 
+    __str__ = __repr__
+
 
 MISS: Final = Miss.MISS
 
@@ -46,13 +48,17 @@ class Where:
     Its lock is held while the store is opened, and by `Direct` while its session is begun.
     """
 
-    def __init__(self, store: StoreOrPath, durability: Durability) -> None:
+    def __init__(self, store: StoreOrPath, durability: Durability, replay: bool = False) -> None:
         self.given, self.lock = store, threading.RLock()
         self._durability = durability
-        self._store = store if isinstance(store, Store) else None
+        self._store: Store | None = None
         self.is_named = False  # whoever has the store finds it open
-        if not isinstance(store, Store):  # wherever the program goes, it stays the same file
-            self._path = os.path.abspath(os.fspath(store))
+        if isinstance(store, Store):
+            self._path, self.is_replayed = store.path, replay or store.readonly
+            if store.readonly or not replay:
+                self._store = store
+        else:  # wherever the program goes, it stays the same file
+            self._path, self.is_replayed = os.path.abspath(os.fspath(store)), replay
 
     @property
     def again(self) -> StoreOrPath:
@@ -73,7 +79,14 @@ class Where:
         with self.lock:
             reopen = self._store is not None and self._store.closed
             if self._store is None or (reopen and self.given is not self._store):
-                self._store = Store(self._path, durability=self._durability)
+                if self.is_replayed and not self.exists():
+                    raise ReplayMissError(
+                        f"there is no store at {self.path}, and a replay calls nothing: run once "
+                        "without replay=True to record what it is to give out"
+                    )
+                self._store = Store(
+                    self._path, durability=self._durability, readonly=self.is_replayed
+                )
             return self._store
 
 
@@ -122,18 +135,29 @@ class Direct:
             return MISS
         return self.do(_get, row, nth)
 
+    def get_all(self, rows: list[Any], numbers: list[int]) -> list[Any]:
+        """Return the results of some rows, each or `MISS`, as `get` does."""
+        return self.do(_get_all, rows, numbers) if self._where.exists() else [MISS] * len(rows)
+
     def put(
         self, row: Any, result: Any, nth: int, cost: float | None, seconds: float, replace: bool
     ) -> None:
         """Save a result that was computed elsewhere; see `Step.put`."""
+        if self._where.is_replayed:
+            raise StoreError(f"{self._where.path}: a replay saves nothing", self._where.path)
         with self._putting:
             self.do(_put, row, result, nth, cost, seconds, replace)
 
 
 def _get(running: Running, row: Any, nth: int) -> Any:
+    (result,) = _get_all(running, [row], [nth])
+    return result
+
+
+def _get_all(running: Running, rows: list[Any], numbers: list[int]) -> list[Any]:
     intake, results = running.intake, running.results
-    slot = intake.saved(row, nth)
-    return results.take(slot) if slot.settled else MISS
+    slots = intake.all_saved(rows, numbers)
+    return [results.take(slot) if slot.settled else MISS for slot in slots]
 
 
 @interrupts.one_call

@@ -13,6 +13,7 @@ from ..events import Report
 from .session import Session
 
 R = TypeVar("R", covariant=True)
+T = TypeVar("T")
 
 
 class Run(Generic[R]):
@@ -131,6 +132,20 @@ class Run(Generic[R]):
                 f"this run of {self._session.step} has ended and gives no more results: "
                 "call run() again, where saved results are hits, or keep them in a list"
             )
+
+    def items(self: Run[T]) -> Run[tuple[Any, T]]:
+        """Return this run, giving out pairs of row and result instead of results alone.
+
+        Each row is the object that the source gave, also with `ordered=False`.
+
+        Raises:
+            RuntimeError: its loop has begun.
+        """
+        self._refuse_another_loop()
+        if self._iterator is not None:
+            raise RuntimeError("items() says what a run gives out: call it before its loop begins")
+        self._session.give_pairs()
+        return self  # type: ignore[return-value]
 
     def __enter__(self) -> Self:
         return self

@@ -37,12 +37,17 @@ class Session:
         self._job, self._rows, self._in_task = job, rows, in_task
         self.step = f"step {job.spec.name!r} version {job.spec.version!r}"
         self._running: Running | None = None
+        self._pairs = False
         self._ended: tuple[Report, int] | None = None  # what is left of it: no store is kept open
         self._loop: Callable[[], Any] = _no_loop
 
     def driven_by(self, iterator: Any) -> None:
         """Say which generator has the loop; it is not kept alive, so that it ends if forgotten."""
         self._loop = weakref.ref(iterator)
+
+    def give_pairs(self) -> None:
+        """Have the loop give out rows with their results."""
+        self._pairs = True
 
     def report(self) -> Report:
         """Return the counts so far."""
@@ -87,7 +92,9 @@ class Session:
     def running(self) -> Iterator[tuple[Running, Signals]]:
         """Begin the run for the block, and end it as the block ends."""
         self._running = running = begin(self._job, self._rows)
-        source = running.source
+        source, results = running.source, running.results
+        if self._pairs:
+            results.give_pairs()
         if self._in_task:
             signals = Signals(always, running.commit, interrupt=False)
         else:
@@ -128,6 +135,8 @@ class Session:
 
     def _explain(self, error: BaseException) -> None:
         """Add to the user's own exception how much is saved, where, and how to go on."""
+        if self._job.replay is not None:
+            return
         with suppress(StoreError):
             report, total, left = self.report(), self.total(), ""
             if total is not None:

@@ -79,6 +79,7 @@ assert_type(label.many(ROWS, concurrency=4), list[Label])
 assert_type(embed.many(ROWS, nth=[0, 1]), list[list[float]])
 label.put(ROWS[0], Label("a"), cost=0.1, nth=0, seconds=1, replace=True)
 label.put(ROWS[0])  # type: ignore[call-arg]
+assert_type(label.run(ROWS).items(), ckpt.Run[tuple[Any, Label]])
 label.run(ROWS, given={"temperature": 0.9}, using={"client": object()})
 label.plan(ROWS, given={"temperature": 0.9})
 ckpt.step("rows.ckpt", version=1, using=("client",))
@@ -127,6 +128,7 @@ async def asynchronous() -> None:
     assert_type(await embed(ROWS[0], model="large"), list[float])
     assert_type(await embed.amany(ROWS), list[list[float]])
     await label.amany(ROWS)  # type: ignore[misc]
+    assert_type(embed.arun(ROWS).items(), ckpt.Run[tuple[Any, list[float]]])
     async for result in embed.arun(ROWS):
         assert_type(result, list[float])
     assert_type(aiter(embed.arun(ROWS)), AsyncIterator[list[float]])
