@@ -123,7 +123,9 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, runs.total, meta, merged_to is not null, {_COUNTS}
+                       loss_window, durability, runs.total, meta,
+                       runs.store <> (select value from system_state where name = 'store_id'),
+                       {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id

@@ -125,7 +125,8 @@ class Registry(Opened):
             open_: list[Any] = self._reader.execute(
                 """
                 select id, host, boot, pid_namespace, pid, pid_ticks
-                  from runs where step = ? and ended is null and merged_to is null
+                  from runs where step = ? and ended is null
+                   and store = (select value from system_state where name = 'store_id')
                  order by id desc limit ?
                 """,
                 (step, MOST_ALIVE),
