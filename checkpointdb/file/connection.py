@@ -98,7 +98,8 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
     """Open an existing store for writing, hardened and brought to the newest format."""
     _probe(path, vfs)
     _refuse_other_name(path)
-    _check_log(path, vfs)
+    is_left_behind = _is_left_behind(path)
+    damage = _check_log(path, vfs)
     _warn_of_network(path)
     _warn_of_others(path)
     with mapped(path):
@@ -112,11 +113,23 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
             if connection.pragma("user_version") < migrations.newest():
                 migrations.migrate(connection)
             pragmas.tune_writer(connection, durability)
+            if is_left_behind and damage is None:
+                _settle_log(connection)
             _make_name_durable(connection, path)
         except BaseException:
-            connection.close()
+            close(connection)
             raise
     return connection
+
+
+def _settle_log(connection: apsw.Connection) -> None:
+    """Bring what a killed process left in the log into the main file, before anything is read.
+
+    A commit in it may not have been synced, and what is a hit from here on must survive a power
+    cut. Nor may its end be written next to: a disk without powersafe overwrite damages it.
+    """
+    with contextlib.suppress(apsw.BusyError, apsw.FullError):  # it is whole where it is, too
+        connection.wal_checkpoint()
 
 
 def _make_name_durable(connection: apsw.Connection, path: str) -> None:
@@ -187,9 +200,19 @@ def open_reader(
             pragmas.tune_reader(connection)
             _check_schema(connection, path)
         except BaseException:
-            connection.close()
+            close(connection)
             raise
     return connection, not shared, damage
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a connection on which nothing is left to save.
+
+    What may fail is only to copy the log, which stays then. SQLite says so through a VFS written in
+    Python alone, and has closed the file.
+    """
+    with contextlib.suppress(apsw.Error):
+        connection.close()
 
 
 def _warn_of_others(path: str) -> None:

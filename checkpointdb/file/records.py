@@ -9,7 +9,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from ..errors import DecodeError
-from ..events import Report
+from ..events import PILOT_ENDED, Report
 from ..values.codec import decode
 from .processes import Process, alive
 
@@ -200,7 +200,7 @@ class Call(msgspec.Struct, frozen=True):
 class RunInfo(msgspec.Struct, frozen=True):
     """One pass of a step over rows: by which process, with which code, and how it went.
 
-    `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
+    `ended` is the run's own last word (`finished`, `pilot ended`, `interrupted`, `failed: …`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
     store in which it ran; `is_merged` tells whether that is another one. `total` is the number of
     its rows when it began, None if they did not know it.
@@ -238,7 +238,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         if self.ended is None:
             states: dict[bool | None, RunState] = {True: "running", False: "killed"}
             return states.get(alive(self.process), "unknown")
-        if self.ended in ("closed", "interrupted"):
+        if self.ended in ("closed", "interrupted", PILOT_ENDED):
             return "stopped"
         return "failed" if self.ended.startswith("failed") else "finished"
 
