@@ -296,7 +296,7 @@ def test_a_success_is_known_to_be_the_newest_of_its_key_without_the_disk(open_st
     log.add(1, 2)
     index = store.log._finder.index
     assert index.is_newest(key(1), 1) and index.is_newest(key(9), 7)
-    log.add(entry(1, error=ERROR, attempts=2))
+    log.add(entry(1, result="2"))
     assert not index.is_newest(key(1), 1) and index.is_newest(key(1), 3)
     index._repeated = 1
     assert not index.is_newest(key(2), 2)

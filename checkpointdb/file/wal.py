@@ -69,7 +69,7 @@ class _File(apsw.VFSFile):
         pass
 
     def xCheckReservedLock(self) -> bool:  # noqa: N802 - apsw's name
-        return False
+        return False  # pragma: no cover - SQLite asks beside a rollback journal only
 
 
 def look(uri: str, base: str) -> tuple[tuple[int, int], Damage | None]:
