@@ -5,7 +5,7 @@ default:
 
 # the tests of a minute, on as many workers as suit the machine
 fast *args:
-    uv run pytest -m "not slow and not soak and not crash" {{args}}
+    uv run pytest -m "not slow and not soak" {{args}}
 
 # all tests
 test *args:

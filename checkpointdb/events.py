@@ -147,7 +147,7 @@ def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
     level = _level(event)
     if log.isEnabledFor(level):
         with contextlib.suppress(Exception):  # a closed stderr or a full disk must end no run
-            log.log(level, "%s", _line(event), extra={"event": event})
+            log.log(level, "%s", wording.safe(_line(event)), extra={"event": event})
     if listener is not None:
         listener(event)
 

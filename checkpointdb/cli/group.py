@@ -96,7 +96,6 @@ on_change_option = click.option(
     type=click.Choice(["warn", "reuse", "recompute", "error"]),
     help="What to do with saved results of other code; the step's own choice if not given.",
 )
-force_option = click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
 limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after so many rows.")
 column_option = click.option(
     "--column", default="result", show_default=True, help="The result's column."

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from ..errors import DecodeError
 from ..events import PILOT_ENDED, Report
 from ..values.codec import decode
 from .processes import Process, alive
@@ -287,3 +288,25 @@ def _digest(prefix: bytes, data: Stored | None) -> int:
 def decoded(data: str | bytes | None) -> Any:
     """Decode a stored value; None stays None."""
     return None if data is None else decode(data)
+
+
+class _Error(msgspec.Struct):
+    type: str
+    message: str
+    traceback: str = ""
+
+
+def decoded_error(text: str | None) -> dict[str, Any] | None:
+    """Decode what a failure leaves: its type, message and traceback; None stays None.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        msgspec.json.decode(text, type=_Error)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DecodeError(f"a saved failure cannot be read: {error}") from error
+    fields: dict[str, Any] = decode(text)
+    return fields
