@@ -272,7 +272,16 @@ def store_reader(path):
 
 def test_threads_that_put_one_row_are_told(store_path):
     """One of them saves it; each other one gets the error, and none of the results is mixed."""
-    step, _ = label_of(store_path)
+    judged, both_are_in = [], threading.Event()
+
+    def valid(result):
+        judged.append(result)
+        if len(judged) > 1:
+            both_are_in.set()
+        both_are_in.wait(0.2)  # for another one to come between our look and our saving
+        return True
+
+    step, _ = label_of(store_path, valid=valid)
     start = threading.Barrier(4)
 
     def put(n):
@@ -285,7 +294,7 @@ def test_threads_that_put_one_row_are_told(store_path):
 
     with ThreadPoolExecutor(4) as pool:
         saved = [n for n in pool.map(put, range(4)) if n is not None]
-    assert len(saved) == 1 and step.get("a") == saved[0]
+    assert len(saved) == 1 and saved == judged and step.get("a") == saved[0]
 
 
 def test_put_and_get_in_async_code(store_path):

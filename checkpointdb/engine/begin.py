@@ -73,7 +73,7 @@ class Running:
             self.occurrences,
             stale.runs if spec.settings.on_change == "recompute" else frozenset(), job.replay,
         )  # fmt: skip
-        self.passes = Passes(self.intake, self.in_flight, options)
+        self.passes = Passes(self.intake, options)
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
             log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
