@@ -324,6 +324,28 @@ def test_a_redacted_row_that_is_put_is_redacted(store_path):
         ]  # fmt: skip
 
 
+def test_results_of_a_batch_step_are_looked_up_and_saved_one_by_one(store_path):
+    """Each has the type that the annotation gives to what is in the list."""
+
+    def batch(rows: list[str]) -> list[tuple[int, str]]:
+        return [(len(row), row) for row in rows]
+
+    step = ckpt.step(store_path, version=1, save=ckpt.every(rows=1))(batch)
+    list(step.run(["a", "bb"], batch_size=2))
+    step.put("c", (9, "put"))
+    found = [step.get(row) for row in ("a", "bb", "c")]
+    assert found == [(1, "a"), (2, "bb"), (9, "put")] == list(step.results(["a", "bb", "c"]))
+    assert list(step.run(["a", "bb", "c"], batch_size=2)) == found
+    assert step(["d"]) == step.get(["d"]) == [(1, "d")]  # a direct call: its row is the list
+
+    def other(rows: list[str]) -> list[tuple[int, int]]:
+        return [(1, 1)]
+
+    typed = ckpt.step(store_path, version=1, name="batch", on_change="reuse")(other)
+    with pytest.raises(ckpt.DecodeError, match=r"does not fit list\[tuple"):
+        typed.get("a")
+
+
 # --- nth
 
 
