@@ -5,7 +5,7 @@ default:
 
 # the tests of a minute, on as many workers as suit the machine
 fast *args:
-    uv run pytest -m "not slow and not soak and not crash" {{args}}
+    uv run pytest -m "not slow and not soak" {{args}}
 
 # all tests
 test *args:
@@ -14,6 +14,18 @@ test *args:
 # the long runs: a thousand signals, a thousand kills
 soak *args:
     uv run pytest -m soak {{args}}
+
+# branch coverage of the file, the values and the committer; fails below 100 %
+cover *args:
+    uv run coverage erase
+    -uv run coverage run -m pytest {{args}}
+    uv run coverage combine -q
+    uv run coverage report -m --skip-covered --fail-under=100 --include="checkpointdb/file/*,checkpointdb/values/*,checkpointdb/engine/committer.py,checkpointdb/engine/beside.py"
+
+# mutants of the committer, the key index, the keys and the policies
+mutate *args:
+    uv run --group mutation mutmut run {{args}}
+    uv run --group mutation mutmut results
 
 # lint, layers and types
 check:

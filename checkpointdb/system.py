@@ -141,15 +141,6 @@ def full_sync(descriptor: int) -> None:
             fcntl.fcntl(descriptor, command)
 
 
-def sync_file(path: str) -> None:
-    """Have a file that nobody has open on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        full_sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_directory(directory: str) -> None:
     """Have the names in a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))

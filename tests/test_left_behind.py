@@ -112,6 +112,30 @@ def test_a_log_that_merely_ends_early_is_silent(store_path, opener, cut):
     opener(copy).close()
 
 
+@pytest.mark.parametrize("opener", [Store, Reader])
+@pytest.mark.parametrize("torn", [9, 17, 27])
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_log_torn_as_it_is_begun_anew_has_lost_nothing(store_path, opener, torn, is_copied):
+    """Its commits are in the main file by then; if one is not, the header has rotted."""
+    copy = left_behind(store_path)
+    if is_copied:
+        with contextlib.closing(apsw.Connection(copy)) as db:
+            db.pragma("journal_mode")
+            db.wal_checkpoint()
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    with open(copy + "-wal", "r+b") as file:
+        header = bytearray(file.read(32))
+        header[12:torn] = os.urandom(torn - 12) if torn > 12 else b""
+        header[8:12] = os.urandom(4)
+        file.seek(0)
+        file.write(header)
+    expected = contextlib.nullcontext()
+    if not is_copied:
+        expected = pytest.warns(UserWarning, match="the header is damaged")
+    with expected, opener(copy):
+        pass
+
+
 def test_what_was_never_committed_is_no_damage(store_path):
     """Frames of a big transaction that was killed stay behind those of the next, killed as well."""
     with Store(store_path) as store:

@@ -57,7 +57,7 @@ class Opened:
         except BaseException:  # an open connection would keep the -wal and its locks
             for connection in (reader, self._writer):
                 if connection is not None:
-                    connection.close()
+                    files.close(connection)
             raise
 
     @property
@@ -92,10 +92,7 @@ class Opened:
             self._reader.close()
             writer, self._writer = self._writer, None
             self.shut.set()
-            # All is committed and synced: what may fail is only to copy the log, which stays then.
-            # SQLite says so through a VFS written in Python alone, and has closed the file.
-            with contextlib.suppress(apsw.Error):
-                writer.close()
+            files.close(writer)
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""

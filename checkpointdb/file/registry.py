@@ -19,6 +19,7 @@ from .occurrences import Counter, Kind
 from .opened import Durability, Opened
 from .processes import Process, alive, this_process
 from .records import Code, Registered, SavedCode, SentCall
+from .sql import typed
 
 MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
 
@@ -133,7 +134,7 @@ class Registry(Opened):
             ).fetchall()
         here = this_process()
         for run, *fields in open_:
-            process = Process(*fields)
+            process = typed(Process, *fields)
             if process != here and alive(process):
                 return run, process.pid
         return None

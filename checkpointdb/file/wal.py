@@ -37,6 +37,7 @@ class _Watched(apsw.VFS):
     def __init__(self, base: str) -> None:
         self.base, self.last = base, 0
         self.log: Any = None
+        self.main: Any = None
         self.name = f"checkpointdb-{next(_numbers)}"
         super().__init__(self.name, base)
 
@@ -44,6 +45,8 @@ class _Watched(apsw.VFS):
         file = _File(self, name, flags)
         if flags[0] & apsw.SQLITE_OPEN_WAL:
             self.log = file
+        elif flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            self.main = file
         return file
 
 
@@ -83,10 +86,13 @@ def look(uri: str, base: str) -> tuple[tuple[int, int], Damage | None]:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             found = connection.pragma("application_id"), connection.pragma("user_version")
             page = connection.pragma("page_size")
-            return found, None if vfs.log is None else _damage(vfs.log, vfs.last, page)
+            damage = None if vfs.log is None else _damage(vfs.log, vfs.last, page)
+            if damage is not None and _is_copied(vfs.log, vfs.main, page):
+                damage = None
+            return found, damage
         finally:
             connection.close()
-            vfs.log = None
+            vfs.log = vfs.main = None
     finally:
         vfs.unregister()
 
@@ -118,6 +124,17 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
             )
         before = sum_1, sum_2
     return Damage(last, frames, commits) if commits else None
+
+
+def _is_copied(log: Any, main: Any, page: int) -> bool:
+    """Tell whether all commits of a log are in the main file: it was about to be begun anew."""
+    size = main.xFileSize()
+    for number, places in images(log, page).items():
+        place = next((place for place, is_whole in places if is_whole), places[-1][0])
+        start = (number - 1) * page
+        if start + page > size or log.xRead(page, place) != main.xRead(page, start):
+            return False
+    return True
 
 
 def images(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 
@@ -16,19 +17,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     parser.add_argument("--states", type=int, default=5_000, help="disks and faults, about")
     parser.add_argument("--only", nargs="+", default=(), choices=session.EXPERIMENTS)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", metavar="FILE", help="write the report there")
     asked = parser.parse_args()
     print(f"seed {asked.seed}, {asked.states:,} states", flush=True)
 
-    def done(name: str, report: Report) -> None:
-        print(line(name, report.experiments[name]), flush=True)
+    def done(part: session.Part, report: Report) -> None:
+        if sys.stderr.isatty() or asked.states > 100_000:
+            print(f"{part}: {report.totals}", file=sys.stderr, flush=True)
         if asked.json:
             report.write(asked.json)
 
-    report = session.run(asked.seed, asked.states, tuple(asked.only), done)
+    report = session.run(asked.seed, asked.states, tuple(asked.only), done, asked.jobs)
+    for name, counts in report.experiments.items():
+        print(line(name, counts))
     for violation in report.violations:
-        print(f"\nBROKEN {violation.experiment}: {violation.text}")
-        print(f"  {violation.where}\n  {violation.options}")
+        print(f"\nBROKEN {violation['experiment']}: {violation['text']}")
+        print(f"  {violation['where']}\n  {violation['options']}\n  {violation['again']}")
     return 1 if report.violations else 0
 
 

@@ -91,7 +91,11 @@ def _look(path: str) -> None:
     """Show what is in a store, by every command that shows times."""
     with ckpt.Store(path) as store:
         store.runs(), store.steps(), list(store.records())
-    for command in (["inspect", path], ["inspect", path, "--runs"], ["watch", path, "--json"]):
+    for command in (
+        ["inspect", path],
+        ["inspect", path, "--runs"],
+        ["watch", path, "--json", "--until-end"],
+    ):
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             try:
                 cli.cli.main(command, standalone_mode=False)

@@ -244,7 +244,7 @@ class Life:
 
     def _fails(self, row: Any) -> bool:
         # no attribute: the store sees it if a step's captured values change
-        return self.options.kind == "failures" and row % 3 == 1 and HEALED not in self.called
+        return self.options.kind in FAILING and row % 3 == 1 and HEALED not in self.called
 
     def outcome(self, fact: str) -> str:
         """Return what is saved of a row, as `history.plain` has it."""
@@ -288,6 +288,21 @@ def failures(life: Life) -> None:
         life.run(store, rows)
         life.called.append(HEALED)
         life.run(store, rows)
+
+
+def upkeep(life: Life) -> None:
+    """Rows fail and succeed; what that left is dropped, and the store is copied."""
+    failures(life)
+    with life.store() as store:
+        copy, there = life.path + ".copy", len(list(store.records()))
+        store.compact()
+        assert len(list(store.records())) == there
+        store.backup(copy, force=True)
+        life.run(store, range(life.options.rows + 2))
+    with ckpt.Store(copy, create=False) as store:
+        assert store.verify() == []
+        assert len(list(store.records())) == there
+    os.unlink(copy)
 
 
 def calls(life: Life) -> None:
@@ -424,11 +439,18 @@ def resume(life: Life) -> None:
             life.run(store, rows, name, version, shared=life.options.kind in SHARED)
 
 
+def resume_small(life: Life) -> None:
+    """Do so with the limits that `live` has."""
+    with small_limits(life.options):
+        resume(life)
+
+
 KINDS: dict[str, Callable[[Life], None]] = {
     "creation": creation,
     "one run": one_run,
     "two steps": two_steps,
     "failures": failures,
+    "upkeep": upkeep,
     "calls": calls,
     "forget": forget,
     "adoption": adoption,
@@ -438,6 +460,7 @@ KINDS: dict[str, Callable[[Life], None]] = {
     "stopped": stopped,
     "workers": workers,
 }
+FAILING = ("failures", "upkeep")
 SHARED = ("shared", "stopped", "workers")
 STEPS_OF = {
     "two steps": [("label", 1), ("other", "b")],

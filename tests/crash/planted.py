@@ -9,11 +9,11 @@ from unittest import mock
 
 import msgspec
 
-from checkpointdb import system
+from checkpointdb import interrupts, system
 from checkpointdb.engine import sharing
-from checkpointdb.file import append, find, log, log_file, pragmas
+from checkpointdb.file import append, connection, find, log, log_file, pragmas
 
-from . import checkers, exceptions, faults, lives, power, recorder, rot
+from . import checkers, exceptions, faults, lives, power, recorder, rot, signals
 
 COUNT = 120  # cuts of a life; each fault falls in the first few dozen
 
@@ -124,6 +124,12 @@ def _rotten(options: lives.Options) -> list[power.Violation]:
     return lab.violations
 
 
+def _stopped() -> list[power.Violation]:
+    lab = signals.Signals(1)
+    lab.study("run", count=8)
+    return lab.violations
+
+
 def _raised(options: lives.Options) -> list[power.Violation]:
     lab = exceptions.Exceptions(1)
     lab.at_every_line(options, every=1, files=(append.__file__, __file__))
@@ -134,6 +140,18 @@ def _failed_syncs(options: lives.Options) -> list[power.Violation]:
     lab = faults.Faults(1)
     for at in range(1, lab.operations(options, ("sync",)) + 1):
         lab.point(options, faults.Fault(at, kinds=("sync",)), cuts=60)
+    return lab.violations
+
+
+def _recovered(options: lives.Options) -> list[power.Violation]:
+    """Cut the power on lives that begin with what another cut has left in the log."""
+    for seed in range(20):
+        lab = power.Power(seed)
+        for files in lab.study(power.record(options), COUNT // 2, ("sectors",)):
+            again = power.record(options, files, lives.resume_small)
+            lab.study(again, COUNT // 2, ("sectors",), first=1)
+        if lab.violations:
+            break
     return lab.violations
 
 
@@ -179,6 +197,13 @@ PLANTED = {
         lambda: cut(lives.Options("creation")),
     ),
     "a failed sync is forgotten": Planted(_forgotten_sync, lambda: _failed_syncs(_PROCESS)),
+    "what was recovered is written next to": Planted(
+        lambda: mock.patch.object(connection, "_settle_log", id),
+        lambda: _recovered(lives.Options("one run", rows=6, size=3_000, wal_pages=20, sector=512)),
+    ),
+    "a signal may come into a commit": Planted(
+        lambda: mock.patch.object(interrupts, "_whole", set()), _stopped
+    ),
     "claims are never given up": Planted(
         lambda: _both(
             mock.patch.object(sharing.Sharing, "_release", lambda self: None),

@@ -20,7 +20,7 @@ import checkpointdb as ckpt
 from . import checkers, disk, history, journal, lives, recorder, watch
 from .checkers import Broken
 
-OPENED = 0.15  # of the images whose content is known: that the store itself opens
+OPENED = 0.05  # of the images whose content is known: that the store itself opens
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 

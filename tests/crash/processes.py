@@ -62,6 +62,15 @@ class Processes:
         self.of: dict[str, int] = {}
         self.violations: list[power.Violation] = []
 
+    def draw(self, method: str, **fixed: Any) -> Job:
+        """Draw a job."""
+        drawn: dict[str, Any] = {
+            "disjoint": self.chance.random() < 0.5,
+            "loop": self.chance.choice(list(lives.LOOPS)),
+            "durability": self.chance.choice(["power", "process"]),
+        }
+        return Job(method, **drawn | fixed)
+
     def try_once(self, job: Job) -> None:
         """Let workers compute each row once, while this process has the store open too."""
         self._guarded(job, self._work)

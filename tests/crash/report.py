@@ -48,8 +48,9 @@ class Report(msgspec.Struct):
     at: float = 0.0
 
     def add(self, name: str, counts: dict[str, Any], violations: list[Any]) -> None:
-        """Add what an experiment has counted."""
-        self.experiments[name] = counts | {"violations": len(violations)}
+        """Add what a part of an experiment has counted."""
+        counts = counts | {"violations": len(violations)}
+        self.experiments[name] = _sum(self.experiments.get(name, {}), counts)
         self.violations += violations
         self.totals = {
             it: sum(counts.get(it, 0) for counts in self.experiments.values()) for it in TOTALS
@@ -63,6 +64,19 @@ class Report(msgspec.Struct):
         with open(path + ".new", "wb") as file:
             file.write(data + b"\n")
         os.replace(path + ".new", path)
+
+
+def _sum(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Add counts by name; of the longest the longer one counts."""
+    both = dict(one)
+    for name, value in two.items():
+        if isinstance(value, dict):
+            both[name] = _sum(one.get(name, {}), value)
+        elif name.startswith("longest"):
+            both[name] = max(one.get(name, 0), value)
+        else:
+            both[name] = round(one.get(name, 0) + value, 1) if name in one else value
+    return both
 
 
 def _commit() -> str:

@@ -1,39 +1,41 @@
-"""A session of the laboratory: a share of the states to each experiment, all from one seed."""
+"""A session of the laboratory: a share of the states to each experiment, all from one seed.
+
+An experiment is done in parts, each in a process of its own and with a seed of its own, so that a
+part can be done again by itself, and what kills or hangs the laboratory is a violation too.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from . import disk, exceptions, faults, lives, power, rot
+from . import clocks, disk, exceptions, faults, kills, lives, power, processes, rot, signals
 from .report import Report
 
-EACH = 60  # cuts of a recorded life, and images of a life that began with what a cut left
+PART = 600  # states, at least, and in a long session ten times as many at most
 
-Experiment = Callable[[int, int], power.Power]
+Experiment = Callable[[int, int], Any]
 
 
 def _powers(seed: int, states: int, kinds: list[str], modes: Any, **fixed: Any) -> power.Power:
     lab = power.Power(seed)
+    each = max(60, states // 20)  # cuts of one life
     while lab.images < states:
         options = lives.draw(lab.chance, kinds, **fixed)
-        _study(lab, options, modes)
+        _study(lab, options, modes, min(each, states))
     return lab
 
 
-def _study(lab: power.Power, options: lives.Options, modes: tuple[str, ...]) -> None:
-    left = lab.study(power.record(options), EACH, modes)
+def _study(lab: power.Power, options: lives.Options, modes: tuple[str, ...], each: int) -> None:
+    left = lab.study(power.record(options), each, modes)
     for files in left[:1]:  # the power comes back, and fails again while the store recovers
         again = msgspec.structs.replace(options, processes=1, loop="sequential")
-        lab.study(power.record(again, files, _resume), EACH, modes)
-
-
-def _resume(life: lives.Life) -> None:
-    with lives.small_limits(life.options):
-        lives.resume(life)
+        lab.study(power.record(again, files, lives.resume_small), each, modes)
 
 
 def _power(seed: int, states: int) -> power.Power:
@@ -46,8 +48,8 @@ def _sharing(seed: int, states: int) -> power.Power:
 
 
 def _sectors(seed: int, states: int) -> power.Power:
-    kinds = ["one run", "two steps", "failures"]
-    return _powers(seed, states, kinds, ("sectors",), sector=512, durability="power")
+    quick = [kind for kind in lives.KINDS if kind not in lives.SHARED]
+    return _powers(seed, states, quick, ("sectors",), sector=512, durability="power")
 
 
 def _syncs(seed: int, states: int) -> power.Power:
@@ -58,7 +60,7 @@ def _syncs(seed: int, states: int) -> power.Power:
         syncs = lab.operations(options, ("sync",))
         at = lab.chance.randint(1, syncs)
         lasting = lab.chance.random() < 0.3
-        lab.point(options, faults.Fault(at, "EIO", lasting, ("sync",)), cuts=EACH // 2)
+        lab.point(options, faults.Fault(at, "EIO", lasting, ("sync",)), cuts=max(30, states // 20))
     return lab
 
 
@@ -74,11 +76,16 @@ def _faults(seed: int, states: int) -> power.Power:
     return lab
 
 
+LINES, BYTES = 2_500, 400_000  # of the life that follows, about
+
+
 def _exceptions(seed: int, states: int) -> power.Power:
     lab = exceptions.Exceptions(seed)
     options = lives.Options("one run", policy="every(rows=3)", rows=4, tail=3)
-    lab.at_every_line(options, max(1, 6_000 // states), lab.chance.randint(1, 40))
-    lab.at_limits(options, max(64, 1_000_000 // states), lab.chance.randint(0, 4_000))
+    every = max(1, 2 * LINES // states)
+    lab.at_every_line(options, every, lab.chance.randint(1, every))
+    room = max(64, 2 * BYTES // states)
+    lab.at_limits(options, room, lab.chance.randrange(room))
     return lab
 
 
@@ -90,36 +97,142 @@ def _rot(seed: int, states: int) -> power.Power:
     return lab
 
 
-# name -> what runs it, and which share of the states it is asked for
-EXPERIMENTS: dict[str, tuple[Experiment, float]] = {
-    "power": (_power, 0.6),
-    "sharing": (_sharing, 0.1),
-    "sectors": (_sectors, 0.1),
-    "syncs": (_syncs, 0.1),
-    "faults": (_faults, 0.05),
-    "exceptions": (_exceptions, 0.02),
-    "rot": (_rot, 0.05),
+def _kills(seed: int, states: int) -> kills.Kills:
+    lab = kills.Kills(seed)
+    for victim in lab.victims():
+        if lab.kills >= states:
+            return lab
+        lab.study(victim, min(kills.EACH, states))
+    raise AssertionError
+
+
+def _signals(seed: int, states: int) -> signals.Signals:
+    lab = signals.Signals(seed)
+    for what in signals.LIVES:
+        lab.study(what, max(1, states // len(signals.LIVES)))
+    return lab
+
+
+def _clocks(seed: int, states: int) -> power.Power:
+    lab = clocks.Clocks(seed)
+    kinds = [it for it in lives.KINDS if it != "workers"]
+    while lab.images < states and not lab.violations:
+        lab.try_once(lives.draw(lab.chance, kinds, rows=6, size=100), min(20, states))
+    return lab
+
+
+def _processes(seed: int, states: int) -> processes.Processes:
+    """So many processes; with 20 or more, also a long run of eight, and a log of 64 MiB."""
+    lab = processes.Processes(seed)
+    is_long = states >= 20
+    lab.read_long(64 << 20 if is_long else 1 << 20)
+    if is_long:
+        lab.try_once(processes.Job("fork", workers=8, rows=5_000, disjoint=True))
+    for method in processes.METHODS:
+        lab.try_once(lab.draw(method, workers=min(4, max(2, states // 4))))
+    while lab.processes < states:
+        lab.try_once(lab.draw(lab.chance.choice(processes.METHODS)))
+    return lab
+
+
+# name -> what runs it, which share of the states it is asked for, and how many are enough
+EXPERIMENTS: dict[str, tuple[Experiment, float, int]] = {
+    "power": (_power, 0.6, 1 << 60),
+    "sharing": (_sharing, 0.1, 1 << 60),
+    "sectors": (_sectors, 0.1, 1 << 60),
+    "syncs": (_syncs, 0.1, 1 << 60),
+    "clocks": (_clocks, 0.01, 1 << 60),
+    "faults": (_faults, 0.03, 8_000),
+    "exceptions": (_exceptions, 0.015, 5_000),
+    "rot": (_rot, 0.05, 1 << 60),
+    "kills": (_kills, 0.015, 6_000),
+    "signals": (_signals, 0.02, 8_000),
+    "processes": (_processes, 0.002, 100),
 }
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A part of an experiment, which can be done again by itself."""
+
+    name: str
+    seed: int
+    states: int
+
+    def do(self) -> tuple[dict[str, Any], list[Any]]:
+        """Return what was counted, and what was broken."""
+        start = time.monotonic()
+        lab = EXPERIMENTS[self.name][0](self.seed, self.states)
+        return lab.counts() | {"seconds": round(time.monotonic() - start, 1)}, lab.violations
+
+
+def parts(seed: int, states: int, only: tuple[str, ...]) -> Iterator[Part]:
+    """Yield the parts of a session, each experiment's in turn."""
+    left: dict[str, int] = {}
+    for name, (_, share, most) in EXPERIMENTS.items():
+        if not only or name in only:
+            left[name] = min(most, max(4, round(states * (1 if only else share))))
+    size = {name: min(10 * PART, max(PART, many // 8)) for name, many in left.items()}
+    while left:
+        for name in list(left):
+            part = min(left[name], size[name])
+            yield Part(name, seed, part)
+            left[name] -= part
+            if left[name] <= 0:
+                del left[name]
+        seed += 1
+
+
 def run(
-    seed: int, states: int, only: tuple[str, ...], done: Callable[[str, Report], object]
+    seed: int,
+    states: int,
+    only: tuple[str, ...],
+    done: Callable[[Part, Report], object],
+    jobs: int = 1,
 ) -> Report:
     """Run the experiments, or `only` these, and return the report.
 
     Args:
         seed: of every choice.
-        states: images, points and flips in all, about.
+        states: images, faults, kills and flips in all, about.
         only: names of experiments; all of them if empty.
-        done: takes the name of each, and the report so far, when it is done.
+        done: takes each part, and the report so far, when it is done.
+        jobs: how many parts are done at the same time.
     """
-    report = Report(seed, states)
-    for name, (experiment, share) in EXPERIMENTS.items():
-        if only and name not in only:
-            continue
-        start = time.monotonic()
-        lab = experiment(seed, max(10, round(states * (1 if only else share))))
-        counts = lab.counts() | {"seconds": round(time.monotonic() - start, 1)}
-        report.add(name, counts, lab.violations)
-        done(name, report)
-    return report
+    report, waiting, running = Report(seed, states), parts(seed, states, only), dict[int, Any]()
+    with power.scratch() as directory:
+        while True:
+            while len(running) < jobs and (part := next(waiting, None)) is not None:
+                running[_begin(part, directory)] = part
+            if not running:
+                return report
+            pid, status = os.wait()
+            if pid in running:
+                part = running.pop(pid)
+                counts, violations = _result(pid, status, directory, part)
+                report.add(part.name, counts, violations)
+                done(part, report)
+
+
+def _begin(part: Part, directory: str) -> int:
+    child = power.fork()
+    if not child:
+        path = os.path.join(directory, str(os.getpid()))
+        try:
+            result: Any = part.do()
+        except BaseException:
+            broken = power.Violation(part.name, part, None, traceback.format_exc())
+            result = {"seconds": 0.0}, [broken]
+        with open(path, "wb") as file:
+            file.write(msgspec.msgpack.encode(result))
+        os._exit(0)
+    return child
+
+
+def _result(pid: int, status: int, directory: str, part: Part) -> tuple[dict[str, Any], list[Any]]:
+    if status:
+        text = f"the laboratory ended with {os.waitstatus_to_exitcode(status)}"
+        return {"seconds": 0.0}, [msgspec.to_builtins(power.Violation(part.name, part, None, text))]
+    with open(os.path.join(directory, str(pid)), "rb") as file:
+        counts, violations = msgspec.msgpack.decode(file.read())
+    again = f"--seed {part.seed} --states {part.states} --only {part.name}"
+    return counts, [violation | {"again": again} for violation in violations]

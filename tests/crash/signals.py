@@ -84,7 +84,9 @@ class Signals:
             many = _Life(directory, Stopped(what, 0, -1)).live()
         self.bytecodes += many
         points = [(at, number) for at in range(many) for number in ENDINGS]
-        for at, number in points if count is None else self.chance.sample(points, count):
+        if count is not None:
+            points = self.chance.sample(points, min(count, len(points)))
+        for at, number in points:
             self.stop(Stopped(what, int(number), at))
 
     def stop(self, stopped: Stopped) -> None:
@@ -171,6 +173,8 @@ class _Life:
             if wrong := store.verify():
                 raise checkers.Broken(f"verify: {wrong}")
             saved = {record.input for record in store.records()}
+            if (records := sum(it.records for it in store.steps())) != len(saved):
+                raise checkers.Broken(f"{records} records of {len(saved)} rows")
             if lost := answered - saved:
                 raise checkers.Broken(f"answered, and lost: {sorted(lost)}")
             results = list(_step(store, label).run(range(ROWS)))

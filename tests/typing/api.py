@@ -173,6 +173,9 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(record.error, dict[str, Any] | None)
     assert_type(store.verify(), list[ckpt.Problem])
     assert_type(next(store.rows("label")), dict[str, Any])
+    assert_type(store.compact(keep=2), int)
+    store.backup(pathlib.Path("copy.ckpt"), force=True)
+    assert_type(ckpt.salvage("rows.ckpt", "new.ckpt"), ckpt.Salvaged)
     if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
         assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
