@@ -15,6 +15,18 @@ test *args:
 soak *args:
     uv run pytest -m soak {{args}}
 
+# branch coverage of the file, the values and the committer; fails below 100 %
+cover *args:
+    uv run coverage erase
+    -uv run coverage run -m pytest {{args}}
+    uv run coverage combine -q
+    uv run coverage report -m --skip-covered --fail-under=100 --include="checkpointdb/file/*,checkpointdb/values/*,checkpointdb/engine/committer.py,checkpointdb/engine/beside.py"
+
+# mutants of the committer, the key index, the keys and the policies
+mutate *args:
+    uv run --group mutation mutmut run {{args}}
+    uv run --group mutation mutmut results
+
 # lint, layers and types
 check:
     uv run ruff check .

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import concurrency, in_flight, large, machine, peers, scale, tradeoff, tricks
+from . import concurrency, guards, in_flight, large, machine, peers, scale, tradeoff, tricks
 from .compare import compare
 from .docs import write_docs
 from .harness import Case, measure
@@ -24,6 +24,7 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "concurrency": concurrency.cases,
     "large": large.cases,
     "tricks": tricks.cases,
+    "guards": guards.cases,
 }
 
 FULL_ONLY = ("frameworks", "million", "huge")  # minutes each; in the quick run only by --only

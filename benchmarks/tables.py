@@ -106,6 +106,7 @@ ALL = (
     "concurrency",
     "large",
     "tricks",
+    "guards",
 )
 
 
@@ -157,5 +158,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "read, MB/s": "resume_mb_per_second", "MB of memory": "memory_mb"}),
     "tricks": case_table("tricks", {
         "µs/row": "us", "quietest": "us low", "in processor time": "cpu_us"}),
+    "guards": case_table("guards", {
+        "µs/row": "us", "in processor time": "cpu_us", "quietest": "cpu_us low"}),
     "machine": machine_table, "billion": billion_table,
 }  # fmt: skip

@@ -20,6 +20,9 @@ log = logging.getLogger("checkpointdb.run")
 WARNED_OF = 5
 
 
+PILOT_ENDED = "pilot ended"  # how a run ended that had more calls to make than its pilot
+
+
 class Report(msgspec.Struct, frozen=True):
     """What a run has done so far: the one list of counts, which the `runs` table has as columns.
 
@@ -119,7 +122,7 @@ class RowFailed(msgspec.Struct, frozen=True):
 
 
 class RunEnded(msgspec.Struct, frozen=True):
-    """A run has ended, and how: `finished`, `closed`, `interrupted`, `failed: ValueError`.
+    """A run has ended, and how: `finished`, `pilot ended`, `closed`, `failed: ValueError`, ….
 
     `loss_window` is what a crash would have cost at the worst moment, calls in flight aside.
     `stale` is how many saved results of the step were computed by other code. `failures` are the
@@ -144,7 +147,7 @@ def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
     level = _level(event)
     if log.isEnabledFor(level):
         with contextlib.suppress(Exception):  # a closed stderr or a full disk must end no run
-            log.log(level, "%s", _line(event), extra={"event": event})
+            log.log(level, "%s", wording.safe(_line(event)), extra={"event": event})
     if listener is not None:
         listener(event)
 
@@ -156,7 +159,7 @@ def _level(event: Event) -> int:
             return logging.DEBUG
         case RowFailed(recorded=True) | CameLate():
             return logging.WARNING if _is_warned_of(event.nth) else logging.DEBUG
-        case RunEnded(ended="finished") if event.report.failed:
+        case RunEnded(ended="finished" | "pilot ended") if event.report.failed:
             return logging.WARNING
         case _:
             return logging.INFO

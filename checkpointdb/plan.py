@@ -26,7 +26,7 @@ NEAREST_OF = 100_000
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run would do.
+    """What a run would do; `str()` says it in a line.
 
     Attributes:
         rows: rows in all.
@@ -49,6 +49,12 @@ class Plan(msgspec.Struct, frozen=True):
     cost: float | None
     seconds: float | None
     stale: int = 0
+
+    def __str__(self) -> str:
+        calls = self.misses + self.failed
+        cost = "" if self.cost is None else f", about ${self.cost:,.2f}"
+        took = "" if self.seconds is None else f", about {self.seconds:,.0f} s one after the other"
+        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{took}"
 
     def _repr_html_(self) -> str:
         from . import markup

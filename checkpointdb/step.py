@@ -33,11 +33,13 @@ from .engine.options import (
     OnChange,
     Options,
     RunOptions,
+    Shard,
     StepOptions,
     run_options,
     step_settings,
 )
 from .engine.partials import bound_in_key
+from .engine.shard import Sharded
 from .engine.source import is_async_source
 from .file.opened import Durability
 from .loops import sync
@@ -185,7 +187,7 @@ class Step(Rows[P, R], Tabular):
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
         checked = run_options("run", options, self._settings)
-        rows = checked_rows(rows, (Iterable, AsyncIterable))
+        rows = self._rows_of(checked, rows)
         if is_async_source(rows) and not (
             self._spec.is_async and (checked.concurrency > 1 or checked.shared)
         ):
@@ -222,11 +224,11 @@ class Step(Rows[P, R], Tabular):
         if not self._spec.is_async:
             raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
         refuse_executor(checked)
-        rows = checked_rows(rows, (Iterable, AsyncIterable))
         from .loops import asynchronous
 
         if isinstance(rows, Run) and rows.is_synchronous:
             rows = asynchronous.off_the_loop(rows)
+        rows = self._rows_of(checked, rows)
         session = Session(self._job(checked), rows, in_task=True)
         return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
 
@@ -336,6 +338,16 @@ class Step(Rows[P, R], Tabular):
             settings=self._settings,
             inside=self.__wrapped__,
         )
+
+    def _rows_of(self, options: Options, rows: Any) -> Any:
+        rows = checked_rows(rows, (Iterable, AsyncIterable))
+        if options.shard is None:
+            return rows
+        return self._sharded(options.shard, options.given).of(rows)
+
+    def _sharded(self, shard: Shard, given: Mapping[str, Any] | None = None) -> Sharded:
+        content = self._binder.with_values(given, None).content
+        return Sharded(shard, lambda row: self._keyer.identify(content(row))[0])
 
     def _job(self, options: Options) -> Job:
         spec = self._spec if options.batch_size is None else self._batch_spec

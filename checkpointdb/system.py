@@ -12,8 +12,9 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 # What ends a program; and a program's own alarm, which must not raise inside of a commit either.
@@ -140,15 +141,6 @@ def full_sync(descriptor: int) -> None:
             fcntl.fcntl(descriptor, command)
 
 
-def sync_file(path: str) -> None:
-    """Have a file that nobody has open on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        full_sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_directory(directory: str) -> None:
     """Have the names in a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -192,6 +184,20 @@ def give_name(temporary: str, path: str) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """Give the path of a temporary file that is gone afterwards; whoever has it mapped keeps it.
+
+    On Linux it has no name, so that no kill leaves it behind; the path is that of the open file.
+    """
+    if os.path.isdir(_OPEN_FILES):
+        with tempfile.TemporaryFile() as file:
+            yield f"{_OPEN_FILES}/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile() as named:
+            yield named.name
 
 
 def nameless(directory: str) -> BinaryIO | None:

@@ -66,6 +66,8 @@ class Tabular:
                 if the step's annotation tells, else what was computed is saved.
         """
         checked = run_options("map", options, self._settings, ("columns", "prefix", "error_column"))
+        if checked.shard is not None:
+            raise TypeError("shard= belongs to run(...): a frame's rows keep their places")
         if not checked.ordered:
             raise TypeError("map joins results to their rows in order: leave ordered= out")
         error = error_column if checked.on_error == "record" else None

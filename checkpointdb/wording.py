@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
@@ -56,7 +57,7 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.1f} ms"
-    if seconds < 59.95:
+    if seconds < 59.95 or not math.isfinite(seconds):
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
@@ -78,11 +79,16 @@ def rate(rows: int, seconds: float) -> str:
 
 
 def moment(at: float) -> str:
-    """Return a time of day in the local zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    """Return a time of day in the local zone; of what no calendar has, the seconds."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return f"{at:.3g} s"
 
 
 def ago(at: float) -> str:
     """Return how long ago `at` was: `3 min 2 s ago`."""
     passed = time.time() - at
+    if not math.isfinite(passed):
+        return "never"
     return "just now" if passed < 1 else f"{duration(round(passed))} ago".replace(".0 s", " s")

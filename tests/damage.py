@@ -24,8 +24,7 @@ from checkpointdb.file import key_index
 from checkpointdb.file.cells import Cells
 from checkpointdb.file.pages import LEAF_TABLE, Pages
 
-PAGE, RECORD_WIDTH = 8192, 17
-ROWS = 120
+PAGE, ROWS = 8192, 120
 
 
 def make(path, keep_log):
@@ -84,7 +83,8 @@ def places_of(path):
                 continue
             for at in cells.places(page, number):
                 cell = cells.cell(page, at, LEAF_TABLE)
-                if len(cells.values(page, cell)) == RECORD_WIDTH:
+                values = cells.values(page, cell)
+                if len(values) > 15 and type(values[1]) is bytes:
                     places[cell.rowid] = _places_of(pages, number, page, cell)
         return places
     finally:

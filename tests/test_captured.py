@@ -107,6 +107,11 @@ EDITS = {
         "def f(row): return os.environ['MODEL'] + os.getenv('MODEL') + row",
         "global os.environ['MODEL'] differs",
     ),
+    "a variable of the environment by another name": (
+        f"import os\nos.environ['MODEL'] = 'A'\nENV = os.environ\n{STEP}"
+        "def f(row): return ENV['MODEL'] + row",
+        "global ENV['MODEL'] differs ('A' → 'B')",
+    ),
     "an array": (
         f"import numpy\nW = numpy.array([ord('A')])\n{STEP}def f(row): return row * int(W[0])",
         "global W differs",
@@ -154,6 +159,52 @@ EDITS = {
         "global P differs ('A' → 'B')",
     ),
     "its code": (f"{STEP}def f(row): return 'A' + row", "its code changed"),
+    "a method that is called by an operator": (
+        "class C:\n    def __getitem__(self, row): return 'A' + row\nX = C()\n"
+        f"{STEP}def f(row): return X[row]",
+        "function C.__getitem__ changed",
+    ),
+    "an attribute that super() finds": (
+        "class B:\n    t = 'A'\nclass L(B):\n    def ask(self, row): return super().t + row\n"
+        f"L1 = L()\n{STEP}def f(row): return L1.ask(row)",
+        "class B.t differs ('A' → 'B')",
+    ),
+    "a method of a member of an enumeration": (
+        "import enum\nclass M(enum.Enum):\n    X = 1\n    def say(self): return 'A'\n"
+        f"{STEP}def f(row): return M.X.say() + row",
+        "function M.say changed",
+    ),
+    "a function that singledispatch chooses": (
+        "import functools\n@functools.singledispatch\ndef h(row): return row\n@h.register\n"
+        f"def texts(row: str): return 'A' + row\n{STEP}def f(row): return h(row)",
+        "function texts changed",
+    ),
+    "a method that singledispatchmethod chooses": (
+        "import functools\nclass C:\n    @functools.singledispatchmethod\n"
+        "    def h(self, row): return row\n    @h.register\n"
+        "    def texts(self, row: str): return 'A' + row\n"
+        f"X = C()\n{STEP}def f(row): return X.h(row)",
+        "function C.texts changed",
+    ),
+    "the default of a context variable": (
+        "import contextvars\nMODEL = contextvars.ContextVar('m', default='A')\n"
+        f"{STEP}def f(row): return MODEL.get() + row",
+        "global MODEL differs ('A' → 'B')",
+    ),
+    "a string.Template": (
+        f"import string\nT = string.Template('A $r')\n{STEP}def f(row): return T.substitute(r=row)",
+        "global T differs ('A $r' → 'B $r')",
+    ),
+    "a data frame of pandas": (
+        f"import pandas\nT = pandas.DataFrame({{'m': ['A']}})\n{STEP}"
+        "def f(row): return T['m'][0] + row",
+        "global T['m'] differs",
+    ),
+    "a data frame of polars": (
+        f"import polars\nT = polars.DataFrame({{'m': ['A']}})\n{STEP}"
+        "def f(row): return T['m'][0] + row",
+        "global T['m'][0] differs ('A' → 'B')",
+    ),
 }
 
 
@@ -194,6 +245,14 @@ def test_an_edit_of_an_imported_module_is_named_with_it(tmp_path):
 
 
 SILENT = {
+    "a memo in a default": f"import time\n{STEP}def f(row, memo={{0: time.time()}}):\n"
+    "    memo[row] = 1\n    return row",
+    "an object that is written by its items": "class C:\n    def __init__(self): "
+    "self.data = {id(self): 1}\n    def __getitem__(self, k): return self.data[k]\n"
+    "    def __setitem__(self, k, v): self.data[k] = v\n"
+    f"X = C()\n{STEP}def f(row):\n    X[row] = row\n    return X[row]",
+    "another name of os.environ": "import os\nos.environ['RUN'] = str(os.getpid())\n"
+    f"ENV = os.environ\n{STEP}def f(row): return ENV.get('HOME', '')[:0] + row",
     "a counter": f"N = 0\n{STEP}def f(row):\n    global N\n    N += 1\n    return row",
     "a cache": f"C = {{}}\n{STEP}def f(row): return C.setdefault(row, row)",
     "a log in a list": f"import time\nT = [time.time()]\n{STEP}def f(row):\n    T.append(1)\n"
@@ -383,6 +442,7 @@ LAZY = {
     "under another name": "import prompts as p\n    return p.TEXT + p.clean(row)",
     "of a package": "import kit.texts\n    return kit.texts.TEXT + kit.texts.clean(row)",
     "from a package": "from kit import texts\n    return texts.TEXT + texts.clean(row)",
+    "from a function of it": "from kit.late import TEXT, clean\n    return TEXT + clean(row)",
     "of another module": "from kit import again\n    return again.TEXT + again.clean(row)",
 }
 
@@ -394,6 +454,8 @@ def test_an_edit_of_a_module_that_a_function_imports_itself_is_named(tmp_path, b
     write(tmp_path, "", "kit/__init__.py")
     write(tmp_path, "from .texts import TEXT\nfrom . import texts\nclean = texts.clean",
           "kit/again.py")  # fmt: skip
+    late = "def clean(row):\n    from .texts import clean\n    return clean(row)"
+    write(tmp_path, f"from .texts import TEXT\n{late}", "kit/late.py")
     write(tmp_path, f"{STEP}def f(row):\n    {body}")
     errors = []
     for text, other in (("A", 1), ("A", 2), ("B", 2)):

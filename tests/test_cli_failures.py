@@ -296,3 +296,15 @@ def test_ctrl_c_with_many_calls_in_flight_loses_none(here):
     assert process.returncode == 130 and "Stopped by Ctrl-C." in said
     with Reader("rows.ckpt") as reader:
         assert reader.steps()[0].results == len(calls(here))
+
+
+def test_a_time_limit_fails_the_rows_that_take_longer(here):
+    """`--timeout`: the others go on, and the exit does not wait for the call."""
+    options = ("--timeout", "0.3", "--on-error", "record", "--concurrency", "2")
+    done = ckpt("run", "steps.py:hang", "rows.jsonl", *PLAIN, *options, cwd=here)
+    assert done.returncode == 3, done.stderr
+    (failure,) = json.loads(invoke("inspect", "rows.ckpt", "--failures", "--json").stdout)[
+        "failures"
+    ]
+    assert failure["type"] == "TimeoutError"
+    assert "took longer than 0.3 s" in json.dumps(failure)

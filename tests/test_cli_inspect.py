@@ -418,7 +418,7 @@ def test_a_step_must_be_chosen_where_there_are_several(here):
         (("--step", "label", "--version", "1"), 10),
         (("--version", "2"), 3),
     ):
-        invoke("export", "rows.ckpt", "-o", "out.jsonl", *arguments)
+        invoke("export", "rows.ckpt", "-o", "out.jsonl", "--force", *arguments)
         assert len(read_rows(here / "out.jsonl")) == rows
 
 
@@ -433,7 +433,7 @@ def test_failed_rows_are_left_out_and_counted(here):
 def test_a_clash_of_names_leaves_the_old_file(here):
     fill(fn=lambda row: {"n": -row["n"]}, name="minus")
     (here / "out.csv").write_text("old")
-    done = invoke("export", "rows.ckpt", "-o", "out.csv", "--merge")
+    done = invoke("export", "rows.ckpt", "-o", "out.csv", "--merge", "--force")
     assert done.exit_code == 1 and "row 1: --merge would overwrite column 'n'" in done.stderr
     assert "the store rows.ckpt is there" in invoke("export", "rows.ckpt", "-o", "rows.ckpt").stderr
     assert (here / "out.csv").read_text() == "old"
@@ -465,7 +465,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(here
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from checkpointdb.cli import cli\n"
         "for ending in ('jsonl', 'csv', 'parquet'):\n"
-        "    try: cli(['export', 'rows.ckpt', '-o', f'out.{ending}'])\n"
+        "    try: cli(['export', 'rows.ckpt', '-o', f'out.{ending}', '--force'])\n"
         "    except SystemExit as stop: assert stop.code == 1\n"
     )
     done = subprocess.run(

@@ -9,6 +9,7 @@ import sys
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 import checkpointdb as ck
 from checkpointdb.cli import cli
@@ -40,7 +41,16 @@ def here(tmp_path, monkeypatch):
 
 def test_every_store_file_and_step_is_completed():
     """Each argument and option that is a file, a step or a version of a store."""
-    kinds = {"store": files, "input": files, "output": files, "rows": files, "version": versions}
+    kinds = {
+        "into": files,
+        "sources": files,
+        "dest": files,
+        "store": files,
+        "input": files,
+        "output": files,
+        "rows": files,
+        "version": versions,
+    }
     for command in cli.commands.values():
         names = [parameter.name for parameter in command.params]
         of_store = isinstance(command.params[names.index("store")], click.Argument) if (
@@ -104,13 +114,13 @@ def test_fish_completes_versions(here):
 )
 def test_steps_and_versions_come_from_the_store(here, words, found):
     """A store that cannot be read offers nothing, and says nothing in the middle of a line."""
-    complete = click.shell_completion.BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
+    complete = BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
     got = complete.get_completions(list(words[:-1]), words[-1])
     assert [item.value for item in got] == found
     assert {item.type for item in got} <= {"plain"}
 
 
 def test_files_are_left_to_the_shell(here):
-    complete = click.shell_completion.BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
+    complete = BashComplete(cli, {}, "ckpt", "_CKPT_COMPLETE")
     for words in (["inspect"], ["run"], ["run", "a.py:f"], ["export", "rows.ckpt", "-o"]):
         assert [it.type for it in complete.get_completions(words, "ro")] == ["file"]

@@ -510,7 +510,8 @@ KILLED_IN_CREATION = """
     total = create(os.path.join(directory, "whole.ckpt"), -1)
     whole = 0
     for last in range(1, total + 1):
-        path = os.path.join(directory, f"{last}.ckpt")
+        os.mkdir(os.path.join(directory, str(last)))  # what is there makes calls, too
+        path = os.path.join(directory, str(last), "rows.ckpt")
         child = os.fork()
         if not child:
             create(path, last)
@@ -520,7 +521,8 @@ KILLED_IN_CREATION = """
             with Reader(path) as reader:
                 assert reader.verify() == [] and reader.steps() == []
             whole += 1
-        connection_left = [n for n in os.listdir(directory) if n.startswith(f"{last}.ckpt-")]
+        left = os.listdir(os.path.dirname(path))
+        connection_left = [name for name in left if name.startswith("rows.ckpt-")]
         assert not connection_left, connection_left
     print(total, whole)
 """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from drivers import ASYNC, SEQUENTIAL
@@ -165,13 +166,22 @@ def test_a_direct_call_takes_over_from_one_that_was_killed_or_failed(store_path,
     other = life(store_path, what)
     if what == "fail":
         assert other.stdout.readline() == "failed\n"
-    else:
-        threading.Timer(0.3, other.kill).start()
     step, calls = shared
-    began = time.monotonic()
-    assert step("x") == "mine" and calls == ["x"]
-    assert time.monotonic() - began < 10
+    with ThreadPoolExecutor(1) as pool:
+        called = pool.submit(step, "x")
+        if what == "hang":
+            until_it_follows(step)
+            other.kill()
+        assert called.result(30) == "mine" and calls == ["x"]
     end(other, kill=True)
+
+
+def until_it_follows(step):
+    """Wait until a direct call waits for another process."""
+    deadline = time.monotonic() + 30
+    while step._single_calls is None or not step._single_calls.sharing.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_an_async_direct_call_waits_too_and_leaves_in_time(store_path):

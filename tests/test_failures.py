@@ -413,6 +413,18 @@ def test_a_failure_that_waits_for_its_commit_hides_no_result(store_path):
     assert outcomes(store_path) == [result]
 
 
+@pytest.mark.parametrize("save", [every(rows=1), on_exit()])
+def test_an_equal_row_is_not_tried_twice_beside_a_failure_that_waits(store_path, save):
+    """Of two failures the one of more attempts counts, and that is this run's own."""
+    provider = Sometimes()
+    with Store(store_path) as store:
+        provider.fail(provider.step(store), 3)
+        provider.fails = True
+        first, *others = provider.step(store, save=save).run([3, 3, 4, 3])
+        assert [failed.attempts for failed in (first, *others)] == [2, 2, 1, 2]
+    assert provider.calls == 3
+
+
 def test_a_failure_committed_later_takes_no_result_away(store_path):
     """Another handle has paid for the row meanwhile: its result stays."""
     provider = Sometimes()

@@ -43,7 +43,7 @@ from checkpointdb.values.keys import Keyer
 
 PARTS = {
     "running", "intake", "calls", "results", "committer", "in_flight", "tally", "source",
-    "sharing", "occurrences", "budget", "ledger", "session", "order",
+    "sharing", "occurrences", "budget", "ledger", "session", "order", "passes",
 }  # fmt: skip
 
 

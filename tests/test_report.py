@@ -49,7 +49,7 @@ def here(tmp_path, monkeypatch):
 
 
 def written(path="rows.ckpt", *options):
-    done = invoke("report", path, "-o", "report.html", *options)
+    done = invoke("report", path, "-o", "report.html", "--force", *options)
     assert done.exit_code == 0, done.output
     with open("report.html", encoding="utf-8") as file:
         return file.read()
@@ -156,6 +156,11 @@ def test_a_page_is_written_whole_and_never_over_the_store(here):
         done = invoke("report", "rows.ckpt", "-o", place)
         assert done.exit_code == 1 and "Error" in done.stderr
     assert os.stat("rows.ckpt").st_mtime_ns == before.st_mtime_ns
+    there = here / "there.html"
+    there.write_text("mine")
+    done = invoke("report", "rows.ckpt", "-o", "there.html")
+    assert done.exit_code == 1 and "--force" in done.stderr and there.read_text() == "mine"
+    there.unlink()
     assert invoke("report", "gone.ckpt", "-o", "x.html").exit_code == 1
     assert sorted(os.listdir()) == ["rows.ckpt"]
     assert invoke("report", "rows.ckpt", "-o", "-").stdout.startswith("<!DOCTYPE html>")

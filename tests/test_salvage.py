@@ -23,7 +23,7 @@ PAGE = 8192
 
 @pytest.mark.parametrize(
     "files",
-    [pytest.param(40, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
+    [pytest.param(15, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
 )
 def test_every_whole_record_of_a_damaged_store_is_recovered(tmp_path, files):
     """And none that never was; what is missing is told, except what only the log's end had."""
@@ -189,10 +189,9 @@ def test_the_log_that_a_kill_left_is_read(store_path, tmp_path):
     size = os.path.getsize(copy + "-wal")
     assert ckpt.salvage(copy, tmp_path / "whole.ckpt").records == 200
     spoil(copy + "-wal", size // 2, b"\xff")
+    done = ckpt.salvage(copy, tmp_path / "more.ckpt")
     with pytest.warns(UserWarning, match="is damaged"), Store(copy, create=False) as store:
-        pass  # SQLite reads the log up to there; so salvage comes first, on a copy
-    with open(store_path, "rb") as file:
-        assert file.read()
+        assert done.records >= 190 > len(list(store.records()))
 
 
 def test_rows_that_were_forgotten_stay_so(store_path, tmp_path):

@@ -16,7 +16,13 @@ import pytest
 from conftest import close_all, verify
 from crash import disk, journal, power, recorder
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 import checkpointdb as ckpt
 from checkpointdb.adopt import adopt
@@ -310,6 +316,28 @@ class StoreMachine(RuleBasedStateMachine):
         if not dry_run:
             self.save(handle, [((2, row), it) for row, it in fresh.items()])
 
+    @rule(n=st.integers(0, 1), keep=st.integers(1, 2), dry_run=st.booleans())
+    def compact(self, n, keep, dry_run):
+        """What is superseded goes, and nothing else; not beside a run that is open."""
+        handle = self.handles[n]
+        self.commit(handle)  # which it does first, whatever comes
+        try:
+            handle.store.compact(keep=keep, dry_run=dry_run)
+        except ckpt.StoreError as error:
+            assert "is open" in str(error)
+        else:
+            self.synced(handle)
+
+    @rule(n=st.integers(0, 1))
+    def back_up(self, n):
+        """A copy has all that is committed, and what is pending here is committed first."""
+        handle, path = self.handles[n], self.path + ".copy"
+        handle.store.backup(path, force=True)
+        self.commit(handle)
+        with ckpt.Store(path) as copy:
+            assert self.found(copy) == self.saved
+            assert copy.verify() == []
+
     @rule(n=st.integers(0, 1), version=VERSIONS, undo=st.booleans())
     def accept(self, n, version, undo):
         """Whose code a result is of changes nothing of it."""
@@ -353,10 +381,10 @@ class StoreMachine(RuleBasedStateMachine):
         keys = before.keys() | after.keys() | self.saved.keys()
         return all(self.saved.get(k) in (before.get(k), after.get(k)) for k in keys)
 
-    def found(self):
+    def found(self, store=None):
         return {
             (record.version, record.input): record.result or FAILED
-            for record in self.handles[0].store.records()
+            for record in (store or self.handles[0].store).records()
         }
 
     @invariant()
@@ -394,7 +422,14 @@ async def collected(run):
     return [result async for result in run]
 
 
-StoreMachine.TestCase.settings = hypothesis.settings(
-    max_examples=15, stateful_step_count=20, deadline=None
-)
+SMALL = hypothesis.settings(max_examples=12, stateful_step_count=20, derandomize=True)
+StoreMachine.TestCase.settings = SMALL
 TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)
+
+
+@pytest.mark.soak
+def test_the_store_machine_for_some_minutes():
+    """New seeds each time; the default lane keeps its own, so that only a change makes it red."""
+    run_state_machine_as_test(
+        StoreMachine, settings=hypothesis.settings(max_examples=1_000, stateful_step_count=30)
+    )

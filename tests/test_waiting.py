@@ -310,3 +310,57 @@ def test_a_stderr_that_is_gone_ends_no_run(store_path, monkeypatch, options, gon
         logging.getLogger("checkpointdb").removeHandler(handler)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def test_a_shared_batch_that_asks_for_a_row_of_its_own(store_path):
+    """Whichever of its rows it is."""
+
+    @ckpt.step(store_path, version=1, shared=True)
+    def label(rows):
+        return [list(label.run([row], batch_size=1)) for row in reversed(rows)]
+
+    error = within(20, lambda: list(label.run([1, 2], batch_size=2)))
+    assert isinstance(error, StepDeadlockError)
+
+
+def test_three_shared_rows_that_wait_in_a_circle(store_path):
+    """In three threads: each of them ends."""
+    met, outcomes = threading.Barrier(3), []
+
+    @ckpt.step(store_path, version=1, shared=True)
+    def label(row):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(10)
+        return label((row + 1) % 3)
+
+    def go(row):
+        outcomes.append(within(20, lambda: label(row)))
+        met.abort()
+
+    threads = [threading.Thread(target=go, args=(row,)) for row in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(outcome) for outcome in outcomes] == [StepDeadlockError] * 3
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_row_that_waits_for_itself_through_another_thread_or_loop(store_path, shared):
+    """`asyncio.to_thread` and a loop of its own carry on what call they are in."""
+    options = {"version": 1, "shared": shared}
+    plain = ckpt.step(store_path, name="plain", **options)(lambda row: asyncio.run(label(row)))
+
+    @ckpt.step(store_path, name="label", **options)
+    async def label(row):
+        return await asyncio.to_thread(plain, row)
+
+    assert isinstance(within(20, lambda: asyncio.run(label(1))), StepDeadlockError)
+
+
+def test_equal_keys_of_two_stores_are_two_rows(store_path, tmp_path):
+    """A shared step may ask for its row in another store."""
+    options = {"version": 1, "name": "label", "shared": True}
+    other = ckpt.step(str(tmp_path / "other.ckpt"), **options)(lambda row: row)
+    step = ckpt.step(store_path, **options)(lambda row: other(row))
+    assert within(20, lambda: list(step.run([1, 2], concurrency=2))) == [1, 2]

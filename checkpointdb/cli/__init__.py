@@ -5,6 +5,7 @@ from .adopt import adopt_command
 from .backup import backup_command
 from .compact import compact_command
 from .demo import demo_command
+from .doctor import doctor_command
 from .export import export_command
 from .forget import forget_command
 from .group import cli
@@ -20,8 +21,9 @@ from .watch import watch_command
 from .why import why_command
 
 for command in (
-    accept_command, adopt_command, backup_command, compact_command, demo_command, export_command,
-    forget_command, head_command, inspect_command, merge_command, plan_command, report_command,
+    accept_command, adopt_command, backup_command, compact_command, demo_command, doctor_command,
+    export_command, forget_command, head_command, inspect_command, merge_command, plan_command,
+    report_command,
     run_command, salvage_command, verify_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)

@@ -8,13 +8,14 @@ import click
 
 from ..file.backup import backup
 from .bar import bar
+from .completion import files
 from .display import note, safe, shown, size
 from .group import force_option
 
 
 @click.command("backup", short_help="Copy a store, even while a run is writing.")
-@click.argument("store")
-@click.argument("dest")
+@click.argument("store", shell_complete=files)
+@click.argument("dest", shell_complete=files)
 @force_option
 def backup_command(store: str, dest: str, force: bool) -> None:
     """Copy STORE to DEST as of one moment, with all that is committed, and verify the copy.

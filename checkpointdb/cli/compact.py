@@ -7,12 +7,13 @@ import os
 import click
 
 from ..store import Store
+from .completion import files
 from .display import counted, note, safe, shown, size
 from .group import agreed, dry_run_option, yes_option
 
 
 @click.command("compact", short_help="Drop superseded records, shrink the file.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option(
     "--keep",
     type=click.IntRange(1),

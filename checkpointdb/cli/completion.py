@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from ..errors import CheckpointError
 from ..file.records import StepInfo
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 
 def files(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
     """Let the shell complete the name of a file."""
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(start, type="file")]
 
 
@@ -35,6 +40,8 @@ def versions(
 
 
 def _offered(counts: dict[str, int], start: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     return [
         CompletionItem(name, help=f"{count:,} results")
         for name, count in counts.items()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .. import __version__
+from ..engine.options import check_shard
 from ..errors import CheckpointError
 from .completion import files, versions
 from .display import note, note_warning, safe_lines
@@ -64,8 +65,11 @@ def version_of(text: str) -> int | str:
 if TYPE_CHECKING:
     _VersionType = click.ParamType[int | str]
     _TextType = click.ParamType[str | None]
+    _ShardType = click.ParamType[tuple[int, int]]
 else:
-    _VersionType = _TextType = click.ParamType  # before click 8.4 it cannot be subscripted
+    _VersionType = _TextType = _ShardType = (
+        click.ParamType
+    )  # before click 8.4 it cannot be subscripted
 
 
 class _Version(_VersionType):
@@ -92,7 +96,6 @@ on_change_option = click.option(
     type=click.Choice(["warn", "reuse", "recompute", "error"]),
     help="What to do with saved results of other code; the step's own choice if not given.",
 )
-force_option = click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
 limit_option = click.option("--limit", type=click.IntRange(0), help="Stop after so many rows.")
 column_option = click.option(
     "--column", default="result", show_default=True, help="The result's column."
@@ -105,6 +108,27 @@ merge_option = click.option(
     default=None,
     help="Make the fields of results that are dicts columns of the row, or never; if not given, in "
     "CSV only.",
+)
+
+
+class _Shard(_ShardType):
+    name = "shard"
+
+    def convert(self, value: Any, _param: Any, _context: Any) -> tuple[int, int]:
+        """Return which part of how many: `3/8` is part 3 of 0 to 7."""
+        found = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if found is None:
+            self.fail(f"give PART/PARTS, such as 0/8, not {value!r}")
+        shard = int(found[1]), int(found[2])
+        try:
+            check_shard(shard)
+        except ValueError as error:
+            self.fail(str(error))
+        return shard
+
+
+shard_option = click.option(
+    "--shard", type=_Shard(), metavar="I/N", help="Only part I of N of the rows, from 0."
 )
 
 

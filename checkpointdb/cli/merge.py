@@ -8,6 +8,7 @@ import click
 
 from ..file.merge import Merged
 from ..store import Store
+from .completion import files
 from .display import counted, note, number
 from .store_view import read
 
@@ -15,8 +16,8 @@ FEW = 5  # conflicts that are shown
 
 
 @click.command("merge", short_help="Bring the records of other stores into one.")
-@click.argument("into")
-@click.argument("sources", nargs=-1, required=True, metavar="FROM...")
+@click.argument("into", shell_complete=files)
+@click.argument("sources", nargs=-1, required=True, metavar="FROM...", shell_complete=files)
 def merge_command(into: str, sources: tuple[str, ...]) -> None:
     """Bring the records of each FROM, in this order, into INTO, which is made if it is not there.
 

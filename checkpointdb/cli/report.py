@@ -8,7 +8,7 @@ import click
 
 from .completion import files
 from .display import counted, note, size
-from .page import page
+from .group import force_option
 from .sinks import check_apart, replacing
 from .totals import read_totals
 
@@ -19,8 +19,9 @@ from .totals import read_totals
     "-o", "--output", required=True, metavar="OUTPUT", shell_complete=files,
     help="The HTML file, or - for standard output.",
 )  # fmt: skip
+@force_option
 @click.option("--no-values", is_flag=True, help="Leave out inputs, results and error messages.")
-def report_command(store: str, output: str, no_values: bool) -> None:
+def report_command(store: str, output: str, force: bool, no_values: bool) -> None:
     """Write one HTML page about STORE: runs, speed, failures, money, code changes, and records.
 
     The page needs no network and no other file: mail it, or open it in a browser. It holds all
@@ -33,12 +34,14 @@ def report_command(store: str, output: str, no_values: bool) -> None:
       ckpt report reviews.ckpt -o report.html
       ckpt report reviews.ckpt -o report.html --no-values
     """  # noqa: D301 - click wants a real \b before lines it must not join
+    from .page import page  # what no other command needs
+
     check_apart(output, store)
     written = read_totals(store, lambda reader: page(reader, store, values=not no_values))
     data = written.html.encode()
     if output == "-":
         sys.stdout.buffer.write(data)
         return
-    with replacing(output) as file:
+    with replacing(output, force) as file:
         file.write(data)
     note(f"{counted(written.shown, 'record')} of {written.total:,} on {output}, {size(len(data))}")

@@ -14,7 +14,19 @@ import click
 
 from ..errors import CheckpointError
 from ..events import RowFailed, RunEnded
-from .display import duration, money, note, note_warning, number, rate, safe, safe_json, shown
+from ..plan import Plan
+from .display import (
+    counted,
+    duration,
+    money,
+    note,
+    note_warning,
+    number,
+    rate,
+    safe,
+    safe_json,
+    shown,
+)
 from .running import FileRun
 
 STEP_FAILED, ROWS_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
@@ -98,8 +110,13 @@ def _show_stop(error: BaseException, how: str) -> None:
     note("\n".join([how, *getattr(error, "__notes__", ())]))
 
 
-def show_report(work: FileRun, as_json: bool) -> None:
+def show_report(work: FileRun, as_json: bool, rest: Plan | None = None) -> None:
     """Say what a finished run did: on standard error, or as JSON on standard output.
+
+    Args:
+        work: the run.
+        as_json: whether as JSON.
+        rest: after a pilot, what a run over the same rows would do now.
 
     Raises:
         click.exceptions.Exit: with 3 if rows failed.
@@ -109,9 +126,11 @@ def show_report(work: FileRun, as_json: bool) -> None:
     if as_json:
         told = {"store": store, "output": work.output, "report": work.run.report}
         more = {"failed_rows": work.failed, "stale": work.run.stale}
-        click.echo(safe_json(told | more))
+        click.echo(safe_json(told | more | ({"rest": rest} if work.options["pilot"] else {})))
     else:
         _show_counts(work, store)
+        if work.options["pilot"]:
+            _show_rest(work, rest)
     if work.failed:
         again = (
             "leave out --no-retry-failed" if not work.options["retry_failed"] else "run it again"
@@ -121,6 +140,24 @@ def show_report(work: FileRun, as_json: bool) -> None:
             f"retry them; to see why: ckpt inspect {shown(store)} --failures"
         )
         raise click.exceptions.Exit(ROWS_FAILED)
+
+
+def _show_rest(work: FileRun, rest: Plan | None) -> None:
+    """Say what a pilot tells of the rest: its calls, their cost and their time."""
+    if rest is None:
+        note("what the rest costs cannot be said: standard input is read only once")
+        return
+    calls = rest.misses + rest.failed
+    if not calls:
+        note("no call is left to pay")
+        return
+    at_once = work.options.get("concurrency", 1)
+    cost = "at an unknown cost" if rest.cost is None else f"about {money(rest.cost)}"
+    took = "" if rest.seconds is None else f", about {duration(rest.seconds / at_once)}"
+    beside = f" at concurrency {at_once}" if at_once > 1 else ""
+    note(
+        f"the rest: {counted(calls, 'call')}, {cost}{took}{beside}; run it without --pilot to go on"
+    )
 
 
 def _show_counts(work: FileRun, store: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from ..engine.options import Options, RunOptions, StepSettings
+from ..plan import Plan
 from .completion import files
 from .formats import Dialect
 from .group import (
@@ -19,6 +21,7 @@ from .group import (
     limit_option,
     merge_option,
     on_change_option,
+    shard_option,
     store_option,
     version_option,
 )
@@ -51,6 +54,7 @@ from .sources import Source
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Give the step lists of so many rows.")
 @limit_option
+@shard_option
 @on_change_option
 @click.option(
     "--on-error",
@@ -58,6 +62,13 @@ from .sources import Source
     help="A row that fails ends the run, or is recorded while the run continues.",
 )
 @click.option("--no-retry-failed", is_flag=True, help="Leave rows that failed earlier as failed.")
+@click.option("--retry-failed-last", is_flag=True, help="Try them again after all other rows.")
+@click.option(
+    "--pilot",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Stop after N calls, and say what the rest will cost.",
+)
 @click.option(
     "--stop-on",
     multiple=True,
@@ -99,20 +110,26 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     instead of a result, and the run continues. If rows failed, ckpt says how many and exits with 3;
     the next run tries them again. NAME is a name in STEP's module, a builtin, or module:name.
 
+    With --shard 3/8 it takes the rows whose key falls to part 3 of 8, counted from 0. Give each
+    machine a part and a store of its own, and bring the stores together with ckpt merge.
+
     \b
     Examples:
       ckpt run label.py:label reviews.jsonl -o labelled.jsonl
       ckpt run clean:strip rows.csv -o clean.csv --store clean.ckpt --version 1 --save rows=1000
       ckpt run label.py:label reviews.jsonl --concurrency 64 --on-error record --stop-on QuotaError
+      ckpt run label.py:label reviews.jsonl --pilot 40
     """  # noqa: D301 - click wants a real \b before lines it must not join
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both write to standard output: leave one out")
+    _check_passes(output, **options)
     if output and is_same(output, input):
         raise click.UsageError(f"{output} is INPUT: give OUTPUT another name")
     with _open_job(step, input, output, **options) as work:
         with ending(work):
             work.go()
-        show_report(work, as_json)
+        rest = _rest(work, input, options) if options["pilot"] else None
+        show_report(work, as_json, rest)
 
 
 @contextlib.contextmanager
@@ -127,6 +144,7 @@ def _open_job(
     durability: Any,
     on_change: Any,
     limit: int | None,
+    shard: tuple[int, int] | None,
     column: str,
     error_column: str,
     merge: bool | None,
@@ -150,7 +168,7 @@ def _open_job(
         may_fail = asked["on_error"] == "record" or not asked["retry_failed"]
         shape = Shape(column, merge, error_column if may_fail else None)
         bar = sys.stderr.isatty() if progress is None else progress
-        yield FileRun(found, source, output, shape, asked, limit, bar)
+        yield FileRun(found, source, output, shape, asked, limit, bar, shard)
 
 
 def _asked(
@@ -158,6 +176,7 @@ def _asked(
     settings: StepSettings,
     *,
     no_retry_failed: bool,
+    retry_failed_last: bool,
     stop_on: tuple[str, ...],
     timeout: float | None,
     cost: str | None,
@@ -172,7 +191,8 @@ def _asked(
     if rest["max_cost"] is not None and cost is None and settings.cost is None:
         raise click.UsageError("--max-cost needs --cost, a function from a result to its dollars")
     asked: Any = rest | {
-        "retry_failed": not no_retry_failed,
+        "retry_failed": "last" if retry_failed_last else not no_retry_failed,
+        "ordered": not retry_failed_last,
         "stop_on": tuple(look_up(name, step) for name in stop_on),
         "cost": settings.cost if cost is None else look_up(cost, step),
         "on_error": on_error or settings.on_error,
@@ -185,6 +205,34 @@ def _asked(
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     return asked  # type: ignore[no-any-return]
+
+
+def _check_passes(
+    output: str | None,
+    pilot: int | None,
+    retry_failed_last: bool,
+    no_retry_failed: bool,
+    **_: Any,
+) -> None:
+    """Raise where rows would be missing in the output, or come in another order."""
+    if retry_failed_last and no_retry_failed:
+        raise click.UsageError("--retry-failed-last and --no-retry-failed exclude each other")
+    if output and pilot:
+        raise click.UsageError("--pilot computes some rows and writes none: leave -o out")
+    if output and retry_failed_last:
+        raise click.UsageError(
+            "--retry-failed-last computes rows in another order than INPUT has: leave -o out, and "
+            "write them with ckpt export --rows INPUT"
+        )
+
+
+def _rest(work: FileRun, input: str, options: dict[str, Any]) -> Plan | None:
+    """Return what the rows of the input still cost; None if it cannot be read again."""
+    if input == "-":
+        return None
+    dialect = Dialect(options["format"], options["delimiter"], options["encoding"])
+    with Source(input, dialect) as source:
+        return work.step.plan(itertools.islice(source, options["limit"]))
 
 
 def _policy(text: str, source: Source, limit: int | None) -> Any:

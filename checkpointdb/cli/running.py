@@ -37,6 +37,7 @@ class FileRun:
     options: RunOptions
     limit: int | None = None
     progress: bool = False
+    shard: tuple[int, int] | None = None
     run: Run[Any] | None = None
     failed: int = 0
     read: int = 0
@@ -77,7 +78,7 @@ class FileRun:
 
     def _total(self) -> int | None:
         """Return how many rows there are, if that can be known in a moment."""
-        total = self.source.quick_count()
+        total = self.source.quick_count() if self.shard is None else None
         return total if self.limit is None or total is None else min(self.limit, total)
 
     def place(self, position: int) -> str | None:
@@ -91,7 +92,10 @@ class FileRun:
 
     def _rows(self, waiting: deque[Any]) -> Iterator[Any]:
         """Yield the source's rows; keep each as it was, for the step may change what it gets."""
-        for row in itertools.islice(self.source, self.limit):
+        rows: Any = self.source
+        if self.shard is not None:
+            rows = self.step._sharded(self.shard).of(self.source)
+        for row in itertools.islice(rows, self.limit):
             line = self.source.at
             if self.output:
                 self.shape.check(row, self.source.place(line))

@@ -7,6 +7,7 @@ import msgspec
 
 from ..file.salvage import salvage
 from .bar import bar
+from .completion import files
 from .display import Screen, counted, note, number, safe, safe_json, shown
 from .group import force_option
 from .verify import show_problems
@@ -16,8 +17,10 @@ SHOWN = 20
 
 
 @click.command("salvage", short_help="Save what is whole in a damaged store.")
-@click.argument("store")
-@click.option("-o", "--output", required=True, metavar="NEW", help="The new store.")
+@click.argument("store", shell_complete=files)
+@click.option(
+    "-o", "--output", required=True, metavar="NEW", shell_complete=files, help="The new store."
+)
 @force_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")
 def salvage_command(store: str, output: str, force: bool, as_json: bool) -> None:

@@ -73,15 +73,16 @@ def writing(
 
 
 @contextlib.contextmanager
-def replacing(path: str, force: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: str, force: bool = False) -> Iterator[BinaryIO]:
     """Give a file that takes the name `path` when the block ends well, and is gone otherwise.
 
     Args:
-        path: where to; a link there is not followed.
-        force: replace a file that is there.
+        path: of the file.
+        force: whether a file of that name is replaced.
 
     Raises:
-        TableError: a place that cannot be written, at once; a full disk, later.
+        TableError: at once: a place that cannot be written, a link, a file that is there; later: a
+            full disk.
     """
     file, temporary = _temporary(path, force)
     try:

@@ -195,7 +195,7 @@ def overview(reader: Look, step: str | None = None) -> dict[str, Any]:
     states = {run["id"]: run["state"] for run in seen["runs"]}
     calls = [call for call in reader.calls() if step in (None, call.step)]
     seen["missing_log"] = _missing_log(reader)
-    return seen | {"calls": [_call(call, states[call.run]) for call in calls]}
+    return seen | {"calls": [_call(call, states.get(call.run, "killed")) for call in calls]}
 
 
 def _missing_log(reader: Look) -> str | None:

@@ -12,13 +12,14 @@ from ..errors import StoreCorruptError
 from ..file.read import Reader
 from ..file.verify import Problem
 from .bar import bar
+from .completion import files
 from .display import Screen, counted, safe, safe_json, shown
 
 DAMAGED = 4
 
 
 @click.command("verify", short_help="Say what is damaged in a store.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON; see docs/cli.md.")
 def verify_command(store: str, as_json: bool) -> None:
     """Check every byte of STORE that can be checked; say what is damaged and what that means.

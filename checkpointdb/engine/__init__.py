@@ -21,7 +21,7 @@ report, or call the step for a single row.
   its policy says so. No commit begins under `_lock`.
 - `Budget._lock` is held while the log is asked what others have spent; `Ledger._lock` while a group
   of calls is written.
-- `Sharing._lock` is held while claims are given up in the log.
+- `Sharing._lock` is held while claims are given up, or a row is lent, in the log.
 - `Log.lock` is held around each use of the file but looking up, which has a lock of its own. They
   are taken under any of those above.
 - `Occurrences._lock` is held while the log is asked for numbers.
@@ -33,8 +33,8 @@ report, or call the step for a single row.
   a step's return and its keeping (`interrupts.py`). In a forked child all locks are made new.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.
 
-So the order is: `Committer`, `Budget`, `Ledger` or `Occurrences`; then `Log.lock`, the innermost,
-or one of the short ones. None is held while the step or the source of rows runs.
+So the order is: `Committer`, `Budget`, `Ledger`, `Sharing` or `Occurrences`; then `Log.lock`, the
+innermost, or one of the short ones. None is held while the step or the source of rows runs.
 
 A result is pending before its row leaves `InFlight`, and found in the log before it is pending no
 more: an equal row that comes at any moment finds it in one of them.

@@ -24,6 +24,7 @@ from .job import Job, Spec
 from .ledger import Ledger
 from .occurrences import Counted, Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
+from .passes import Passes
 from .results import Results
 from .rows import Slot
 from .sharing import Sharing
@@ -72,6 +73,7 @@ class Running:
             self.occurrences,
             stale.runs if spec.settings.on_change == "recompute" else frozenset(), job.replay,
         )  # fmt: skip
+        self.passes = Passes(self.intake, self.in_flight, options)
         observed = _observed(spec, options.on_event, job.store.path, run)
         self.calls = Calls(
             log, observed, options, self.committer, self.in_flight, tally, budget, ledger,

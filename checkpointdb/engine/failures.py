@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ..file.records import decoded_error
 from ..values.redact import Redactor
 
 LONGEST = 500  # characters of a row or message in a notebook
@@ -98,5 +99,5 @@ def to_error_text(failed: Failed, result: str | None = None) -> str:
 
 def from_error_text(row: Any, attempts: int, text: str) -> Failed:
     """Return the failure that an `error` column holds."""
-    fields = msgspec.json.decode(text)
-    return Failed(row, fields["type"], fields["message"], fields["traceback"], attempts)
+    fields = decoded_error(text) or {}
+    return Failed(row, fields["type"], fields["message"], fields.get("traceback", ""), attempts)

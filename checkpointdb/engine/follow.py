@@ -7,6 +7,7 @@ what is installed or Python's own. No code of the user's is run.
 from __future__ import annotations
 
 import ast
+import enum
 import functools
 import inspect
 import os
@@ -36,6 +37,14 @@ from .plain import (
 )
 
 MOST_FUNCTIONS = 500
+# Methods that are called by what is written: `x(...)`, `x[...]`, `x + 1`, `f"{x}"`, `with x` ...
+_SYNTAX = tuple(f"__{name}__" for name in (
+    "add", "aenter", "aexit", "aiter", "and", "anext", "await", "bool", "call", "contains",
+    "delitem", "enter", "eq", "exit", "float", "floordiv", "format", "ge", "getattr", "getitem",
+    "gt", "index", "int", "iter", "le", "len", "lt", "matmul", "missing", "mod", "mul", "ne",
+    "neg", "next", "or", "pow", "radd", "reversed", "ror", "setitem", "str", "sub", "truediv",
+    "xor",
+))  # fmt: skip
 ITS_CODE = "its code"
 
 
@@ -142,11 +151,7 @@ class Walk:
                 self.touched.members.add((id(owner.value), path[-1]))
 
     def _defaults(self, fn: Any, of: str) -> None:
-        code = fn.__code__
-        names = code.co_varnames[: code.co_argcount]
-        values = fn.__defaults__ or ()
-        given = dict(zip(names[len(names) - len(values) :], values, strict=True))
-        for name, value in (given | (fn.__kwdefaults__ or {})).items():
+        for name, value in _defaults_of(fn).items():
             self._note(self._found(f"default {name}{of}", value))
 
     # --- from a chain to a value
@@ -167,6 +172,8 @@ class Walk:
             if name not in fn.__globals__:
                 return None
             start = self._global(fn.__globals__, name)
+        elif assigned and name in (defaults := _defaults_of(fn)):
+            start = self._found(f"default {name}{of}", defaults[name])
         else:
             return None
         return self._along(start, path, assigned)
@@ -181,8 +188,9 @@ class Walk:
         after = kind.__mro__[kind.__mro__.index(own) + 1 :] if own in kind.__mro__ else ()
         base = next((it for it in after if path[0][1] in vars(it)), None)
         if base is not None and is_own_class(base):
-            place = task.me or self._found(self._class_label(base), base)
-            self._is_method(place, path[0], vars(base)[path[0][1]])
+            own, value = self._found(self._class_label(base), base), vars(base)[path[0][1]]
+            if not self._is_method(task.me or own, path[0], value):
+                return _deeper(own, path[:1], value)
         return None
 
     def _global(self, namespace: dict[str, Any], name: str) -> Found:
@@ -231,6 +239,10 @@ class Walk:
         elif isinstance(value, staticmethod):
             self._follow(value.__func__, element[1])
             return True
+        elif isinstance(value, functools.singledispatchmethod):
+            for way in dict.fromkeys(value.dispatcher.registry.values()):
+                self._follow(way, element[1], place)
+            return True
         elif isinstance(value, classmethod):
             kind = place.value if isinstance(place.value, type) else type(place.value)
             self._follow(value.__func__, element[1], self._found(f"class {kind.__name__}", kind))
@@ -254,10 +266,10 @@ class Walk:
         self._read[key] = place
         for path, value in Content(place.value, place.name).code:
             self._follow(value, path[-1][1] if path else place.name, place)
-        kind = type(place.value)
-        call = inspect.getattr_static(kind, "__call__", None)
-        if is_own_class(kind) and isinstance(call, types.FunctionType):
-            self._follow(call, str(place.name), place)
+        for name in _SYNTAX if is_own_class(type(place.value)) else ():
+            method = inspect.getattr_static(type(place.value), name, None)
+            if isinstance(method, types.FunctionType) and not _is_generated(method):
+                self._follow(method, str(place.name), place)
 
     def _follow(self, value: Any, name: str, me: Found | None = None) -> None:
         """Queue the code of a function, class, partial or wrapper, if it is the user's."""
@@ -271,6 +283,8 @@ class Walk:
         elif isinstance(value, types.FunctionType) and is_own_file(value.__code__.co_filename):
             self._add(value, self._label(value, name), me if _takes_me(value, me) else None)
         elif hasattr(value, "__wrapped__"):
+            for way in dict.fromkeys(getattr(value, "registry", {}).values()):  # singledispatch
+                self._follow(way, name)
             inside = _unwrapped(value)
             if inside is not value:
                 self._follow(inside, name)
@@ -349,6 +363,14 @@ class Walk:
         return any((root, path[:n]) in self._assigned for n in range(len(path) + 1))
 
 
+def _defaults_of(fn: Any) -> dict[str, Any]:
+    code = fn.__code__
+    names = code.co_varnames[: code.co_argcount]
+    values = fn.__defaults__ or ()
+    given = dict(zip(names[len(names) - len(values) :], values, strict=True))
+    return given | (fn.__kwdefaults__ or {})
+
+
 def _deeper(place: Found, path: Path, value: Any) -> Found:
     def find() -> Any:
         now = place.find()
@@ -419,7 +441,7 @@ def _step(value: Any, element: Element) -> Any:
     """Return what is one step further along a chain, found without running any code."""
     kind, name = element
     if kind == "[":
-        if isinstance(value, dict):
+        if isinstance(value, dict) or value is os.environ:
             return value.get(name, NO_ITEM)
         if not (isinstance(value, list | tuple) and isinstance(name, int)):
             return ABSENT
@@ -431,11 +453,19 @@ def _step(value: Any, element: Element) -> Any:
         return members[name] if name in members else inspect.getattr_static(value, name, ABSENT)
     fields = fields_of(value)
     if fields is None:
-        return ABSENT
+        return _member_code(value, name)
     if name in fields:
         return fields[name]
     found = inspect.getattr_static(type(value), name, ABSENT)
     return found if is_own_class(type(value)) else ABSENT
+
+
+def _member_code(value: Any, name: str) -> Any:
+    """Return a method of a member of an enumeration."""
+    if not (isinstance(value, enum.Enum) and is_own_class(type(value))):
+        return ABSENT
+    found = inspect.getattr_static(type(value), name, ABSENT)
+    return found if isinstance(_plain_function(found), types.FunctionType) else ABSENT
 
 
 @functools.lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from .fingerprint import outline_print, parse, stripped
 from .plain import is_own_file
 
 MOST_USES = 200
+_DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 
 
 class Use(NamedTuple):
@@ -76,14 +77,18 @@ class _Walk:
         self, module: str, path: list[str], statements: list[ast.stmt], package: str
     ) -> None:
         for n, statement in enumerate(statements):
-            imports = [it for it in imports_of(statement) if it.name == path[0]]
-            for it in imports:
-                behind: Path = tuple((".", part) for part in path[1:])
-                self.follow_import(it, frozenset([(path[0], behind)]), package)
-            if not imports:
+            read, is_import = frozenset(chains_of(statement)), False
+            for it in imports_of(statement):
+                if isinstance(statement, _DEFINITIONS):  # it imports when it is called, too
+                    self.follow_import(it, read, package)
+                elif it.name == path[0]:
+                    is_import = True
+                    behind: Path = tuple((".", part) for part in path[1:])
+                    self.follow_import(it, frozenset([(path[0], behind)]), package)
+            if not is_import:
                 of_many = f" ({n + 1})" if n else ""
                 self.found.append(_use(f"{module}.{path[0]}{of_many}", statement))
-                for name, further in sorted(chains_of(statement), key=repr):
+                for name, further in sorted(read, key=repr):
                     self._follow(module, [name, *(str(it) for kind, it in further if kind == ".")])
 
 

@@ -77,6 +77,7 @@ class Intake:
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
         self._content, self._is_given = spec.binder.content, spec.binder.is_given
+        self._puts_off = options.retry_failed == "last"
         self._positions = itertools.count()
         self._last: Slot | None = None
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
@@ -185,6 +186,14 @@ class Intake:
             last.mutated = None if last.settled else error
             raise error
         return slot
+
+    def look_again(self, places: Sequence[Place]) -> list[Place]:
+        """Look rows up again that were put off, now to be computed."""
+        self._puts_off = False
+        slots = [it if isinstance(it, Slot) else self._identify(it.given) for it in places]
+        for slot in slots:
+            slot.is_put_off = False
+        return self._look_up(slots)
 
     # --- any row
 
@@ -346,15 +355,29 @@ class Intake:
                     self.changed.note()
                 slot.data = found.result
                 saved.append(slot)
-            elif self._is_to_be_retried(slot, found, following):
-                slot.attempts, slot.replaces = found.attempts, found.id
-                misses.append(slot)
             else:
-                slot.failed = from_error_text(slot.given, found.attempts, found.error)
-                slot.skipped = found.run != self._run
-                saved.append(slot)
+                self._settle_failure(slot, found, following, misses, saved)
         self._in_flight.leave(saved)
         return misses
+
+    def _settle_failure(
+        self,
+        slot: Slot,
+        found: Found,
+        following: bool,
+        misses: list[Slot],
+        saved: list[Slot],
+    ) -> None:
+        if self._is_to_be_retried(slot, found, following):
+            slot.attempts, slot.replaces = found.attempts, found.id
+            slot.is_put_off = self._puts_off and not following
+            if not slot.is_put_off:
+                misses.append(slot)
+            return
+        assert found.error is not None
+        slot.failed = from_error_text(slot.given, found.attempts, found.error)
+        slot.skipped = found.run != self._run
+        saved.append(slot)
 
     def _miss(self, slots: list[Slot], why: Callable[[Any], Any]) -> None:
         """Settle rows that are not saved and must not be computed: the first says what differs."""

@@ -17,6 +17,7 @@ from ..policy import SavePolicy, adaptive, check_policy
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 from ..values.redact import Redact, Redactor
 
+Shard = tuple[int, int]
 OnChange = Literal["warn", "reuse", "recompute", "error"]
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
@@ -99,7 +100,8 @@ class _OfRun(TypedDict, total=False):
     ordered: bool
     progress: bool | None
     on_error: OnError
-    retry_failed: bool
+    retry_failed: bool | Literal["last"]
+    pilot: int | None
     timeout: float | None
     stop_on: type[BaseException] | tuple[type[BaseException], ...]
     valid: Callable[[Any], bool] | None
@@ -109,6 +111,7 @@ class _OfRun(TypedDict, total=False):
     ledger: bool
     on_event: Callable[[Any], object] | None
     given: Mapping[str, Any] | None
+    shard: Shard | None
 
 
 class RunOptions(_OfRun, total=False):
@@ -124,6 +127,10 @@ class RunOptions(_OfRun, total=False):
         on_error: `"raise"`: the step's exception ends the run. `"record"`: it is saved, a `Failed`
             takes the result's place and the run goes on.
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
+            `"last"` to try them after all other rows; it needs `ordered=False`, and has the failed
+            rows in memory meanwhile.
+        pilot: stop before there is one call more than that: compute some rows to see what they
+            cost. `plan(rows)` then says what the rest will; the next run without it goes on.
         timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
             call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
             its place among `concurrency` calls, its late result is saved, and when every place
@@ -143,6 +150,8 @@ class RunOptions(_OfRun, total=False):
             manager that this returns is around each call of the step.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
+        shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
+            it is in. For n machines with a store each: `Store.merge` unites them.
         using: values of the parameters that `step(using=...)` names: `{"client": client}`.
     """
 
@@ -231,7 +240,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = True
     progress: bool | None = None
     on_error: OnError = "raise"
-    retry_failed: bool = True
+    retry_failed: bool | Literal["last"] = True
+    pilot: int | None = None
     timeout: float | None = None
     stop_on: Any = ()
     valid: Callable[[Any], bool] | None = None
@@ -242,11 +252,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_event: Callable[[Any], object] | None = None
     given: Mapping[str, Any] | None = None
     using: Mapping[str, Any] | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
+        if self.shard is not None:
+            check_shard(self.shard)
         check_count("concurrency", self.concurrency)
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
+        if self.pilot is not None:
+            check_count("pilot", self.pilot)
+        self._check_retry_failed()
         check_choice("on_error", self.on_error, ("raise", "record"))
         _check_timeout(self.timeout)
         if self.timeout is not None and self.executor is not None:
@@ -264,6 +280,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
         self._check_budget()
+
+    def _check_retry_failed(self) -> None:
+        if self.retry_failed not in (True, False, "last"):
+            raise ValueError(
+                f"retry_failed must be True, False or 'last', got {self.retry_failed!r}"
+            )
+        if self.retry_failed == "last" and self.ordered:
+            raise ValueError(
+                'retry_failed="last" gives failed rows out after all others: say ordered=False, '
+                "and items() to have each row with its result"
+            )
 
     def _check_stop_on(self) -> None:
         kinds = self.stop_on if isinstance(self.stop_on, tuple | list) else (self.stop_on,)
@@ -306,6 +333,20 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a number that `name` may be: a whole one of at least 1."""
     if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_shard(value: Any) -> None:
+    """Raise unless `value` is which part of how many.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if not (isinstance(value, tuple | list) and [type(it) for it in value] == [int, int]):
+        raise TypeError(f"shard must be (i, n), the part i of n, counted from 0; got {value!r}")
+    part, parts = value
+    if not 0 <= part < parts:
+        known = f"0 to {parts - 1}" if parts > 0 else "none: n must be at least 1"
+        raise ValueError(f"shard={part}/{parts}: the parts of {parts} are {known}")
 
 
 def _check_timeout(value: Any) -> None:

@@ -6,11 +6,14 @@ Left out: things without stable content (clients, locks), and secrets, by their 
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import inspect
 import itertools
 import os
 import re
+import string
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +35,7 @@ MOST_BYTES = 16 << 20  # of one text or array; a larger one counts by its type a
 MOST_TOLD = 100  # leaves kept one by one; of more, one digest
 _SHORT = 60  # characters
 _DEPTH = 16
+_FRAMES = ("pandas", "polars")
 
 ABSENT: Any = object()
 NO_ITEM: Any = object()  # a container was asked for an item that it does not have
@@ -126,8 +130,9 @@ class Content:
     def _walk(self, value: Any, path: Path) -> None:
         if len(self.leaves) > MOST_LEAVES or is_secret_value(value) or value is ABSENT:
             return
-        if id(value) in self._touched.objects:
+        if id(value) in self._touched.objects or value is os.environ:  # one variable, never all
             return
+        value = _inside(value)
         if callable(value) and not isinstance(value, Mapping) and _is_code(value):
             self.code.append((path, value))
             name = getattr(value, "__qualname__", type(value).__qualname__)
@@ -156,6 +161,20 @@ class Content:
         self._inside.discard(id(value))
         if len(self.leaves) == before:
             self.leaves[path] = _digest([type(value).__name__, "empty"]), "nothing"
+
+
+def _inside(value: Any) -> Any:
+    """Return what counts of a value that is neither plain nor a record; else the value itself."""
+    kind = type(value)
+    if kind is string.Template:
+        return value.template
+    if kind is contextvars.ContextVar:
+        with contextlib.suppress(LookupError):  # it has no default
+            return contextvars.Context().run(value.get)
+    package = kind.__module__.partition(".")[0]
+    if package == "polars" and kind.__name__ == "Series":
+        return value.to_list()
+    return value
 
 
 def _is_code(value: Any) -> bool:
@@ -207,7 +226,15 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
         return (((".", name), child) for name, child in fields.items())
     if isinstance(value, list | tuple):
         return ((("[", i), child) for i, child in enumerate(list(value)))
+    if _is_frame(value):
+        return ((("[", _item(name)), value[name]) for name in list(value.columns))
     return None
+
+
+def _is_frame(value: Any) -> bool:
+    """Tell whether a value is a data frame of pandas or polars: its columns count."""
+    kind = type(value)
+    return kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] in _FRAMES
 
 
 def _item(name: Any) -> Any:

@@ -39,6 +39,7 @@ class Slot(msgspec.Struct, eq=False):
         waiters: called once it is settled.
         origin: what the user gave, alone in a tuple, where `row` was made of it.
         is_named: the caller said which of equal rows it is.
+        is_put_off: it failed before, and waits until all other rows had their turn.
     """
 
     row: Any
@@ -65,6 +66,7 @@ class Slot(msgspec.Struct, eq=False):
     waiters: tuple[Callable[[], object], ...] = ()
     origin: tuple[Any, ...] = ()
     is_named: bool = False
+    is_put_off: bool = False
 
     @property
     def given(self) -> Any:

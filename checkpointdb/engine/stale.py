@@ -15,6 +15,7 @@ from ..errors import StaleResultsError, StoreCorruptError
 from ..file.log import Log
 from ..file.read import Reader
 from ..file.records import SavedCode
+from ..wording import safe
 from .captured import DEPENDS, Captured, Roots
 from .fingerprint import changed
 from .follow import ITS_CODE
@@ -121,8 +122,8 @@ def roots_of(code: SavedCode) -> Roots:
         return msgspec.json.decode(code.captured, type=Roots)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise StoreCorruptError(
-            f"what the code {code.fingerprint} captured (table step_code, id {code.id}) is damaged "
-            f"({error}). Keep the file as it is, and work on a copy"
+            f"what the code {safe(code.fingerprint)} captured (table step_code, id {code.id}) is "
+            f"damaged ({error}). Keep the file as it is, and work on a copy"
         ) from error
 
 
@@ -139,7 +140,7 @@ def differences(then: Roots, now: Roots) -> list[str]:
     told = [f"{name} changed" for name in code]
     for name in names:
         told += _value_differences(name, then[name], now[name], strict=not code)
-    return told
+    return [safe(difference) for difference in told]  # a store may be somebody else's
 
 
 def _is_code(name: str) -> bool:

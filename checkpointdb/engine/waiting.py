@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from .. import system
 from ..errors import StepDeadlockError
 from .current import rows_being_called
 from .in_flight import InFlight
@@ -115,5 +115,4 @@ def _forget_in_child() -> None:
     workers.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+system.at_fork(_forget_in_child)

@@ -1,7 +1,7 @@
 """Copy a store, whoever writes to it. Knows SQLite's pages and what a copy may replace; no table.
 
-SQLite's backup copies pages as they are, log included, in one snapshot. `VACUUM INTO` would build
-each b-tree anew, which takes longer, and so keeps the log from being checkpointed for longer.
+SQLite's backup copies pages as they are, log included, in one snapshot, and comes back between them
+for signals and the bar. `VACUUM INTO` is one long statement, and needs the right to attach files.
 """
 
 from __future__ import annotations

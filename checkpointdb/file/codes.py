@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from .records import Code, Made, SavedCode
-from .sql import rows
+from .sql import rows, typed
 
 
 def codes(connection: apsw.Connection, step: int) -> list[SavedCode]:
@@ -19,7 +19,7 @@ def codes(connection: apsw.Connection, step: int) -> list[SavedCode]:
     select id, fingerprint, captured, first_used, accepted_at
       from step_code where step = ? order by first_used, id
     """
-    return [SavedCode(*row) for row in rows(connection, sql, (step,))]
+    return [typed(SavedCode, *row) for row in rows(connection, sql, (step,))]
 
 
 def newest_code(connection: apsw.Connection, step: int) -> int | None:

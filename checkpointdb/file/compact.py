@@ -60,6 +60,15 @@ def _delete(writer: apsw.Connection) -> None:
         before = gone.get(step, (0.0, 0.0))
         gone[step] = (before[0] + seconds, before[1] + cost)
         writer.execute("update steps set records = records - ? where id = ?", (count, step))
+    writer.execute(  # so that a merge knows that they were here: see `incoming.py`
+        """
+        update runs set merged_to = dropped.highest
+          from (select run, max(coalesce(origin_id, id)) as highest from records
+                 where run in (select run from records join temp.superseded using (id))
+                 group by run) as dropped
+         where dropped.run = runs.id and merged_to is null
+        """
+    )
     for table in ("records", "system_superseded"):
         writer.execute(f"delete from {table} where id in (select id from temp.superseded)")
     writer.execute(

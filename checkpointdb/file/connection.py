@@ -24,6 +24,7 @@ from ..errors import (
     StoreLockedError,
     StoreVersionError,
 )
+from ..wording import safe
 from . import migrations, pragmas, wal
 from .locks import lockers, strangers
 from .mounts import network_file_system
@@ -49,6 +50,7 @@ def mapped(path: str) -> Iterator[None]:
 
 
 def _ours(error: apsw.Error, path: str) -> StoreError:
+    said = safe(error)  # it may name what stands in the file
     match error:
         case apsw.FullError():
             return StoreFullError(
@@ -64,19 +66,19 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
             )
         case apsw.CorruptError() | apsw.NotADBError():
             return StoreCorruptError(
-                f"{path}: the file is damaged ({error}). Keep it as it is, with its -wal and -shm. "
+                f"{path}: the file is damaged ({said}). Keep it as it is, with its -wal and -shm. "
                 "`ckpt verify STORE` says what is damaged, and `ckpt salvage STORE -o NEW` brings "
                 "all that is whole into a new store",
                 path,
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             return StoreError(
-                f"{path}: cannot be opened ({error}). Check the permissions of the file and, for "
+                f"{path}: cannot be opened ({said}). Check the permissions of the file and, for "
                 "writing, of its directory, in which SQLite puts two files beside it",
                 path,
             )
         case _:
-            return StoreError(f"{path}: {type(error).__name__}: {error}", path)
+            return StoreError(f"{path}: {type(error).__name__}: {said}", path)
 
 
 def check_sqlite(version: str | None = None) -> None:
@@ -99,6 +101,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
     is_left_behind = _is_left_behind(path)
     damage = _check_log(path, vfs)
     _warn_of_network(path)
+    _warn_of_others(path)
     with mapped(path):
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
         try:
@@ -212,6 +215,24 @@ def close(connection: apsw.Connection) -> None:
         connection.close()
 
 
+def _warn_of_others(path: str) -> None:
+    """Warn of a place where another user can put another file in the store's place."""
+    status, directory = os.stat(path), os.path.dirname(path)
+    mode, shared = os.stat(directory).st_mode, stat.S_IWGRP | stat.S_IWOTH
+    if mode & shared and not mode & stat.S_ISVTX:  # as in /tmp, where nobody takes others' files
+        why = f"other users may write to its directory {directory}: chmod go-w it"
+    elif status.st_mode & shared:
+        why = "other users may write to it: chmod 600 it"
+    elif status.st_uid != os.geteuid():
+        why = "it belongs to another user"
+    else:
+        return
+    warnings.warn(
+        f"{path}: {why}. Who can change a store can change the results that you are given",
+        stacklevel=4,
+    )
+
+
 def _warn_of_network(path: str) -> None:
     kind = network_file_system(path)
     if kind is not None:
@@ -227,13 +248,14 @@ def create(path: str, vfs: str | None = None) -> None:
 
     If another process creates it first, theirs is kept.
     """
-    if _size(path + "-wal") and not os.path.lexists(path):
-        raise StoreError(
-            f"{path}-wal: the log of a store that is gone; a new one would be read with it. Put "
-            "the store back, or move its log away",
-            path,
-        )
+    _check_name(path)
     try:
+        if _size(path + "-wal") and not os.path.lexists(path):
+            raise StoreError(
+                f"{path}-wal: the log of a store that is gone; a new one would be read with it. "
+                "Put the store back, or move its log away",
+                path,
+            )
         with half_made(path) as temporary, mapped(path):
             lay(temporary, vfs)
     except FileExistsError:
@@ -294,12 +316,13 @@ def _probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
     check_file(path)
+    _check_beside(path)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
         if looks_like_pages(path, vfs):
             raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
-        raise _no_sqlite(path, str(error)) from error
+        raise _no_sqlite(path, safe(error)) from error
     except apsw.Error as error:
         raise _ours(error, path) from error
     if application_id == migrations.BEFORE_FORMAT_1:
@@ -337,14 +360,25 @@ def _no_sqlite(path: str, why: str) -> StoreError:
     )
 
 
+def _check_name(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        text = f"{path!r}: SQLite opens only files whose names are UTF-8: rename it"
+        raise StoreError(text, path) from error
+
+
 def check_file(path: str) -> None:
     """Raise unless it is a file that may be one of SQLite's."""
+    _check_name(path)
     try:
         status = os.stat(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}", path) from error
     if stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: no regular file; give the path of one, or of a new one", path)
     if 0 < status.st_size < SMALLEST_SQLITE:
         raise _no_sqlite(path, "it is too short")
     if status.st_size == 0:
@@ -353,6 +387,30 @@ def check_file(path: str) -> None:
             "Delete it, or give another path",
             path,
         )
+
+
+def _check_beside(path: str) -> None:
+    """Refuse what would have SQLite wait for ever, write elsewhere, or undo what is saved.
+
+    A rollback journal, which no store has, would be played back into it before anybody asks.
+    """
+    if os.path.lexists(path + "-journal"):
+        raise StoreError(
+            f"{path}-journal: a rollback journal, which checkpointdb never makes: another program "
+            "wrote to this store, or somebody put it here. Nothing was read or written. Move it "
+            "away if you do not know it",
+            path,
+        )
+    owners = {os.stat(path).st_uid, os.geteuid(), 0}
+    for ending in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path + ending)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
+                raise StoreError(
+                    f"{path}{ending}: no regular file, or another user's: it is none of this "
+                    "store's. Nothing was read or written. Move it away",
+                    path,
+                )
 
 
 def _identify(path: str, vfs: str | None) -> tuple[int, int]:
@@ -430,7 +488,7 @@ def _check_schema(connection: apsw.Connection, path: str) -> None:
     wrong = migrations.wrong_in_schema(connection)
     if wrong is not None:
         raise StoreCorruptError(
-            f"{path}: {wrong} is not as checkpointdb created it: another program changed the file. "
-            "Nothing was read or written",
+            f"{path}: {safe(wrong)} is not as checkpointdb created it: another program changed the "
+            "file. Nothing was read or written",
             path,
         )

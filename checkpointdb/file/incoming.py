@@ -1,7 +1,7 @@
 """The log of another store; what its steps, codes and runs are here. Knows SQL; no rule, no lock.
 
 A record's origin is the store of its run and its id in the log there. The highest origin of each
-run that was brought here is its `merged_to`; a run without one is of this store itself.
+run that is or was here is its `merged_to`; a run of this store has none while its records tell.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ class Source:
         codes = self._codes(writer, steps)
         sql = f"select id, step, code, store, uid, {_PROCESS}, {_COUNTS} from runs order by id"
         for id, step, code, store, uid, *rest in rows(self.connection, sql):
+            mark = self._mark_here(writer, uid)
             writer.execute(
                 f"""
                 insert into runs (step, code, store, uid, merged_to, {_PROCESS}, {_COUNTS})
@@ -129,14 +130,20 @@ class Source:
                 """,
                 (steps[step], codes.get(code), store, uid, 0, *rest),
             )
-            sql = "select id, merged_to from runs where uid = ?"
-            here, merged_to = rows(writer, sql, (uid,))[0]
+            here: int = writer.execute("select id from runs where uid = ?", (uid,)).get
             self._runs[id] = steps[step], here, store
-            self._marks[here] = self._own_mark(writer, here) if merged_to is None else merged_to
+            self._marks[here] = mark
 
-    def _own_mark(self, writer: apsw.Connection, run: int) -> int:
-        """Return the last record of a run of this very store: it may be a copy, brought back."""
-        if self._own is None:
+    def _mark_here(self, writer: apsw.Connection, uid: str) -> int:
+        """Return the highest origin of the records of a run that are, or were, here."""
+        sql = "select id, merged_to from runs where uid = ?"
+        known: Any = writer.execute(sql, (uid,)).fetchone()
+        if known is None:
+            return 0
+        run, merged_to = known
+        if merged_to is not None:
+            return int(merged_to)
+        if self._own is None:  # this store may be an older copy, put back
             sql = "select run, max(coalesce(origin_id, id)) from records group by run"
             self._own = dict(rows(writer, sql))
         return self._own.get(run, 0)

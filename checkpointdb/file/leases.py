@@ -27,8 +27,11 @@ def new_worker(process: Process | None = None) -> str:
 
 
 def _process_of(worker: str) -> Process:
-    host, boot, namespace, pid, ticks, _ = worker.split(" ")
-    return Process(host, boot, int(namespace), int(pid), int(ticks))
+    try:
+        host, boot, namespace, pid, ticks, _ = worker.split(" ")
+        return Process(host, boot, int(namespace), int(pid), int(ticks))
+    except (AttributeError, ValueError):
+        raise apsw.CorruptError("a claim is of no worker") from None
 
 
 def now() -> float:

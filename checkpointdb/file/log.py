@@ -150,7 +150,7 @@ class Log(Registry):
         here: dict[bytes, tuple[int, Entry]] = {}
         for run, pending in [(buffer.id, buffer.pending) for buffer in list(self._buffers)]:
             for entry in filter(None, map(pending.get, keys)):
-                if entry.error is None or entry.key not in here:
+                if entry.key not in here or _outranks(entry, here[entry.key][1]):
                     here[entry.key] = run, entry
         if not here:
             return self._committed(keys)
@@ -368,14 +368,14 @@ class Log(Registry):
             return reader.runs()
 
 
+def _outranks(one: Entry | Found, other: Entry | Found) -> bool:
+    """Tell whether an outcome counts before a failure: a result does, or one tried more often."""
+    return one.error is None or (other.error is not None and one.attempts > other.attempts)
+
+
 def _pending(run: int, entry: Entry, committed: Found | None) -> Found:
-    """Return a pending entry as it is found; the result instead that a failure does not replace."""
-    if (
-        entry.error is not None
-        and committed is not None
-        and committed.error is None
-        and committed.id != entry.replaces
-    ):
+    """Return a pending entry as it is found, or what is committed and counts before it."""
+    if committed is not None and _outranks(committed, entry) and committed.id != entry.replaces:
         return committed
     return Found(
         0, entry.identity, entry.attempts, entry.error, entry.result, run, entry.row_digest

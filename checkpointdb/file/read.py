@@ -19,8 +19,19 @@ from ..values.keys import ARGUMENTS, KEY, ROW
 from . import codes, occurrences
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
-from .records import Call, Entry, Made, Record, RunInfo, SavedCode, StepInfo, checksum, decoded
-from .sql import ids_array
+from .records import (
+    Call,
+    Entry,
+    Made,
+    Record,
+    RunInfo,
+    SavedCode,
+    StepInfo,
+    checksum,
+    decoded,
+    decoded_error,
+)
+from .sql import ids_array, typed
 from .verify import ENTRY, PAGE, OnProgress, Problem, problems
 
 Status = Literal["ok", "failed"]
@@ -96,9 +107,8 @@ class Reader:
                   from steps order by id
                 """
             ).fetchall()
-        return [
-            StepInfo(*row[:6], *map(_add, row[6:], newer.get(row[0], (0,) * 5))) for row in rows
-        ]
+            known = [typed(StepInfo, *row) for row in rows]
+        return [_with_newer(info, newer[info.id]) if info.id in newer else info for info in known]
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with, in the order in which they were first used."""
@@ -123,15 +133,19 @@ class Reader:
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
                        updated_at, ended, host, boot, pid_namespace, pid, pid_ticks, policy,
-                       loss_window, durability, runs.total, meta, merged_to is not null, {_COUNTS}
+                       loss_window, durability, runs.total, meta,
+                       runs.store <> (select value from system_state where name = 'store_id'),
+                       {_COUNTS}
                   from runs join steps on steps.id = runs.step
                             left join step_code on step_code.id = runs.code
                  where ?1 is null or name = ?1 order by runs.id
                 """,
                 (step,),
             ).fetchall()
-        infos = ([*row[:17], decoded(row[17]), Report(*row[19:]), bool(row[18])] for row in rows)
-        return [RunInfo(*info) for info in infos]
+            return [
+                typed(RunInfo, *row[:17], decoded(row[17]), typed(Report, *row[19:]), bool(row[18]))
+                for row in rows
+            ]
 
     def records(
         self,
@@ -259,13 +273,13 @@ class Reader:
 
     def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
         """Yield up to `limit` records of a step, the newest first, superseded ones too."""
-        last = last_id(self._connection) + 1
+        last = last_id(self._connection)
         while limit > 0:
             with files.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     """
                     select records.id from records join steps on steps.id = records.step
-                     where records.id < ? and name = ? and version = ?
+                     where records.id <= ? and name = ? and version = ?
                      order by records.id desc limit ?
                     """,
                     (last, step, version, min(PAGE, limit)),
@@ -274,7 +288,7 @@ class Reader:
             if not page:
                 return
             yield from map(self._record, rows)
-            last, limit = page[-1][0], limit - len(page)
+            last, limit = page[-1][0] - 1, limit - len(page)
 
     def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""
@@ -326,7 +340,7 @@ class Reader:
                   from sent_calls join steps on steps.id = sent_calls.step order by sent_at
                 """
             ).fetchall()
-        return [Call(*[*fields, decoded(stored_input)]) for stored_input, *fields in rows]
+            return [typed(Call, *fields, decoded(stored_input)) for stored_input, *fields in rows]
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
@@ -334,6 +348,8 @@ class Reader:
             row: Any = self._connection.execute(
                 "select id, saved_at from records order by id desc limit 1"
             ).fetchone()
+            if row and type(row[1]) is not float:
+                raise apsw.CorruptError("a record was saved at no time")
         return row or (0, None)
 
     def missing_log(self) -> RunInfo | None:
@@ -373,23 +389,13 @@ class Reader:
     def _record(self, row: tuple[Any, ...]) -> Record:
         expected, name, version, saved_at, run, id, *fields = row
         entry = self._entry(id, expected, fields)
-        return Record(
-            key=entry.key.hex(),
-            step=name,
-            version=version,
-            position=entry.position,
-            input=decoded(entry.input),
-            result=decoded(entry.result),
-            error=decoded(entry.error),
-            attempts=entry.attempts,
-            seconds=entry.seconds,
-            cost=entry.cost,
-            saved_at=saved_at,
-            run=run,
-            id=id,
-            occurrence=entry.occurrence,
-            kept="nothing" if entry.input is None else _FORMS.get(entry.input_form, "row"),
-        )
+        kept = "nothing" if entry.input is None else _FORMS.get(entry.input_form, "row")
+        values = decoded(entry.input), decoded(entry.result), decoded_error(entry.error)
+        with files.mapped(self.path):
+            return typed(
+                Record, entry.key.hex(), name, version, entry.position, *values, entry.attempts,
+                entry.seconds, entry.cost, saved_at, run, id, entry.occurrence, kept,
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -423,8 +429,13 @@ def corrupt(path: str, id: int, key: bytes) -> StoreCorruptError:
     )
 
 
-def _add(before: Any, newer: Any) -> Any:
-    return before + newer
+def _with_newer(info: StepInfo, newer: tuple[Any, ...]) -> StepInfo:
+    """Add what is newer than a step's counters."""
+    names = ("results", "failures", "records", "seconds", "cost")
+    sums = {
+        name: getattr(info, name) + (more or 0) for name, more in zip(names, newer, strict=True)
+    }
+    return msgspec.structs.replace(info, **sums)
 
 
 def to_builtins(info: msgspec.Struct) -> dict[str, Any]:

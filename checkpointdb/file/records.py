@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from ..events import Report
+from ..errors import DecodeError
+from ..events import PILOT_ENDED, Report
 from ..values.codec import decode
 from .processes import Process, alive
 
@@ -199,7 +200,7 @@ class Call(msgspec.Struct, frozen=True):
 class RunInfo(msgspec.Struct, frozen=True):
     """One pass of a step over rows: by which process, with which code, and how it went.
 
-    `ended` is the run's own last word (`finished`, `closed`, `interrupted`, `failed: ValueError`),
+    `ended` is the run's own last word (`finished`, `pilot ended`, `interrupted`, `failed: …`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
     store in which it ran; `is_merged` tells whether that is another one. `total` is the number of
     its rows when it began, None if they did not know it.
@@ -237,7 +238,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         if self.ended is None:
             states: dict[bool | None, RunState] = {True: "running", False: "killed"}
             return states.get(alive(self.process), "unknown")
-        if self.ended in ("closed", "interrupted"):
+        if self.ended in ("closed", "interrupted", PILOT_ENDED):
             return "stopped"
         return "failed" if self.ended.startswith("failed") else "finished"
 
@@ -287,3 +288,25 @@ def _digest(prefix: bytes, data: Stored | None) -> int:
 def decoded(data: str | bytes | None) -> Any:
     """Decode a stored value; None stays None."""
     return None if data is None else decode(data)
+
+
+class _Error(msgspec.Struct):
+    type: str
+    message: str
+    traceback: str = ""
+
+
+def decoded_error(text: str | None) -> dict[str, Any] | None:
+    """Decode what a failure leaves: its type, message and traceback; None stays None.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        msgspec.json.decode(text, type=_Error)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DecodeError(f"a saved failure cannot be read: {error}") from error
+    fields: dict[str, Any] = decode(text)
+    return fields

@@ -19,6 +19,7 @@ from .occurrences import Counter, Kind
 from .opened import Durability, Opened
 from .processes import Process, alive, this_process
 from .records import Code, Registered, SavedCode, SentCall
+from .sql import typed
 
 MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
 
@@ -125,14 +126,15 @@ class Registry(Opened):
             open_: list[Any] = self._reader.execute(
                 """
                 select id, host, boot, pid_namespace, pid, pid_ticks
-                  from runs where step = ? and ended is null and merged_to is null
+                  from runs where step = ? and ended is null
+                   and store = (select value from system_state where name = 'store_id')
                  order by id desc limit ?
                 """,
                 (step, MOST_ALIVE),
             ).fetchall()
         here = this_process()
         for run, *fields in open_:
-            process = Process(*fields)
+            process = typed(Process, *fields)
             if process != here and alive(process):
                 return run, process.pid
         return None

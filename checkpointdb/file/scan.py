@@ -81,7 +81,8 @@ class Scan:
             yield from (self._row(page, cell, kind) for cell in cells)
         if not self._is_sound(page, number, kind, cells):
             self.spoilt += 1
-            yield from self._unnamed(page, [] if kind == INTERIOR_TABLE else cells)
+            rows = [cell for cell in cells if _fits(page, cell)]  # others only seem to be there
+            yield from self._unnamed(page, rows)
 
     def _is_sound(self, page: bytes, number: int, kind: int, cells: list[Cell]) -> bool:
         """Tell whether a page was no leaf of a table, or surely names all that is on it.
@@ -117,6 +118,14 @@ class Scan:
         except BrokenError:
             head = page[cell.start : cell.end]
             return Row(cell.rowid, is_index, width(head), None, head)
+
+
+def _fits(page: bytes, cell: Cell) -> bool:
+    """Tell whether a row is as long as its header says."""
+    try:
+        return types(page, cell.start)[2] - cell.start == cell.size
+    except BrokenError:
+        return False
 
 
 def _rowid_before(page: bytes, at: int) -> int:

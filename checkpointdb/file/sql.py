@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def rows(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
@@ -24,3 +27,15 @@ def ids_array(ids: Iterable[Any]) -> Any:
         return apsw.carray(array.array("q", ids))
     except (TypeError, OverflowError):
         raise apsw.CorruptError("the key index has an id that is no number") from None
+
+
+def typed(kind: type[T], *fields: Any) -> T:
+    """Return a struct of what the file holds, its values of the types that were written.
+
+    Raises:
+        apsw.CorruptError: one is of another type: SQLite keeps whatever is put into a column.
+    """
+    try:
+        return msgspec.convert(dict(zip(kind.__struct_fields__, fields, strict=True)), kind)
+    except msgspec.ValidationError as error:
+        raise apsw.CorruptError(f"{kind.__name__}: {error}") from None

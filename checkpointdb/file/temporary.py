@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 
@@ -61,13 +60,18 @@ def _publish(temporary: str, path: str, replace: bool) -> None:
 def _remove_dead(path: str) -> None:
     """Remove what was to become `path` and whose maker was killed."""
     directory, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.tmp")
     with contextlib.suppress(OSError):
         for found in os.listdir(directory or "."):
-            if pattern.fullmatch(found):
-                there = os.path.join(directory, found)
-                if _is_dead(there, path):
-                    _remove(*(there + ending for ending in _ENDINGS))
+            there = os.path.join(directory, found)
+            if _may_become(found, name) and _is_dead(there, path):
+                _remove(*(there + ending for ending in _ENDINGS))
+
+
+def _may_become(found: str, name: str) -> bool:
+    if not (found.startswith(name + ".") and found.endswith(".tmp")):
+        return False
+    digits = found[len(name) + 1 : -4]
+    return len(digits) == 8 and set(digits) <= set("0123456789abcdef")
 
 
 def _is_dead(temporary: str, path: str) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
+from ..system import scratch
 from .columns import Columns
 from .packages import arrow
 from .spool import Spool
@@ -54,7 +53,7 @@ def gathered(added: Names, sources: Sequence[Generator[Row]]) -> list[Any]:
 
 def _table(spool: Spool, columns: Columns) -> Any:
     pa, _ = arrow("a table")
-    with nameless() as path:
+    with scratch() as path:
         with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, columns.schema()) as writer:
             for rows in spool.batches():
                 batch = columns.batch(rows)
@@ -62,14 +61,3 @@ def _table(spool: Spool, columns: Columns) -> Any:
                     return None
                 writer.write_batch(batch)
         return pa.ipc.open_stream(pa.memory_map(path)).read_all()
-
-
-@contextlib.contextmanager
-def nameless() -> Iterator[str]:
-    """Give the path of a file that is deleted afterwards; whoever has it mapped keeps it."""
-    handle, path = tempfile.mkstemp(prefix="checkpointdb-")
-    os.close(handle)
-    try:
-        yield path
-    finally:
-        os.unlink(path)

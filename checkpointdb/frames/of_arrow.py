@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .gathered import gathered, nameless
+from ..system import scratch
+from .gathered import gathered
 from .one_pass import Pass
 from .packages import arrow
 from .rows import TableRows, check_columns, rows_of_arrow
@@ -39,7 +40,7 @@ def _map_stream(pa: Any, reader: Any, one: Pass) -> Any:
     """
     names = one.chosen(reader.schema.names)
     added = one.added(reader.schema.names)
-    with nameless() as path:
+    with scratch() as path:
         with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
 
             def batches() -> Iterator[Any]:

@@ -117,7 +117,7 @@ def _check_index(frame: Any) -> None:
         raise TypeError(
             f"rows: the data frame has an index {list(frame.index.names)}, which is no column and "
             "would not be in its rows: give rows.reset_index(), or rows.reset_index(drop=True) to "
-            "leave it out"
+            "leave it out; a step's map(frame) leaves it where it is"
         )
 
 

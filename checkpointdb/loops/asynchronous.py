@@ -294,13 +294,15 @@ class Tasks:
 
     async def _places(self) -> AsyncGenerator[Place | None]:
         """Yield rows looked up; None when none came yet but something else may have happened."""
+        passes = self._running.passes
         if not self._source.is_async:
-            for n, place in enumerate(self._intake.slots(), 1):
+            for n, place in enumerate(passes.slots(), 1):
                 yield place
                 if n % 64 == 0:  # a stretch of hits must not starve the other tasks of the loop
                     await asyncio.sleep(0)
             return
-        while True:
+        row = None
+        while row is not END and not passes.is_over:
             coming = asyncio.ensure_future(self._source.arrival())
             coming.add_done_callback(lambda _: self._wake.set())
             try:
@@ -310,15 +312,14 @@ class Tasks:
                     if not coming.done():
                         await self._wake.wait()
                 row = coming.result()
-                arrived = None if row is END else self._intake.admit(row)
+                arrived = passes.last() if row is END else passes.admit(row)
             except Exception as error:  # noqa: BLE001 - raised after the rows before it
                 self._source.error = error
                 return
             finally:
                 coming.cancel()
-            if arrived is None:
-                return
-            yield arrived
+            for place in arrived:
+                yield place
 
 
 async def wait_for(

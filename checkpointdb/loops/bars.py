@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import sys
 from collections.abc import Iterator
@@ -122,6 +121,8 @@ class _InNotebook:
                 self._handle.update({"text/plain": ""}, raw=True)
 
     def _data(self, fraction: float | None, counts: str, line: str) -> dict[str, str]:
+        import html
+
         name, value = html.escape(self._name), "" if fraction is None else f' value="{fraction}"'
         percent = "" if fraction is None else f"{fraction:.0%} "
         return {

@@ -6,6 +6,7 @@ So the rows may come from another run, and its calls be made on the same loop.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -138,26 +139,24 @@ def _arriving(
     running: Running, loop: LoopThread, wake: Callable[[Any], object]
 ) -> Iterator[Place | None]:
     """Yield rows of an async source as they come; None when none came yet."""
-    source, intake = running.source, running.intake
+    source, passes, row = running.source, running.passes, None
     try:
-        while True:
+        while row is not END and not passes.is_over:
             coming = asyncio.run_coroutine_threadsafe(source.arrival(), loop.loop)
             coming.add_done_callback(wake)
             try:
                 while not coming.done():
                     yield None
                 row = coming.result()
-                place = None if row is END else intake.admit(row)
+                arrived = passes.last() if row is END else passes.admit(row)
             except Exception as error:  # noqa: BLE001 - raised after the rows before it
                 source.error = error
                 return
             finally:
                 coming.cancel()
-            if place is None:
-                return
-            yield place
+            yield from arrived
     finally:
-        if not running.is_forked:
+        if not (running.is_forked or sys.is_finalizing()):
             loop.wait(source.aclose())
 
 
@@ -172,8 +171,8 @@ def _waited_for(rows: AsyncIterable[Any]) -> Iterator[Any]:
     try:
         while (row := loop.wait(_next(iterator))) is not END:
             yield row
-    finally:
-        if hasattr(iterator, "aclose"):
+    finally:  # the loop's thread has ended when the process ends with us still alive
+        if hasattr(iterator, "aclose") and not sys.is_finalizing():
             loop.wait(iterator.aclose())
 
 

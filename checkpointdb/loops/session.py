@@ -13,7 +13,7 @@ from ..engine.begin import Running, begin, end
 from ..engine.job import Job
 from ..engine.source import count_of
 from ..errors import StoreError
-from ..events import Report
+from ..events import PILOT_ENDED, Report
 from .progress import Progress
 from .signals import Signals, always
 
@@ -92,7 +92,7 @@ class Session:
     def running(self) -> Iterator[tuple[Running, Signals]]:
         """Begin the run for the block, and end it as the block ends."""
         self._running = running = begin(self._job, self._rows)
-        source, results = running.source, running.results
+        source, results, passes = running.source, running.results, running.passes
         if self._pairs:
             results.give_pairs()
         if self._in_task:
@@ -117,7 +117,7 @@ class Session:
                 self._explain(error)
             raise
         else:
-            end(running, "finished")
+            end(running, PILOT_ENDED if passes.is_over else "finished")
         finally:
             _unfinished.discard(self)
             signals.restore()

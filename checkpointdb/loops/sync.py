@@ -40,9 +40,9 @@ def drive(session: Session, loop: Loop) -> Iterator[Any]:
 
 def sequential(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
     """Call the step for one row after the other, with `compute` if it is not to be called here."""
-    intake, results, calls = running.intake, running.results, running.calls
+    passes, results, calls = running.passes, running.results, running.calls
     compute, take = compute or calls.compute, results.take
-    for place in intake.slots():
+    for place in passes.slots():
         if place.must_compute:
             compute([place])  # type: ignore[list-item]
         yield take(place)
@@ -52,10 +52,10 @@ def sequential(running: Running, signals: Signals, compute: Compute | None = Non
 
 def batches(running: Running, signals: Signals, compute: Compute | None = None) -> Iterator[Any]:
     """Call a batch step for some rows at a time, hits left out."""
-    intake, results, calls = running.intake, running.results, running.calls
+    passes, results, calls = running.passes, running.results, running.calls
     compute = compute or calls.compute
     order = Reorder(running.in_flight, running.options)
-    for place in intake.slots():
+    for place in passes.slots():
         unit = order.push(place) or (order.rest() if order.full else [])
         if unit:
             compute(unit)
@@ -104,7 +104,8 @@ class Pooled:
     ) -> None:
         self._running, self._submit, self._concurrency = running, submit, concurrency
         self._intake, self._results, self._watch = running.intake, running.results, watch
-        self.places: Iterator[Place | None] = self._intake.slots()  # None: none came yet
+        passes = running.passes
+        self.places: Iterator[Place | None] = passes.slots()  # None: none came yet
         self._order = Reorder(running.in_flight, running.options, concurrency)
         self._sent: dict[Future[None], list[Slot]] = {}
         self._finished: SimpleQueue[Future[Any] | None] = SimpleQueue()

@@ -30,7 +30,8 @@ MAX_BYTES = 64 << 20
 _PLAIN_TYPES = (str, int, float, bool, types.NoneType, dict, list, None, Any)
 # What hostile bytes, or a machine without the time zone that a value names, may raise.
 _UNREADABLE = (
-    ArithmeticError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError,
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    msgspec.MsgspecError,
 )  # fmt: skip
 _json = msgspec.json.Encoder().encode
 _unjson = msgspec.json.Decoder().decode

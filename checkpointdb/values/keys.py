@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from xxhash import xxh3_128_digest
 
-from ..errors import EncodeError
+from ..errors import DecodeError, EncodeError
 from .canonical import Arguments, canonical, canonical_call, canonical_of
 from .codec import decode, encode, encode_plain
 from .plain import is_plain
@@ -265,10 +265,24 @@ def with_depends(described: str, names: Iterable[str]) -> str:
 
 
 def _both(described: str) -> tuple[Any, tuple[str, ...]]:
-    recipe = msgspec.json.decode(described)
+    recipe: Any = None
+    names: Any = ()
+    try:
+        recipe = msgspec.json.decode(described)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DecodeError(f"the key recipe of a step cannot be read: {error}") from error
     if isinstance(recipe, dict) and "depends" in recipe:
-        return recipe["key"], tuple(recipe["depends"])
-    return recipe, ()
+        recipe, names = recipe.get("key"), recipe["depends"]
+    is_function = isinstance(recipe, dict) and type(recipe.get("function")) is str
+    if not _are_texts(names) or not (
+        recipe is None or is_function or (recipe and _are_texts(recipe))
+    ):
+        raise DecodeError("the key recipe of a step is none that checkpointdb writes")
+    return recipe, tuple(names)
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list | tuple) and all(type(name) is str for name in names)
 
 
 def recipe_of(described: str) -> tuple[str, ...] | None:

@@ -82,6 +82,16 @@ label.put(ROWS[0])  # type: ignore[call-arg]
 assert_type(label.run(ROWS).items(), ckpt.Run[tuple[Any, Label]])
 label.run(ROWS, given={"temperature": 0.9}, using={"client": object()})
 label.plan(ROWS, given={"temperature": 0.9})
+assert_type(next(label.results(ROWS)), Label | ckpt.Miss)
+
+
+class Frame:
+    """Of any library: what goes in comes out."""
+
+
+assert_type(label.map(Frame(), columns=["text"], prefix="new_", concurrency=2), Frame)
+assert_type(embed.map(Frame(), columns="text", given={"model": "large"}), Frame)
+label.map(Frame(), concurency=3)  # type: ignore[call-arg]
 ckpt.step("rows.ckpt", version=1, using=("client",))
 ckpt.step("rows.ckpt", version=1, using={"client": 1})  # type: ignore[call-overload]
 
@@ -162,6 +172,10 @@ with ckpt.Store("rows.ckpt", durability="power", create=False) as store:
         assert_type(record.version, int | str)
         assert_type(record.error, dict[str, Any] | None)
     assert_type(store.verify(), list[ckpt.Problem])
+    assert_type(next(store.rows("label")), dict[str, Any])
+    assert_type(store.compact(keep=2), int)
+    store.backup(pathlib.Path("copy.ckpt"), force=True)
+    assert_type(ckpt.salvage("rows.ckpt", "new.ckpt"), ckpt.Salvaged)
     if found := store.get(ckpt.key_of("label", 1, ROWS[0])):
         assert_type(found, ckpt.Record)
 ckpt.Store("rows.ckpt", durability="disk")  # type: ignore[arg-type]
