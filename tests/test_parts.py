@@ -364,8 +364,9 @@ def test_a_committer_tells_its_policy_what_is_pending(store, ids):
 
     committer = Committer(store.log, Watch(), Tally("s"), *ids)
     committer.add(entry_of(0, cost=0.5, result="12345", input="123"), 0.0)
-    committer.add(entry_of(1, error='{"n":12}', result=None, input="123"), 0.0)
-    assert [(p.rows, p.bytes, p.cost) for p in seen] == [(1, 72, 0.5), (2, 147, 0.5)]
+    text = '{"type":"E","message":"","traceback":""}'
+    committer.add(entry_of(1, error=text, result=None, input="123"), 0.0)
+    assert [(p.rows, p.bytes, p.cost) for p in seen] == [(1, 72, 0.5), (2, 139 + len(text), 0.5)]
     assert isinstance(seen[0], Pending)
     committer.close()
 
