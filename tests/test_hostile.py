@@ -226,3 +226,25 @@ def test_a_store_that_is_not_ours_alone_is_warned_of(whole, tmp_path, spoil, sai
     assert warned(path) == []
     spoil(path)
     assert said in warned(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "ask"),
+    [
+        ("update steps set created_at = 'x'", ckpt.Store.steps),
+        ("update steps set failures = 'x'", ckpt.Store.steps),
+        ("update runs set pid = 'x'", ckpt.Store.runs),
+        ("update runs set cost = x'00'", ckpt.Store.runs),
+        ("update records set saved_at = 'x'", lambda store: list(store.records())),
+        ("update records set attempts = 'x'", lambda store: list(store.records())),
+    ],
+    ids=lambda it: it if isinstance(it, str) else "",
+)
+def test_a_value_of_a_type_that_nobody_wrote_is_damage(whole, tmp_path, change, ask):
+    """And no TypeError wherever it is used: SQLite keeps whatever is put into a column."""
+    path = str(tmp_path / "rows.ckpt")
+    shutil.copy(whole, path)
+    with hostile.opened(path) as db:
+        db.execute(change)
+    with ckpt.Store(path) as store, pytest.raises(ckpt.StoreCorruptError, match="the file is dam"):
+        ask(store)
