@@ -37,16 +37,6 @@ _json = msgspec.json.Encoder().encode
 _unjson = msgspec.json.Decoder().decode
 
 
-def to_json(value: Any) -> str | None:
-    """Return `value` as JSON text if that decodes to an equal value of equal types, else None."""
-    if not is_plain(value):
-        return None
-    try:
-        return _text(_json(value))
-    except UnicodeEncodeError:
-        return None
-
-
 def encode(value: Any) -> str | bytes:
     """Encode `value` as JSON text if it is plain, else as tagged MessagePack.
 
