@@ -33,6 +33,7 @@ check:
     uv run ruff format --check .
     uv run lint-imports
     uv run mypy
+    uv run pyright
 
 # mend what ruff can mend
 fix:

@@ -16,7 +16,7 @@ from .engine.options import StepSettings, check_count
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 _BATCH = 256  # rows that are looked up at once

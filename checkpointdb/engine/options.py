@@ -23,8 +23,8 @@ OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
 
-class _OfStep(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `StepOptions` as it is."""
+class _OfStepUntyped(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `StepOptions` and what changes no type."""
 
     name: str | None
     key: KeyRecipe
@@ -38,12 +38,17 @@ class _OfStep(TypedDict, total=False):
     on_changed_input: OnChange
     redact: Redact | tuple[Redact, ...]
     ignore: tuple[str, ...]
-    on_error: OnError
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
+
+
+class _OfStep(_OfStepUntyped, total=False):
+    """What the functions `run` and `arun` take of `StepOptions` as it is."""
+
+    on_error: OnError
 
 
 class StepOptions(_OfStep, total=False):
@@ -91,15 +96,13 @@ class StepOptions(_OfStep, total=False):
     replay: bool
 
 
-class _OfRun(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `RunOptions` as it is."""
+class _OfRunUntyped(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `RunOptions` and what changes no type."""
 
     concurrency: int
-    batch_size: int | None
     executor: Executor | None
     ordered: bool
     progress: bool | None
-    on_error: OnError
     retry_failed: bool | Literal["last"]
     pilot: int | None
     timeout: float | None
@@ -112,6 +115,19 @@ class _OfRun(TypedDict, total=False):
     on_event: Callable[[Any], object] | None
     given: Mapping[str, Any] | None
     shard: Shard | None
+
+
+class RunOptionsUntyped(_OfRunUntyped, total=False):
+    """`RunOptions` without the two that change the type of what a run gives out."""
+
+    using: Mapping[str, Any] | None
+
+
+class _OfRun(_OfRunUntyped, total=False):
+    """What the functions `run` and `arun` take of `RunOptions` as it is."""
+
+    batch_size: int | None
+    on_error: OnError
 
 
 class RunOptions(_OfRun, total=False):
@@ -165,6 +181,13 @@ class AllOptions(_OfStep, _OfRun, total=False):
         using: values of parameters that are means, which names them too; or their names alone.
         replay: as for the step.
     """
+
+    using: tuple[str, ...] | Mapping[str, Any] | None
+    replay: bool
+
+
+class AllOptionsUntyped(_OfStepUntyped, _OfRunUntyped, total=False):
+    """`AllOptions` without the two that change the type of what a run gives out."""
 
     using: tuple[str, ...] | Mapping[str, Any] | None
     replay: bool
