@@ -35,6 +35,10 @@ check:
     uv run mypy
     uv run pyright
 
+# the documentation site, at http://127.0.0.1:8000
+docs:
+    uv run --group docs mkdocs serve
+
 # mend what ruff can mend
 fix:
     uv run ruff check --fix .
