@@ -43,7 +43,7 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Unpack[StepOptions]
     Args:
         store: path of the store file, created at first use; or an open `Store`.
         version: int or str. Results saved under another version are not used. Raise it when the
-            step's results should be computed anew.
+            step's results should be computed again.
         **options: see `StepOptions`.
 
     Raises:

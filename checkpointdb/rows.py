@@ -1,4 +1,4 @@
-"""What a step does with single rows, beside its call: look up, save, several at once."""
+"""What a step does with single rows, next to its call: look up, save, several at once."""
 
 from __future__ import annotations
 

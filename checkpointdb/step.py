@@ -175,7 +175,7 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         return Step(self.__wrapped__, where, version=self.version, **options)
 
     def _options(self) -> StepOptions:
-        """Return the keywords to make this step anew."""
+        """Return the keywords that make this step again."""
         options: Any = msgspec.structs.asdict(self._settings) | {"name": self.name}
         if isinstance(self._where.given, Store):
             options["durability"] = self._where.given.durability
