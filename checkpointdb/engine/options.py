@@ -64,8 +64,8 @@ class StepOptions(_OfStep, total=False):
             that live side by side draw different ones, unless they are `shared`; so do the
             direct calls of processes. Whoever begins later first gets those that are saved.
         input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
-            of it), `"none"`, for personal data: the text is not in the store, but whoever has a row can
-            still test whether it is there. Arguments that `key=` leaves out are never kept.
+            of it), `"none"`, for personal data: the text is not in the store, but whoever has a row
+            can still test whether it is there. Arguments that `key=` leaves out are never kept.
         meta: anything JSON holds, kept with every run: a model's name, a git commit.
         on_change: what to do with saved results that other code computed, its prompts and helpers
             included: `"warn"` and reuse them, `"reuse"` them in silence, `"recompute"` them, or
@@ -146,7 +146,8 @@ class RunOptions(_OfRun, total=False):
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
             `"last"` to try them after all other rows; it needs `ordered=False`, and has the failed
             rows in memory meanwhile.
-        pilot: stop after this many calls: compute some rows to see what they cost. `plan(rows)` then says what the rest will; the next run without it goes on.
+        pilot: stop after this many calls: compute some rows to see what they cost. `plan(rows)`
+            then says what the rest will; the next run without it goes on.
         timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
             call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
             its place among `concurrency` calls, its late result is saved, and when every place
