@@ -8,7 +8,7 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
-from .decorator import arun, run, step
+from .decorator import Step, arun, run, step
 from .engine.arguments import Args, args
 from .engine.current import current_key
 from .engine.failures import Failed
@@ -40,7 +40,6 @@ from .loops.direct import MISS, Miss
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from .step import Step
 from .store import Store
 from .values.hooks import register
 from .values.keys import key_of

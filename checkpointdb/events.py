@@ -33,7 +33,7 @@ class Report(msgspec.Struct, frozen=True):
         failed: rows that failed.
         commits: transactions.
         seconds: run time.
-        commit_seconds: seconds in commits, those beside running calls too.
+        commit_seconds: seconds in commits, even those made while calls run.
         cost: dollars paid in this run.
     """
 
