@@ -25,6 +25,7 @@ from .ledger import Ledger
 from .occurrences import Counted, Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .passes import Passes
+from .pause import Pause
 from .results import Results
 from .rows import Slot
 from .sharing import Sharing
@@ -75,9 +76,12 @@ class Running:
         )  # fmt: skip
         self.passes = Passes(self.intake, self.in_flight, options)
         observed = _observed(spec, options.on_event, job.store.path, run)
+        self.pause: Pause | None = None
+        if options.pause_on:
+            self.pause = Pause(options.pause_on, options.stop_on, tally)
         self.calls = Calls(
             log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
-            self.sharing,
+            self.sharing, self.pause,
             is_direct=rows is None,
         )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)

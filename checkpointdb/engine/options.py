@@ -19,6 +19,9 @@ from ..values.redact import Redact, Redactor
 
 Shard = tuple[int, int]
 OnChange = Literal["warn", "reuse", "recompute", "error"]
+PauseOn = (
+    type[Exception] | tuple[type[Exception], ...] | Callable[[Any], float | bool | None] | None
+)
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
@@ -44,6 +47,7 @@ class _OfStep(TypedDict, total=False):
     shared: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
 
 
 class StepOptions(_OfStep, total=False):
@@ -82,6 +86,7 @@ class StepOptions(_OfStep, total=False):
             while another process computes its row.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
+        pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
         using: names of parameters that are means (a client): neither in the key nor stored.
         replay: True to call nothing and write nothing: a row without a saved result is a
             `ReplayMissError` that says what differs. For tests.
@@ -110,6 +115,7 @@ class _OfRun(TypedDict, total=False):
     shared: bool
     ledger: bool
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
     given: Mapping[str, Any] | None
     shard: Shard | None
 
@@ -136,6 +142,13 @@ class RunOptions(_OfRun, total=False):
             its place among `concurrency` calls, its late result is saved, and when every place
             has such a call a `StepStuckError` ends the run.
         stop_on: exceptions that end the run even under `"record"`: a spent quota.
+        pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
+            run wait, then that row is called again. They wait as long as the exception says
+            (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
+            with jitter. Or a function from an exception to seconds, to True (as long as it says),
+            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
+            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
+            of a call. Other processes do not take part, even under `shared`.
         valid: a predicate on results; a result it refuses is a failure, saved all the same.
         cost: dollars of a result, saved with it.
         max_cost: the step's budget in dollars over all runs; `BudgetExceeded` ends the run. Calls
@@ -191,6 +204,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     using: tuple[str, ...] = ()
     replay: bool = False
 
@@ -244,6 +258,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     pilot: int | None = None
     timeout: float | None = None
     stop_on: Any = ()
+    pause_on: Any = ()
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     max_cost: float | None = None
@@ -279,6 +294,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
+        msgspec.structs.force_setattr(self, "pause_on", _checked_pause_on(self.pause_on))
         self._check_budget()
 
     def _check_retry_failed(self) -> None:
@@ -309,6 +325,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
             )
+
+
+def _checked_pause_on(value: Any) -> Any:
+    """Return a function, or a tuple of exception classes."""
+    if value is None:
+        return ()
+    if callable(value) and not isinstance(value, type):
+        return value
+    kinds = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise TypeError(
+            "pause_on must be an exception class, a tuple of them, or a function from an exception "
+            f"to seconds or None, got {value!r}"
+        )
+    return tuple(kinds)
 
 
 def _check_depends(value: Any) -> None:
