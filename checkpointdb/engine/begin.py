@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -169,6 +170,10 @@ class Running:
         """Return the counts so far."""
         return self.tally.report()
 
+    def counts(self) -> tuple[Report, int]:
+        """Return the counts so far, and how many rows are pending."""
+        return self.tally.report(), len(self.committer.pending)
+
 
 @interrupts.whole
 def begin(job: Job, rows: Any = None) -> Running:
@@ -200,6 +205,8 @@ def begin(job: Job, rows: Any = None) -> Running:
         _warn_of_twin(job, known.id)
     running = Running(job, known.id, run, rows, captured, stale)
     store.log.attach(running)
+    if (watch := getattr(job.options.on_event, "watch_run", None)) is not None:
+        watch(spec.name, store.path, run, weakref.WeakMethod(running.counts))
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
     return running

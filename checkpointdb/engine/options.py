@@ -160,7 +160,9 @@ class RunOptions(_OfRun, total=False):
         on_event: called with each event of the run, in the thread where it happens: `Committed`
             after each commit, with the ids of its records. Of an async
             step, never on its event loop. If it has a method `around_call(store, run)`, the context
-            manager that this returns is around each call of the step.
+            manager that this returns is around each call of the step. Its method
+            `watch_run(step, store, run, counts)` is called before `RunStarted`; `counts` is a weak
+            reference to a function that returns the report so far and the number of pending rows.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
