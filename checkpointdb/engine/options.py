@@ -260,13 +260,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     pilot: int | None = None
     timeout: float | None = None
     stop_on: Any = ()
-    pause_on: Any = ()
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     max_cost: float | None = None
     shared: bool = False
     ledger: bool = False
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     given: Mapping[str, Any] | None = None
     using: Mapping[str, Any] | None = None
     shard: Shard | None = None
