@@ -142,13 +142,6 @@ class RunOptions(_OfRun, total=False):
             its place among `concurrency` calls, its late result is saved, and when every place
             has such a call a `StepStuckError` ends the run.
         stop_on: exceptions that end the run even under `"record"`: a spent quota.
-        pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
-            run wait, then that row is called again. They wait as long as the exception says
-            (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
-            with jitter. Or a function from an exception to seconds, to True (as long as it says),
-            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
-            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
-            of a call. Other processes do not take part, even under `shared`.
         valid: a predicate on results; a result it refuses is a failure, saved all the same.
         cost: dollars of a result, saved with it.
         max_cost: the step's budget in dollars over all runs; `BudgetExceeded` ends the run. Calls
@@ -163,6 +156,13 @@ class RunOptions(_OfRun, total=False):
             manager that this returns is around each call of the step. Its method
             `watch_run(step, store, run, counts)` is called before `RunStarted`; `counts` is a weak
             reference to a function that returns the report so far and the number of pending rows.
+        pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
+            run wait, then that row is called again. They wait as long as the exception says
+            (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
+            with jitter. Or a function from an exception to seconds, to True (as long as it says),
+            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
+            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
+            of a call. Other processes do not take part, even under `shared`.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
@@ -268,8 +268,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_event: Callable[[Any], object] | None = None
     pause_on: Any = ()
     given: Mapping[str, Any] | None = None
-    using: Mapping[str, Any] | None = None
     shard: Shard | None = None
+    using: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.shard is not None:

@@ -152,6 +152,7 @@ class _Shipping:
     def _is_paused_by(self, slots: list[Slot], sent: Future[Any], kept: _Kept, nth: int) -> bool:
         try:
             _returned(sent.result())
+            self._calls.passed()
         except BaseException as error:  # noqa: BLE001 - it is handed over
             try:
                 return self._calls.is_paused_by(slots, error, nth)
