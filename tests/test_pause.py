@@ -297,6 +297,7 @@ def test_a_signal_ends_a_pause_at_once(store_path, driver, number):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         driver.run(step, range(20), pause_on=Limit, on_event=listener)
     step.store.close()
+    assert limited.count(6) == 1, "it waited until the pause was over"
     returned = {row * 10 for row, _ in limited.calls} - {60}
     assert set(saved(store_path)) == returned
     limited.times.clear()
@@ -391,8 +392,10 @@ def test_a_cancelled_direct_call_does_not_wait(store_path):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(step.amany([2, 3]), 0.2)
 
+    began = time.monotonic()
     asyncio.run(main())
     assert limited.count(1) == 1
+    assert time.monotonic() - began < FOR_EVER, "the loop's end waited for the pause"
 
 
 def test_ctrl_c_in_a_direct_call(store_path):
