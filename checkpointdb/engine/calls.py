@@ -144,7 +144,7 @@ class Calls:
         if not slots:
             return
         argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin else perf_counter()
+        start = await self._abegin(slots) if self._needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
@@ -227,6 +227,18 @@ class Calls:
             self._in_flight.give_up(slots, error)
             raise
         return perf_counter()
+
+    async def _abegin(self, slots: list[Slot]) -> float:
+        """Do as `begin`; the ledger is written in a thread, and the event loop not held up."""
+        if self._ledger is None:
+            return self.begin(slots)
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self.begin, slots)
+        except asyncio.CancelledError as error:
+            self._in_flight.give_up(slots, error)
+            raise
 
     def _check_storable(self) -> None:
         """Raise if a result of this run could not be stored: no call is begun after that."""

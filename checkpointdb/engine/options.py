@@ -42,6 +42,7 @@ class _OfStep(TypedDict, total=False):
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
+    ledger: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
 
@@ -80,6 +81,7 @@ class StepOptions(_OfStep, total=False):
         cost: dollars of a result, saved with it.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
+        ledger: note each call durably before it is made; see `RunOptions`.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
         using: names of parameters that are means (a client): neither in the key nor stored.
@@ -189,6 +191,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     shared: bool = False
+    ledger: bool = False
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
     using: tuple[str, ...] = ()
