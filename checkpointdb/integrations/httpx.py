@@ -62,6 +62,10 @@ class Checkpointed:
         self._transport = transport
         self._inner = dict[tuple[str, bool], Any]()
 
+    def may_save(self, method: str, path: str) -> bool:
+        """Tell whether the answer to such a request is a result, unless its body says otherwise."""
+        return find(self._recipes, method, path) is not None
+
     def ask(self, request: Any) -> Asked | None:
         """Return what a request, which was read, asks; None for what is passed through."""
         url = request.url
@@ -75,7 +79,7 @@ class Checkpointed:
     def handle_request(self, request: Any) -> Any:
         """Answer a request of a `Client`."""
         ask = None
-        if find(self._recipes, request.method, request.url.path) is not None:
+        if self.may_save(request.method, request.url.path):
             request.read()
             ask = self.ask(request)
         send = self._sender(request, False).handle_request
@@ -88,7 +92,7 @@ class Checkpointed:
     async def handle_async_request(self, request: Any) -> Any:
         """Answer a request of an `AsyncClient`."""
         ask = None
-        if find(self._recipes, request.method, request.url.path) is not None:
+        if self.may_save(request.method, request.url.path):
             await request.aread()
             ask = self.ask(request)
         send = self._sender(request, True).handle_async_request
