@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import httpx2
@@ -87,9 +88,8 @@ def records(path, status=None):
 
 
 def bytes_on_disk(path):
-    return b"".join(
-        open(path + end, "rb").read() for end in ("", "-wal") if os.path.exists(path + end)
-    )
+    files = [Path(path + end) for end in ("", "-wal")]
+    return b"".join(file.read_bytes() for file in files if file.exists())
 
 
 # --- the transport
@@ -428,7 +428,12 @@ def test_a_count_survives_the_proxy(provider, proxy):
     first = proxy()
     assert [sample(first.url, "a", "1") for _ in range(2)] == ["1", "2"]
     provider.gate.clear()
-    left = threading.Thread(target=lambda: pytest.raises(Exception, sample, first.url, "a", "1"))
+
+    def leave():
+        with pytest.raises(httpx.TransportError):
+            sample(first.url, "a", "1")
+
+    left = threading.Thread(target=leave)
     left.start()
     wait_for(lambda: provider.begun == 3)
     first.kill()

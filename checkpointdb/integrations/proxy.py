@@ -115,8 +115,6 @@ class Relay:
         ask = self._transport.ask(asked)
         if ask is None:
             return await self._passed(request, url, content)
-        if run is None:
-            return await self._answered(request, asked, ask, None)
         return await self._answered(request, asked, await self._numbered(request, ask, run))
 
     async def _numbered(self, request: Request, ask: Asked, run: Any) -> Asked:
