@@ -21,7 +21,9 @@ from provider import Provider, text_of
 import checkpointdb as ckpt
 from checkpointdb.file.read import Reader
 from checkpointdb.integrations.httpx import Checkpointed
+from checkpointdb.integrations.peers import Door
 from checkpointdb.integrations.prices import Price, Prices, Tokens, tokens_of
+from checkpointdb.integrations.proxy import Relay, listen, server_of
 
 SECRET = "sk-never-on-disk-0123456789"
 ASK = {"model": "m-1", "messages": [{"role": "user", "content": "hello"}]}
@@ -48,14 +50,55 @@ def provider():
         yield provider
 
 
+class Proxy:
+    """A proxy in a thread of this process, with the options of the transport."""
+
+    def __init__(self, provider, store, token=None, most=1 << 20, to=None, **options):
+        self._transport = Checkpointed(store, version=1, **options)
+        self._listening, self._servers = listen("127.0.0.1", 0), []
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._given = to or provider.origin, self._transport
+        self._last = Door(token), most
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        wait_for(lambda: self._servers and self._servers[0].started)
+
+    async def _serve(self):
+        async with httpx.AsyncClient() as client:
+            relay = Relay(*self._given, client, *self._last)
+            self._servers.append(server_of(relay, self._transport.aclose))
+            await self._servers[0].serve([self._listening])
+
+    def stop(self):
+        """Can be repeated."""
+        self._servers[0].should_exit = True
+        self._thread.join()
+        self._listening.close()
+
+
 @pytest.fixture
-def proxy(provider, store_path, tmp_path):
-    """Start a proxy in a process of its own; each ends with the test."""
+def proxy(provider, store_path):
+    """Start a proxy in this process; each ends with the test."""
     begun = []
 
-    def proxy(*options, store=store_path, to=provider.origin, env=()):
+    def proxy(store=store_path, **options):
+        begun.append(Proxy(provider, store, **options))
+        return begun[-1]
+
+    yield proxy
+    provider.gate.set()
+    for each in begun:
+        each.stop()
+
+
+@pytest.fixture
+def process(provider, store_path, tmp_path):
+    """Start `ckpt proxy` in a process of its own; each ends with the test."""
+    begun = []
+
+    def process(*options):
         process = start(
-            "proxy", store, "--to", to, "--port", "0", *options, cwd=tmp_path, env=dict(env)
+            "proxy", store_path, "--to", provider.origin, "--port", "0", *options, cwd=tmp_path
         )
         begun.append(process)
         said = process.stderr.readline()
@@ -63,9 +106,9 @@ def proxy(provider, store_path, tmp_path):
         assert process.url.startswith("http"), said + process.stderr.read()
         return process
 
-    yield proxy
-    for process in begun:
-        stop(process)
+    yield process
+    for each in begun:
+        stop(each)
 
 
 def stop(process, number=signal.SIGTERM):
@@ -301,9 +344,9 @@ def test_usage_is_found(provider, store_path, kind):
 # --- the proxy
 
 
-def test_equal_requests_of_any_program_are_paid_once(provider, proxy, store_path):
+def test_equal_requests_of_any_program_are_paid_once(provider, process, store_path):
     """16 at once are one call; what is answered survives a kill of the proxy."""
-    url = (first := proxy()).url + "/v1/chat/completions"
+    url = (first := process()).url + "/v1/chat/completions"
     provider.gate.clear()
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(post(url, ASK))) for _ in range(16)]
@@ -314,7 +357,7 @@ def test_equal_requests_of_any_program_are_paid_once(provider, proxy, store_path
     for thread in threads:
         thread.join()
     first.kill()
-    again = post(proxy().url + "/v1/chat/completions", ASK)
+    again = post(process().url + "/v1/chat/completions", ASK)
     assert {answer.content for answer in [*answers, again]} == {again.content}
     assert again.headers["x-checkpointdb"] == "hit"
     assert len(provider.asked) == 1
@@ -383,9 +426,9 @@ def test_a_client_leaves_after_the_third_event(provider, proxy, store_path, kind
     assert len(provider.asked) == 2  # one of them was the direct one
 
 
-def test_a_stop_waits_for_calls_in_flight(provider, proxy, store_path):
+def test_a_stop_waits_for_calls_in_flight(provider, process, store_path):
     """SIGTERM: whoever waits gets its answer, and what nobody waits for is saved."""
-    process = proxy()
+    process = process()
     url = process.url + "/v1/chat/completions"
     provider.gate.clear()
     answers = []
@@ -422,10 +465,10 @@ def test_samples_of_an_attempt(provider, proxy):
     assert sample(url, "a", "2", body=ASK | {"seed": 1}) == "7"
 
 
-def test_a_count_survives_the_proxy(provider, proxy):
+def test_a_count_survives_the_proxy(provider, process):
     """A proxy that is killed goes on counting; of the call that was in flight nobody had the
     answer, so it is the next one."""
-    first = proxy()
+    first = process()
     assert [sample(first.url, "a", "1") for _ in range(2)] == ["1", "2"]
     provider.gate.clear()
 
@@ -439,7 +482,7 @@ def test_a_count_survives_the_proxy(provider, proxy):
     first.kill()
     left.join()
     provider.gate.set()
-    second = proxy()
+    second = process()
     assert sample(second.url, "a", "1", **{"x-stainless-retry-count": "1"}) == "4"
     assert sample(second.url, "a", "1") == "5"
     assert [sample(second.url, "a", "2") for _ in range(4)] == ["1", "2", "4", "5"]
@@ -493,13 +536,13 @@ def test_a_run_without_an_attempt(provider, proxy):
 # --- money, replay, doors
 
 
-def test_a_budget(provider, proxy):
+def test_a_budget(provider, process):
     """402 when it is spent, over restarts; what is saved is given out still."""
     options = ("--max-cost", "0.05", "--cost-per-token", "0.001")
-    url = proxy(*options).url + "/v1/chat/completions"
+    url = process(*options).url + "/v1/chat/completions"
     asked = [post(url, ASK | {"seed": seed}).status_code for seed in range(3)]
     assert asked == [200, 200, 402]
-    url = proxy(*options).url + "/v1/chat/completions"
+    url = process(*options).url + "/v1/chat/completions"
     refused = post(url, ASK | {"seed": 2})
     assert refused.status_code == 402
     assert "$0.052 of the budget of $0.05" in refused.json()["error"]["message"]
@@ -507,9 +550,9 @@ def test_a_budget(provider, proxy):
     assert len(provider.asked) == 2
 
 
-def test_a_model_without_a_price(provider, proxy, tmp_path):
+def test_a_model_without_a_price(provider, process, tmp_path):
     (tmp_path / "prices.json").write_text('{"m-1": {"input": 1000, "output": 2000}}')
-    url = proxy("--prices", "prices.json", "--max-cost", "1").url + "/v1/chat/completions"
+    url = process("--prices", "prices.json", "--max-cost", "1").url + "/v1/chat/completions"
     assert post(url, ASK).status_code == 200
     refused = post(url, ASK | {"model": "m-2"})
     assert refused.status_code == 402 and "m-2" in refused.json()["error"]["message"]
@@ -518,16 +561,16 @@ def test_a_model_without_a_price(provider, proxy, tmp_path):
 def test_read_only_and_record(provider, proxy, store_path):
     url = (recording := proxy()).url + "/v1/chat/completions"
     saved = post(url, ASK)
-    stop(recording)
+    recording.stop()
     before = bytes_on_disk(store_path)
-    url = (replay := proxy("--read-only")).url + "/v1/chat/completions"
+    url = (replay := proxy(replay=True)).url + "/v1/chat/completions"
     assert post(url, ASK).content == saved.content
     missing = post(url, ASK | {"seed": 1})
     assert missing.status_code == 404 and "seed" in missing.json()["error"]["message"]
     assert httpx.get(replay.url + "/v1/models").status_code == 404
-    stop(replay)
+    replay.stop()
     assert len(provider.asked) == 1 and bytes_on_disk(store_path) == before
-    again = post(proxy("--record").url + "/v1/chat/completions", ASK)
+    again = post(proxy(record=True).url + "/v1/chat/completions", ASK)
     assert len(provider.asked) == 2 and again.content != saved.content
     assert post(proxy().url + "/v1/chat/completions", ASK).content == again.content
 
@@ -541,7 +584,7 @@ def test_who_is_let_in(provider, proxy):
         command = ["curl", "-s", url, "-d", json.dumps(ASK)]
         done = subprocess.run(command, user=65534, capture_output=True, text=True, cwd="/")
         assert "another user's" in done.stdout
-    shown = proxy("--max-body", "0.001", env={"CKPT_PROXY_TOKEN": "0123456789"}).url
+    shown = proxy(token="0123456789", most=1000).url
     path = "/v1/chat/completions"
     assert post(shown + path, ASK).status_code == 403
     assert post(shown + path, ASK, **{"x-checkpointdb-token": "0123456780"}).status_code == 403
@@ -559,7 +602,7 @@ def test_a_provider_that_is_not_there(proxy):
 
 
 def test_the_path_of_the_provider_is_not_doubled(provider, proxy):
-    url = proxy("--path", "/v1/rerank", to=provider.origin + "/v1").url
+    url = proxy(paths=("/v1/rerank",), to=provider.origin + "/v1").url
     assert post(url + "/v1/chat/completions", ASK).status_code == 200
     assert post(url + "/v1/rerank", {"model": "r"}).headers["x-checkpointdb"] == "miss"
     assert [path for path, _ in provider.asked] == ["/v1/chat/completions", "/v1/rerank"]

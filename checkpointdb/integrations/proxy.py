@@ -267,6 +267,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def server_of(relay: Relay, drain: Callable[[], Awaitable[None]]) -> uvicorn.Server:
+    """Return a server of the application.
+
+    Args:
+        relay: the application.
+        drain: waits at the end for calls whose clients have left.
+    """
+    config = uvicorn.Config(
+        relay, http=_Protocol, ws="none", lifespan="off", log_level="warning", access_log=False
+    )
+    return _Server(config, drain)
+
+
 async def serve(
     listening: socket.socket, to: str, transport: Checkpointed, door: Door, most: int
 ) -> None:
@@ -274,7 +287,4 @@ async def serve(
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     async with httpx.AsyncClient(limits=limits, follow_redirects=False) as client:
         relay = Relay(to, transport, client, door, most)
-        config = uvicorn.Config(
-            relay, http=_Protocol, ws="none", lifespan="off", log_level="warning", access_log=False,
-        )  # fmt: skip
-        await _Server(config, transport.aclose).serve([listening])
+        await server_of(relay, transport.aclose).serve([listening])
