@@ -9,10 +9,10 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .engine.callables import checked_rows
-from .engine.calls import dollars
 from .engine.job import Spec
 from .engine.occurrences import Counts
 from .engine.options import StepSettings, check_count
+from .engine.outcomes import dollars
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")

@@ -200,7 +200,10 @@ def test_forget_needs_a_choice(filled):
 
 
 def test_what_is_forgotten_is_not_in_the_file(store_path):
-    """Secrets: after forget and close, no byte of the row or its result is left in any file."""
+    """Secrets: after forget and close, no byte of the row or its result is left in any file.
+
+    Its key is, so that a merge does not bring it back.
+    """
     row = "patient 4711: Zorro"
     step = ckpt.step(store_path, version=1, name="s")(
         lambda row: "diagnosis: Q99.9" if row else "kept"
@@ -212,7 +215,6 @@ def test_what_is_forgotten_is_not_in_the_file(store_path):
     for data in files_beside(store_path).values():
         assert b"Zorro" not in data
         assert b"Q99.9" not in data
-        assert bytes.fromhex(ckpt.key_of("s", 1, row)) not in data
     assert any(b"kept" in data for data in files_beside(store_path).values())
 
 

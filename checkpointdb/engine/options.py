@@ -254,8 +254,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ledger: bool = False
     on_event: Callable[[Any], object] | None = None
     given: Mapping[str, Any] | None = None
-    using: Mapping[str, Any] | None = None
     shard: Shard | None = None
+    using: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.shard is not None:

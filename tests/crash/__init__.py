@@ -13,7 +13,13 @@ written down the laboratory makes the disks that a power cut could have left, an
     faults      experiment: an I/O operation fails, once or from then on, at each place in turn
     rot         experiment: flipped bits
     exceptions  experiment: an exception at every line of a commit; no memory
+    kills       experiment: SIGKILL at random instants of every driver
+    signals     experiment: SIGINT and SIGTERM before each bytecode of a commit
+    clocks      experiment: the wall clock is set forward and back
+    processes   experiment: fork, spawn, forkserver; many at once; a reader that stays
+    watch       awaits processes, bounded by what they get done
     planted     faults put into the store on purpose, each of which the laboratory must catch
+    session     a share of the states to each experiment, in parts
     report      what was counted, as JSON
 
 The parts above `power` know nothing of each other's insides. No part is imported by the product.

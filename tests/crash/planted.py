@@ -126,7 +126,7 @@ def _rotten(options: lives.Options) -> list[power.Violation]:
 
 def _stopped() -> list[power.Violation]:
     lab = signals.Signals(1)
-    lab.study("run", count=8)
+    lab.study("calls", count=12)
     return lab.violations
 
 
@@ -202,7 +202,11 @@ PLANTED = {
         lambda: _recovered(lives.Options("one run", rows=6, size=3_000, wal_pages=20, sector=512)),
     ),
     "a signal may come into a commit": Planted(
-        lambda: mock.patch.object(interrupts, "_whole", set()), _stopped
+        lambda: _both(
+            mock.patch.object(interrupts, "is_whole", lambda _: False),
+            mock.patch.object(interrupts, "in_step", lambda _: None),
+        ),
+        _stopped,
     ),
     "claims are never given up": Planted(
         lambda: _both(
