@@ -157,7 +157,8 @@ class Calls:
             return []
         outcomes = self._outcomes
         argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin or outcomes.unstorable else perf_counter()
+        needs_begin = self._needs_begin or outcomes.unstorable
+        start = await self._abegin(slots) if needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
@@ -293,6 +294,18 @@ class Calls:
             self._in_flight.give_up(slots, error)
             raise
         return perf_counter()
+
+    async def _abegin(self, slots: list[Slot]) -> float:
+        """Do as `begin`; the ledger is written in a thread, and the event loop not held up."""
+        if self._ledger is None:
+            return self.begin(slots)
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self.begin, slots)
+        except asyncio.CancelledError as error:
+            self._in_flight.give_up(slots, error)
+            raise
 
     def to_make(self, slots: list[Slot]) -> list[Slot]:
         """Return the rows to call the step for.

@@ -44,6 +44,7 @@ class _OfStepUntyped(TypedDict, total=False):
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
+    ledger: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
     pause_on: PauseOn
@@ -89,6 +90,7 @@ class StepOptions(_OfStep, total=False):
         cost: a function from a result to its dollars, which are saved with it.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
+        ledger: note each call durably before it is made; see `RunOptions`.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
         pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
@@ -228,6 +230,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     shared: bool = False
+    ledger: bool = False
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
     pause_on: Any = ()
