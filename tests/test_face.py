@@ -127,6 +127,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "valid": bool,
         "cost": float,
         "shared": True,
+        "ledger": True,
         "timeout": 60.0,
         "on_event": print,
         "pause_on": (OSError,),
