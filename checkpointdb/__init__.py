@@ -31,7 +31,7 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .events import CameLate, Committed, Event, Paused, Report, RowFailed, RunEnded, RunStarted
 from .file.merge import Conflict, Merged
 from .file.records import Call, Record, RunInfo, StepInfo
 from .file.salvage import Salvaged, salvage
@@ -64,6 +64,7 @@ __all__ = [
     "KeyCollisionError",
     "Merged",
     "Miss",
+    "Paused",
     "Pending",
     "Plan",
     "Problem",

@@ -19,6 +19,7 @@ from .engine.callables import (
     check_name,
     check_version,
     checked_rows,
+    has_each,
     is_async,
     is_method,
     method_error,
@@ -266,6 +267,10 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
     def _direct_job(self, store: Store) -> Job:
         """Return what the session of direct calls is asked for."""
         spec = self._spec
+        if has_each(annotation := spec.codec.annotation):  # results of `run(batch_size=...)`, too
+            each = self._batch_spec.codec
+            codec = Codec(annotation, namespace_of(self.__wrapped__), each)
+            spec = msgspec.structs.replace(spec, codec=codec)
         if not spec.is_async:
             fn = functools.partial(interrupts.in_the_open, spec.fn)
             spec = msgspec.structs.replace(spec, fn=fn)

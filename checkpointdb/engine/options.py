@@ -19,6 +19,9 @@ from ..values.redact import Redact, Redactor
 
 Shard = tuple[int, int]
 OnChange = Literal["warn", "reuse", "recompute", "error"]
+PauseOn = (
+    type[Exception] | tuple[type[Exception], ...] | Callable[[Any], float | bool | None] | None
+)
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
@@ -41,8 +44,10 @@ class _OfStepUntyped(TypedDict, total=False):
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
+    ledger: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
 
 
 class _OfStep(_OfStepUntyped, total=False):
@@ -85,8 +90,10 @@ class StepOptions(_OfStep, total=False):
         cost: a function from a result to its dollars, which are saved with it.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
+        ledger: note each call durably before it is made; see `RunOptions`.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
+        pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
         using: names of parameters that are only means, such as a client: neither in the key nor
             stored.
         replay: True to call nothing and write nothing: a row without a saved result is a
@@ -114,6 +121,7 @@ class _OfRunUntyped(TypedDict, total=False):
     shared: bool
     ledger: bool
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
     given: Mapping[str, Any] | None
     shard: Shard | None
 
@@ -164,7 +172,16 @@ class RunOptions(_OfRun, total=False):
         on_event: called with each event of the run, in the thread where it happens: `Committed`
             after each commit, with the ids of its records. Of an async
             step, never on its event loop. If it has a method `around_call(store, run)`, the context
-            manager that this returns is around each call of the step.
+            manager that this returns is around each call of the step. Its method
+            `watch_run(step, store, run, counts)` is called before `RunStarted`; `counts` is a weak
+            reference to a function that returns the report so far and the number of pending rows.
+        pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
+            run wait, then that row is called again. They wait as long as the exception says
+            (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
+            with jitter. Or a function from an exception to seconds, to True (as long as it says),
+            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
+            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
+            of a call. Other processes do not take part, even under `shared`.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
@@ -213,8 +230,10 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     shared: bool = False
+    ledger: bool = False
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     using: tuple[str, ...] = ()
     replay: bool = False
 
@@ -274,6 +293,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     ledger: bool = False
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     given: Mapping[str, Any] | None = None
     shard: Shard | None = None
     using: Mapping[str, Any] | None = None
@@ -303,6 +323,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
+        msgspec.structs.force_setattr(self, "pause_on", _checked_pause_on(self.pause_on))
         self._check_budget()
 
     def _check_retry_failed(self) -> None:
@@ -333,6 +354,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
             )
+
+
+def _checked_pause_on(value: Any) -> Any:
+    """Return a function, or a tuple of exception classes."""
+    if value is None:
+        return ()
+    if callable(value) and not isinstance(value, type):
+        return value
+    kinds = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise TypeError(
+            "pause_on must be an exception class, a tuple of them, or a function from an exception "
+            f"to seconds or None, got {value!r}"
+        )
+    return tuple(kinds)
 
 
 def _check_depends(value: Any) -> None:
