@@ -7,13 +7,13 @@ import json
 import os
 import select
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
 
+import apsw
 import pytest
 from paid_server import PaidServer
 from starlette.responses import JSONResponse
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     pytest.importorskip("distilabel", reason="uv sync --group distilabel")
 
 HERE = Path(__file__).parent
-HANGS_AFTER = 120.0
+HANGS_AFTER = float(os.environ.get("HANGS_AFTER", 300))  # seconds
 
 
 class Provider(PaidServer):
@@ -67,6 +67,7 @@ class Lives:
     """Starts lives; ends them by a signal once the provider answered so many calls."""
 
     def __init__(self):
+        self.groups = []
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", str(HERE / "distilabel_life.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -77,21 +78,23 @@ class Lives:
         self.process.stdin.write(json.dumps(life) + "\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
-        try:
-            if end is not None:
-                whom, number, answers = end
-                while len(server.paid) < answers:
-                    time.sleep(0.005)
-                (os.killpg if whom == "all" else os.kill)(pid, number)
-            if not select.select([self.process.stdout], [], [], HANGS_AFTER)[0]:
-                return "hangs"
-            return "ended" if int(self.process.stdout.readline()) == 0 else "killed"
-        finally:
-            if not os.path.exists(life["output"]):  # orphans live on in its group
-                time.sleep(1)
+        self.groups.append(pid)
+        if end is not None:
+            whom, number, answers = end
+            while len(server.paid) < answers:
+                time.sleep(0.005)
+            (os.killpg if whom == "all" else os.kill)(pid, number)
+        hangs = not select.select([self.process.stdout], [], [], HANGS_AFTER)[0]
+        if hangs:
+            os.killpg(pid, signal.SIGKILL)
+        status = int(self.process.stdout.readline())
+        return "hangs" if hangs else "ended" if status == 0 else "killed"
+
+    def end_orphans(self):
+        """End what outlived its main process."""
+        while self.groups:
             with contextlib.suppress(ProcessLookupError):
-                if not select.select([self.process.stdout], [], [], 0)[0]:
-                    os.killpg(pid, signal.SIGKILL)
+                os.killpg(self.groups.pop(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +107,8 @@ def lives():
 
 def saved(store):
     """How many generations are durable."""
-    with contextlib.closing(sqlite3.connect(store)) as connection:
-        return connection.execute("select count(*) from results").fetchone()[0]
+    with contextlib.closing(apsw.Connection(store)) as connection:
+        return connection.execute("select count(*) from results").get
 
 
 def two_lives(lives, kind, name, directory):
@@ -117,7 +120,8 @@ def two_lives(lives, kind, name, directory):
         server.seconds = 0.02
         life = {
             "url": server.url, "kind": kind, "store": f"{directory}/rows.ckpt",
-            "cache": f"{directory}/cache", "log": f"{directory}/log", "output": f"{directory}/1.json",
+            "cache": f"{directory}/cache", "log": f"{directory}/log",
+            "output": f"{directory}/1.json",
             "n": first.get("n", 1), "steps": first.get("steps", 1),
             "replicas": first.get("replicas", 1),
         }  # fmt: skip
@@ -126,7 +130,10 @@ def two_lives(lives, kind, name, directory):
         paid, durable = len(server.paid), saved(life["store"]) if kind == "adapter" else None
         server.quota = None
         life |= {"prompts": prompts(rows), "output": f"{directory}/2.json"}
+        if kind != "stock":  # a kill may leave half a pipeline.yaml, read under use_cache=False too
+            life["cache"] += "-2"
         how.append(lives.live(life, server))
+        lives.end_orphans()
         output = []
         with contextlib.suppress(FileNotFoundError):
             output = json.loads(Path(life["output"]).read_text())
@@ -144,8 +151,8 @@ def two_lives(lives, kind, name, directory):
 @pytest.mark.soak
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["stock", "adapter"])
-def test_matrix(lives, kind, name, tmp_path, record_property):
-    """What was returned is never paid twice, and the second run gives all rows, none of them None."""
+def test_matrix(lives, kind, name, tmp_path):
+    """What returned is never paid twice, and the second run gives all rows, none of them None."""
     found = two_lives(lives, kind, name, tmp_path)
     print(f"\n| {name} | {kind} | {found}")
     if kind == "stock":  # for the table: it promises nothing
