@@ -44,7 +44,10 @@ def test_what_is_written_is_what_is_checked(written, checked):
     types = typing.get_type_hints(written)
     ours = typing.get_type_hints(checked)
     assert list(types) == list(ours)
-    assert {name for name in types if types[name] != ours[name]} <= {"stop_on"}  # made a tuple
+    assert {name for name in types if types[name] != ours[name]} <= {
+        "stop_on",
+        "pause_on",
+    }  # tuples
     assert list(types) == [
         line.strip().split(":")[0]
         for line in inspect.cleandoc(written.__doc__).splitlines()
@@ -126,6 +129,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "shared": True,
         "timeout": 60.0,
         "on_event": print,
+        "pause_on": (OSError,),
         "using": ("client",),
         "replay": False,
     }

@@ -1,1 +1,1 @@
-"""Adapters to other tools; each imports its tool when it is imported itself."""
+"""Adapters to other people's tools; each imports its tool only when it is used."""

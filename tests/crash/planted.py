@@ -13,7 +13,7 @@ from checkpointdb import interrupts, system
 from checkpointdb.engine import sharing
 from checkpointdb.file import append, connection, find, log, log_file, pragmas
 
-from . import checkers, exceptions, faults, lives, power, recorder, rot, signals
+from . import checkers, exceptions, faults, kinds, lives, power, recorder, rot, signals
 
 COUNT = 120  # cuts of a life; each fault falls in the first few dozen
 
@@ -148,7 +148,7 @@ def _recovered(options: lives.Options) -> list[power.Violation]:
     for seed in range(20):
         lab = power.Power(seed)
         for files in lab.study(power.record(options), COUNT // 2, ("sectors",)):
-            again = power.record(options, files, lives.resume_small)
+            again = power.record(options, files, kinds.resume_small)
             lab.study(again, COUNT // 2, ("sectors",), first=1)
         if lab.violations:
             break
