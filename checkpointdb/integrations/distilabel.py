@@ -163,12 +163,12 @@ class _Batch:
             future.set_result(output)
 
 
-async def _generation(row: Any, call: Any) -> Any:
+async def _generation(row: Any, call: Any) -> Any:  # noqa: ARG001 - the row is the key
     return await call()
 
 
 def _plain(row: Any) -> Any:
-    """Return a request as JSON has it: of a class in `structured_output`, its schema; no secrets."""
+    """Return a request as JSON has it: of a class its schema, and of a secret nothing."""
     return pydantic_core.to_jsonable_python(row, fallback=lambda it: it.model_json_schema())
 
 
