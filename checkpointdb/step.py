@@ -146,7 +146,9 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
             from .loops import asynchronous
 
             if type(row) is Args:
-                self._binder.content(row)  # or raise, now: wrong arguments are no matter of an await
+                self._binder.content(
+                    row
+                )  # or raise, now: wrong arguments are no matter of an await
             return asynchronous.acall(self._direct, row)  # type: ignore[return-value]
         try:
             result: R = self._direct.do(sync.call, row)

@@ -43,7 +43,9 @@ def test_what_is_written_is_what_is_checked(written, checked):
     """The keywords that callers write are those that are checked, of the same types."""
     types = typing.get_type_hints(written)
     ours = typing.get_type_hints(checked)
-    assert sorted(types) == sorted(ours)  # the typed dicts have those that overloads tell apart last
+    assert sorted(types) == sorted(
+        ours
+    )  # the typed dicts have those that overloads tell apart last
     assert {name for name in types if types[name] != ours[name]} <= {
         "stop_on",
         "pause_on",
