@@ -246,8 +246,8 @@ class Tasks:
         """Begin no further call, and have those that wait in a pause put back."""
         self._unbegun += self._todo
         self._todo.clear()
-        if self._running.pause is not None:
-            self._running.pause.stop()
+        if (pause := self._running.pause) is not None:
+            pause.stop()
 
     @property
     def _crowded(self) -> bool:
@@ -279,8 +279,8 @@ class Tasks:
 
     def _resume(self) -> None:
         """Start what was held back: the user's own handler has let the run go on."""
-        if self._running.pause is not None:
-            self._running.pause.go_on()
+        if (pause := self._running.pause) is not None:
+            pause.go_on()
         unbegun, self._unbegun = self._unbegun, []
         for unit in unbegun:
             self._start(unit)

@@ -158,8 +158,8 @@ def _in_threads(running: Running, slots: Sequence[Slot], concurrency: int) -> No
 
 def _give_up(running: Running, slots: Iterable[Slot]) -> None:
     """Have calls that wait in a pause end: they have not begun."""
-    if running.pause is not None:
-        running.pause.give_up(list(slots))
+    if (pause := running.pause) is not None:
+        pause.give_up(list(slots))
 
 
 async def _in_tasks(

@@ -82,8 +82,8 @@ def _stop_in_pauses(running: Running, signals: Signals) -> None:
         if signals.deferred is not None:
             stop(running, signals)
 
-    if running.pause is not None:
-        running.pause.look = look
+    if (pause := running.pause) is not None:
+        pause.look = look
 
 
 def threaded(running: Running, signals: Signals, concurrency: int) -> Iterator[Any]:
@@ -187,8 +187,8 @@ class Pooled:
     def _pause(self, signals: Signals) -> None:
         unbegun = self._drain()
         stop(self._running, signals)
-        if self._running.pause is not None:
-            self._running.pause.go_on()
+        if (pause := self._running.pause) is not None:
+            pause.go_on()
         for unit in unbegun:  # the user's own handler has let the run go on
             self._start(unit)
 
@@ -197,8 +197,8 @@ class Pooled:
         flying = self._sent
         if self._running.is_forked:  # the threads stayed with the parent, and so did the calls
             return []
-        if self._running.pause is not None:
-            self._running.pause.stop()
+        if (pause := self._running.pause) is not None:
+            pause.stop()
         unbegun = [flying.pop(future) for future in list(flying) if future.cancel()]
         put_back = [it for it in flying if isinstance(it.exception(), PutBack)]
         return unbegun + [flying.pop(future) for future in put_back]
