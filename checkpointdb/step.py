@@ -145,6 +145,10 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         if self._spec.is_async:
             from .loops import asynchronous
 
+            if type(row) is Args:
+                self._binder.content(
+                    row
+                )  # or raise, now: wrong arguments are no matter of an await
             return asynchronous.acall(self._direct, row)  # type: ignore[return-value]
         try:
             result: R = self._direct.do(sync.call, row)

@@ -103,6 +103,7 @@ def test_the_rule_knows_every_part():
         "stale",
         "_inside",
         "is_given_back",
+        "pause",
     }
     assert names - values <= PARTS
 

@@ -181,7 +181,7 @@ class RunOptions(_OfRun, total=False):
             with jitter. Or a function from an exception to seconds, to True (as long as it says),
             or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
             an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
-            of a call. Other processes do not take part, even under `shared`.
+            of a call. Each process waits on its own, even under `shared`.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
