@@ -7,6 +7,7 @@ written down the laboratory makes the disks that a power cut could have left, an
     recorder    an SQLite VFS, and Python's own file calls, that keep the journal
     disk        replays a journal; what a power cut at this point may leave, in seven modes
     lives       what is run: a life of a store, drawn from a seed
+    kinds       what is run in each kind of life
     history     the state after each commit, and what had been acknowledged when
     checkers    safety: nothing acknowledged is lost, no byte is wrong. liveness: everything ends
     power       experiment: record a life, cut the power many times, check

@@ -13,7 +13,7 @@ from checkpointdb import interrupts, system
 from checkpointdb.engine import sharing
 from checkpointdb.file import append, connection, find, log, log_file, pragmas
 
-from . import checkers, exceptions, faults, lives, power, recorder, rot, signals
+from . import checkers, exceptions, faults, kinds, lives, power, recorder, rot, signals
 
 COUNT = 120  # cuts of a life; each fault falls in the first few dozen
 
@@ -132,14 +132,16 @@ def _stopped() -> list[power.Violation]:
 
 def _raised(options: lives.Options) -> list[power.Violation]:
     lab = exceptions.Exceptions(1)
-    lab.at_every_line(options, every=1, files=(append.__file__, __file__))
+    lab.at_every_line(options, every=3, files=(append.__file__, __file__))
     return lab.violations
 
 
 def _failed_syncs(options: lives.Options) -> list[power.Violation]:
     lab = faults.Faults(1)
-    for at in range(1, lab.operations(options, ("sync",)) + 1):
-        lab.point(options, faults.Fault(at, kinds=("sync",)), cuts=60)
+    syncs = lab.operations(options, ("sync",))
+    for at in range(1, syncs + 1):
+        if not lab.violations:
+            lab.point(options, faults.Fault(at, kinds=("sync",)), cuts=60)
     return lab.violations
 
 
@@ -148,7 +150,7 @@ def _recovered(options: lives.Options) -> list[power.Violation]:
     for seed in range(20):
         lab = power.Power(seed)
         for files in lab.study(power.record(options), COUNT // 2, ("sectors",)):
-            again = power.record(options, files, lives.resume_small)
+            again = power.record(options, files, kinds.resume_small)
             lab.study(again, COUNT // 2, ("sectors",), first=1)
         if lab.violations:
             break

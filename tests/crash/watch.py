@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
-IDLE, BUSY = 20.0, 120.0  # seconds; no life of the laboratory takes a tenth of it
+# In seconds. No life of the laboratory takes a tenth of it; and an idle one must not be saved by
+# claims that are given up after `LEASE_SECONDS`.
+IDLE, BUSY = 8.0, 120.0
 LOOK_EVERY = 0.5
 STACKS = signal.SIGUSR1  # has a process write down its stacks
 
