@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from time import perf_counter
@@ -11,7 +12,10 @@ import pytest
 from stores import ERROR, entry, key
 
 from checkpointdb import Store, StoreError, adaptive, every, on_exit
+from checkpointdb.engine.beside import Beside
 from checkpointdb.engine.committer import Committer
+from checkpointdb.engine.in_flight import InFlight
+from checkpointdb.engine.rows import Slot
 from checkpointdb.engine.tally import Tally
 from checkpointdb.file.read import Reader
 from checkpointdb.file.records import SentCall
@@ -73,6 +77,20 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     assert third.seconds == 0.0 and third.elapsed < 2.0
     assert third.mean_commit_seconds > 0 and third.mean_processor_seconds > 0
     assert third.in_flight == 1 if third.in_flight else True
+    committer.close()
+
+
+def test_add_puts_and_commits_what_is_due(store):
+    """It passes on when the call returned, and how many have not."""
+    watch = Watch()
+    committer = committer_of(store, watch)
+    start = perf_counter()
+    committer.add(entry(1), start)
+    committer.add(entry(2), start + 3, 5)
+    assert [(p.in_flight, p.seconds) for p in watch.seen] == [(0, 0.0), (5, pytest.approx(3.0))]
+    watch.is_due = True
+    committer.add(entry(3), start + 3)
+    assert sorted(positions(store)) == [1, 2, 3]
     committer.close()
 
 
@@ -292,3 +310,25 @@ def test_a_late_result_that_cannot_be_committed_is_still_pending(store, monkeypa
     assert len(committer) == 1
     committer.commit_late()
     assert positions(store) == [1]
+
+
+def test_rows_leave_flight_when_their_commit_beside_a_loop_fails(store, monkeypatch):
+    """Those that came due meanwhile too; all of them are pending still."""
+    committer, in_flight = committer_of(store, on_exit()), InFlight()
+    beside = Beside(committer, in_flight)
+    slots = [Slot(n, n, key(n), b"i" * 16, True) for n in range(2)]
+    in_flight.enter(slots)
+
+    def failing(*args, **options):
+        beside.leave_later(slots[1], 0)
+        raise StoreError("no", "path")
+
+    committer.put(entry(0), 0.0)
+    beside.leave_later(slots[0], 0)
+    monkeypatch.setattr(store.log, "append", failing)
+    with pytest.raises(StoreError):
+        asyncio.run(beside.commit_due(slots[:1]))
+    monkeypatch.undo()
+    assert [slot.settled for slot in slots] == [True, True] and len(committer) == 1
+    beside.close()
+    committer.close()

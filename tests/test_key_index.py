@@ -279,3 +279,24 @@ def test_a_large_store_is_counted_in_the_time_of_its_tail(open_store, monkeypatc
     assert log.store.steps()[0].results == 5100
     looked = key_index.tally(log.store.log._reader, 5000, 5100)
     assert [row[3] for row in looked] == [100]
+
+
+def test_a_filter_holds_what_was_added_and_tells_bits_of_one_byte_apart():
+    """A number is its own hash: these three share a byte, and have a bit each."""
+    bits = key_index.Filter()
+    bits.add([5, 5 + (1 << 24)])
+    wanted = [5, 5 + (1 << 24), 5 + (2 << 24), 6]
+    assert bits.may_hold(wanted) == {5, 5 + (1 << 24)}
+
+
+def test_a_success_is_known_to_be_the_newest_of_its_key_without_the_disk(open_store):
+    """As far as the tail in memory says, and unless a success ever was not."""
+    store = open_store()
+    log = Log(store)
+    log.add(1, 2)
+    index = store.log._finder.index
+    assert index.is_newest(key(1), 1) and index.is_newest(key(9), 7)
+    log.add(entry(1, error=ERROR, attempts=2))
+    assert not index.is_newest(key(1), 1) and index.is_newest(key(1), 3)
+    index._repeated = 1
+    assert not index.is_newest(key(2), 2)

@@ -144,6 +144,8 @@ def test_a_row_that_cannot_be_stored_is_refused():
     """Without `key=` the whole row must have a content."""
     with pytest.raises(EncodeError, match=r"^\$.f: "):
         Keyer("s", 1).identify({"f": len})
+    with pytest.raises(EncodeError, match=r"^\$.f: "):
+        Keyer("s", 1).stored({"f": len}, 0)
 
 
 @dataclasses.dataclass

@@ -118,3 +118,11 @@ def test_short_values_are_not_searched_for():
     redactor = Redactor("n")
     assert redactor.text("line 1 of 12", {"n": 1}) == "line 1 of 12"
     assert redactor.value([{"n": 1}, ("a", {"m": 2})]) == [{"n": REDACTED}, ("a", {"m": 2})]
+
+
+def test_texts_in_a_named_field_are_found_in_a_text_as_it_quotes_them():
+    """Those of a list in it too; what is too short to tell is left."""
+    redactor = Redactor("pin")
+    row = {"pin": ["abcd", ("x\ny", 4), {"deep": "efgh"}], "other": "ijkl"}
+    text = redactor.text("KeyError: 'x\\ny' of abcd, efgh, ijkl, 4", row)
+    assert text == f"KeyError: '{REDACTED}' of {REDACTED}, {REDACTED}, ijkl, 4"

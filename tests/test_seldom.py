@@ -7,6 +7,7 @@ import errno
 import gc
 import glob
 import os
+import shutil
 
 import apsw
 import msgspec
@@ -18,6 +19,7 @@ import checkpointdb as ckpt
 from checkpointdb import DecodeError, Store, StoreCorruptError, StoreError, interrupts, system
 from checkpointdb.file import (
     cells,
+    codes,
     connection,
     key_index,
     leases,
@@ -25,14 +27,21 @@ from checkpointdb.file import (
     merge,
     migrations,
     new_file,
+    pragmas,
+    temporary,
+    verify,
 )
+from checkpointdb.file import pages as file_pages
+from checkpointdb.file import rescued as rescue
 from checkpointdb.file.append import transaction
 from checkpointdb.file.backup import backup
 from checkpointdb.file.processes import alive, this_process
 from checkpointdb.file.read import Reader
 from checkpointdb.file.read_log import ReadLog
 from checkpointdb.file.records import decoded_error
+from checkpointdb.file.rescued import Rescued
 from checkpointdb.file.salvage import salvage
+from checkpointdb.file.scan import Row
 
 # --- the end of a process
 
@@ -168,9 +177,9 @@ def test_a_copy_that_is_not_sound_takes_no_name(tmp_path):
     saved(source)
 
     def progress(*_):
-        for temporary in glob.glob(f"{target}.*.tmp"):
+        for half_made in glob.glob(f"{target}.*.tmp"):
             with (
-                contextlib.closing(apsw.Connection(temporary)) as db,
+                contextlib.closing(apsw.Connection(half_made)) as db,
                 contextlib.suppress(apsw.Error),
             ):
                 db.execute("update records set result = 'other' where id = 40")
@@ -501,3 +510,227 @@ def test_a_disk_that_fails_to_sync_the_directory_is_told(tmp_path, monkeypatch):
         Store(path)
     monkeypatch.undo()
     saved(path)
+
+
+# --- what salvage finds on pages
+
+
+@pytest.fixture
+def rescued(tmp_path):
+    """A new store that is being filled, and its connection."""
+    path = str(tmp_path / "new.ckpt")
+    open(path, "wb").close()
+    connection.lay(path)
+    with contextlib.closing(apsw.Connection(path)) as db:
+        db.execute("begin")
+        yield Rescued(db), db
+        db.execute("rollback")
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The columns of a record that is whole, as they are on disk, without its id."""
+    path = str(tmp_path / "rows.ckpt")
+    saved(path)
+    with contextlib.closing(apsw.Connection(path)) as db:
+        columns = ", ".join(name for _, name, *_, hidden in table_of(db, "records") if not hidden)
+        return list(db.execute(f"select {columns} from records where id = 1").fetchone())
+
+
+def table_of(db, name):
+    return db.execute(f"pragma table_xinfo({name})").fetchall()
+
+
+def row_of(values, rowid=1, is_index=False, head=b""):
+    return Row(rowid, is_index, 0 if values is None else len(values), values, head)
+
+
+def test_only_a_record_whose_checksum_holds_is_taken(rescued, whole):
+    """Once, whatever its id; any other is expected, and told of."""
+    new, db = rescued
+    names = [name for _, name, *_, hidden in table_of(db, "records") if not hidden]
+    for name, value in ("key", "text"), ("identity", None), ("row_digest", "text"), ("error", 5):
+        rotten = list(whole)
+        rotten[names.index(name)] = value
+        new.add(row_of(rotten, rowid=7))
+    new.add(row_of(whole, rowid=1))
+    new.add(row_of(whole, rowid=1))
+    new.add(row_of(whole, rowid=1 << 60))  # kept for the end
+    rotten = list(whole)
+    rotten[names.index("result")] = "other"
+    new.add(row_of(rotten, rowid=1 << 60))  # of no id that could be its own
+    assert db.execute("select id from records").fetchall() == [(1,)]
+    assert db.execute("select count(*) from temp.strays").get == 1
+    assert db.execute("select id from temp.expected").fetchall() == [(7,)]
+
+
+def test_rows_of_no_table_are_left_alone(rescued):
+    """Those of another width, of no values, and those whose values are of other types."""
+    new, db = rescued
+    new.add(row_of(None))
+    new.add(row_of([None, 1.5], rowid=1))
+    new.add(Row(1, False, new.record_width, None, b"\x81"))  # of a head that breaks off
+    assert not new.is_store
+    runs = len([1 for *_, hidden in table_of(db, "runs") if not hidden])
+    new.add(row_of([None] * runs, rowid=1))
+    assert not new.is_store and db.execute("select count(*) from runs").get == 0
+
+
+def test_rows_of_indexes_are_what_they_look_like(rescued):
+    """A forgotten key, a call that was sent; what has rotted is neither."""
+    new, db = rescued
+    new.add(row_of([b"k" * 16, b"e" * 16, 3], is_index=True))
+    assert db.execute("select generation from system_forgotten").get == 3
+    columns = [name for _, name, *_, hidden in table_of(db, "sent_calls") if not hidden]
+    usual = {
+        "key": b"k" * 16, "run": 1, "step": 1, "position": 5, "sent_at": 1.5, "input": "1",
+        "input_form": 0,
+    }  # fmt: skip
+    call = [usual.get(name) for name in columns]
+    new.add(row_of([b"k" * 16, *["rotten"] * (len(columns) - 1)], is_index=True))
+    assert db.execute("select count(*) from sent_calls").get == 0
+    new.add(row_of(call, is_index=True))
+    assert db.execute("select position from sent_calls").get == 5
+
+
+def test_sums_that_have_rotted_are_not_taken(rescued, whole):
+    """The store is sound without them."""
+    new, db = rescued
+    new.add(row_of(["dropped", "{"], is_index=True))
+    new.add(row_of(whole))
+    new.finish(is_damaged=True)
+    assert db.execute("select count(*) from system_state where name = 'dropped'").get == 0
+
+
+def test_problems_are_named_up_to_a_number(rescued, monkeypatch):
+    """A file of which all is lost has no report of a gigabyte."""
+    monkeypatch.setattr(rescue, "MOST_NAMED", 2)
+    new, _ = rescued
+    for n in range(5):
+        new._tell(f"record {n}", "lost")
+    assert len(new.problems) == 2
+
+
+def test_bytes_that_look_like_a_record_are_none(rescued, tmp_path, whole):
+    """Neither its head nor its length is that of one."""
+    path = str(tmp_path / "odd.ckpt")
+    with Store(path) as store:
+        begin = b"\x00\x2c\x2c"
+        odd = begin + b"\xff" * 20 + b"\x05" + begin + b"\x05\x05" + b"\x03" + begin
+        Log(store).add(*(entry(n, result=msgspec.msgpack.encode(odd * 3)) for n in range(30)))
+    with open(path, "r+b") as file:
+        data = file.read()
+        for at in range(8192, len(data), 8192):
+            if data[at] == 13:  # a leaf: its cells are named no more
+                file.seek(at)
+                file.write(b"\x0d\x00\x00\x00\x00")
+    salvage(path, str(tmp_path / "saved.ckpt"))
+    assert len(results(str(tmp_path / "saved.ckpt"))) == 30
+
+
+def test_a_log_that_is_cut_has_the_pages_of_what_was_not_committed(tmp_path):
+    """They count where nothing better is there; a log too short for a frame has none."""
+    path = str(tmp_path / "rows.ckpt")
+    store = Store(path)
+    Log(store).add(*range(300))
+    for ending in ("", "-wal"):
+        shutil.copy(path + ending, str(tmp_path / "left.ckpt") + ending)
+    store.close()
+    left = str(tmp_path / "left.ckpt")
+    size = os.path.getsize(left + "-wal")
+    os.truncate(left + "-wal", size - 8192 - 24)
+    done = salvage(left, str(tmp_path / "new.ckpt"))
+    assert done.records > 0
+    os.truncate(left + "-wal", 40)
+    with contextlib.closing(file_pages.Pages(left)) as pages:
+        assert len(pages) == os.path.getsize(left) // 8192
+
+
+def test_a_row_that_would_not_fit_is_none(tmp_path):
+    """Of no bytes, or of more than any row has."""
+    path = str(tmp_path / "rows.ckpt")
+    saved(path)
+    with contextlib.closing(file_pages.Pages(path)) as pages:
+        for start, size in (10, 0), (10, 1 << 40), (pages.usable - 1, 50):
+            with pytest.raises(cells.BrokenError):
+                cells.Cells(pages).laid(1, start, size)
+
+
+def test_a_line_of_sqlites_check_says_what_it_means():
+    """Lost room, a lost index, or lost records."""
+    assert "room in the file is lost" in verify._of_structure("Page 9: never used", {})
+    assert "may not find saved" in verify._of_structure("Tree 5 page 5: x", {5: "system_key_index"})
+    assert verify._of_structure("Tree 6 page 5: x", {5: "records"}) == verify._UNREADABLE
+
+
+# --- more of it
+
+
+def test_a_condition_too_large_to_be_computed_is_the_stores_error(open_store):
+    """Not the user's condition is wrong then, but what it makes."""
+    store = open_store()
+    Log(store).add(1)
+    with pytest.raises(StoreError, match="too big"):
+        store.forget(where="length(zeroblob(2000000000) || 'x') > 0")
+
+
+def test_codes_without_runs_made_nothing(open_store):
+    """Nor is the log read for them."""
+    store = open_store()
+    log = Log(store)
+    with store.log._writing() as writer:
+        assert codes.made_by(writer, log.step, [999]).results == 0
+        assert codes.made_by(writer, log.step, []).results == 0
+
+
+def test_a_merge_extends_the_index_on_disk(tmp_path, monkeypatch):
+    """As commits do, and forgets from memory what is there then."""
+    monkeypatch.setattr(key_index, "TAIL", 10)
+    paths = [str(tmp_path / name) for name in ("a.ckpt", "b.ckpt")]
+    with Store(paths[0]) as store, Store(paths[1]) as other:
+        Log(other).add(*range(30))
+        assert store.merge(paths[1]).added == 30
+        assert store.log._reader.execute("select count(*) from system_key_index").get == 30
+        assert all(store.log.find([key(n) for n in range(30)]))
+
+
+def test_a_record_that_comes_by_two_ways_is_the_same(tmp_path):
+    """From the store where it was made, and from one that has merged it: nothing comes twice."""
+    a, b, c = (str(tmp_path / name) for name in ("a.ckpt", "b.ckpt", "c.ckpt"))
+    with Store(a) as store:
+        Log(store).add(1, 2)
+    with Store(b) as store:
+        store.merge(a)
+    with Store(c) as store:
+        assert store.merge(a).added == 2
+        again = store.merge(b)
+        assert (again.added, again.replaced, again.history) == (0, 0, 0)
+
+
+def test_a_log_that_grows_under_a_reader_is_told_once(open_store, store_path, monkeypatch, caplog):
+    """With who it is, as far as that is seen, and what to do."""
+    monkeypatch.setattr(pragmas, "WAL_BYTES", 100_000)
+    store = open_store()
+    log = Log(store)
+    log.add(1)
+    with contextlib.closing(apsw.Connection(store_path)) as reader:
+        reader.execute("begin; select * from records")
+        for n in range(20):
+            log.add(*range(100 * n, 100 * n + 100))
+        reader.execute("rollback")
+    assert caplog.text.count("and growing, because") == 1
+    assert "end that reader, and the log shrinks" in caplog.text
+
+
+def test_what_was_to_become_a_store_and_is_gone_is_not_dead(tmp_path):
+    """Its maker has just given it its name."""
+    assert not temporary._is_dead(str(tmp_path / "none.tmp"), str(tmp_path / "none"))
+
+
+def test_a_log_without_runs_is_nobodys(tmp_path):
+    """Whoever asks is not alone in it."""
+    path = str(tmp_path / "rows.ckpt")
+    saved(path)
+    log = ReadLog(path)
+    assert not log.is_alone(object())
+    log.close()

@@ -105,7 +105,7 @@ def open_writer(path: str, durability: str, vfs: str | None = None) -> apsw.Conn
     with mapped(path):
         connection = apsw.Connection(path, flags=_READ_WRITE, vfs=vfs)
         try:
-            if connection.readonly("main"):
+            if connection.readonly("main"):  # pragma: no cover - another user: writes no coverage
                 raise apsw.ReadOnlyError("no permission to write")  # noqa: TRY301 - mapped as if SQLite's
             pragmas.harden(connection)
             wait_for_locks(connection)
@@ -323,7 +323,7 @@ def _probe(path: str, vfs: str | None) -> None:
         if looks_like_pages(path, vfs):
             raise _ours(apsw.CorruptError("its first page is not what it was"), path) from error
         raise _no_sqlite(path, safe(error)) from error
-    except apsw.Error as error:
+    except apsw.Error as error:  # pragma: no cover - another user, or the disk fails
         raise _ours(error, path) from error
     if application_id == migrations.BEFORE_FORMAT_1:
         raise StoreVersionError(
@@ -426,7 +426,7 @@ def _identify(path: str, vfs: str | None) -> tuple[int, int]:
             raise
     if _is_left_behind(path):
         return wal.look(_uri(path, "mode=ro"), vfs or "unix-none")[0]
-    return _ask(_open_uri(path, "mode=ro", vfs))
+    return _ask(_open_uri(path, "mode=ro", vfs))  # pragma: no cover - a checkpoint in between
 
 
 def _ask(connection: apsw.Connection) -> tuple[int, int]:
@@ -440,7 +440,7 @@ def _has_our_tables(path: str, vfs: str | None) -> bool:
         sql = "select count(*) from sqlite_schema where name in ('records', 'system_key_index')"
         with contextlib.suppress(apsw.Error):
             return bool(connection.execute(sql).get == 2)
-    return False
+    return False  # pragma: no cover - its schema cannot be read either
 
 
 def _is_left_behind(path: str) -> bool:

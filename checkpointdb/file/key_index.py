@@ -83,7 +83,8 @@ class KeyIndex:
                 on_disk = self._on_disk(tuple(missing))
                 found = [id or on_disk.get(key) for key, id in zip(keys, found, strict=True)]
         if self._damage is not None and None in found:
-            if state(self._reader, "generation") != self.generation:  # deleted while we looked
+            # deleted while we looked
+            if state(self._reader, "generation") != self.generation:  # pragma: no cover - a race
                 return self.ids(keys)
             raise apsw.CorruptError(
                 f"{self._damage}: a row that was asked for is not found, and may have been saved; "

@@ -90,7 +90,8 @@ class Log(Registry):
             self._shorten_tail()
             self.sync()
         except StoreError:
-            if not self.closed:  # another thread, a finalizer's perhaps, has closed it meanwhile
+            # another thread, a finalizer's perhaps, has closed it meanwhile
+            if not self.closed:  # pragma: no branch - a race
                 raise
 
     def forked(self) -> list[Any]:

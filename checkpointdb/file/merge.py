@@ -162,7 +162,7 @@ class _Placing:
             merged.added += 1
         elif old.identity != new.identity:
             raise self._collision(entry, old)
-        elif (new.run, new.origin) == (old.run, old.origin):
+        elif (new.run, new.origin) == (old.run, old.origin):  # pragma: no cover - a kill in between
             merged.same += 1
             return
         elif _wins(new, old):

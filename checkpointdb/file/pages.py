@@ -49,7 +49,7 @@ class Pages:
             self._frames = {} if self._log is None else wal.images(self._log, self.size)
             told = int.from_bytes(head[28:32], "big") if head.startswith(MAGIC) else 0
             self.missing = max(0, told - len(self)) if told < 1 << 31 else 0
-        except BaseException:
+        except BaseException:  # pragma: no cover - the disk fails
             self.close()
             raise
 

@@ -45,7 +45,7 @@ class _Watched(apsw.VFS):
         file = _File(self, name, flags)
         if flags[0] & apsw.SQLITE_OPEN_WAL:
             self.log = file
-        elif flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+        elif flags[0] & apsw.SQLITE_OPEN_MAIN_DB:  # pragma: no branch - SQLite asks for no other
             self.main = file
         return file
 
