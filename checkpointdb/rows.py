@@ -1,4 +1,4 @@
-"""What a step does with single rows, beside its call: look up, save, several at once."""
+"""What a step does with single rows, next to its call: look up, save, several at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .engine.outcomes import dollars
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 _BATCH = 256  # rows that are looked up at once

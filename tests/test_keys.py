@@ -18,11 +18,25 @@ import zoneinfo
 
 import msgspec
 import pytest
+from xxhash import xxh3_128_digest
 
-from checkpointdb import EncodeError, key_of
+from checkpointdb import DecodeError, EncodeError, key_of
 from checkpointdb.values.canonical import Arguments, canonical
 from checkpointdb.values.codec import decode
-from checkpointdb.values.keys import ROW, Keyer, describe_recipe, recipe_in_words, recipe_of
+from checkpointdb.values.keys import (
+    ARGUMENTS,
+    KEY,
+    ROW,
+    Keyer,
+    depends_digest,
+    depends_of,
+    describe_recipe,
+    digest,
+    recipe_in_words,
+    recipe_of,
+    with_depends,
+)
+from checkpointdb.values.redact import Redactor
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "data", "golden_keys.json")
 
@@ -326,3 +340,215 @@ def write_golden():
 
 if __name__ == "__main__":
     write_golden()
+
+
+def test_what_a_step_depends_on_is_part_of_its_keys():
+    """Its digest stands in the prefix, between the version and the row: for ever."""
+    depends, row = {"model": "m-1", "t": 0.5}, {"a": 1}
+    prefix = msgspec.msgpack.encode(("s", 1, digest(canonical(depends))))
+    key = xxh3_128_digest(prefix + canonical(row))
+    assert key_of("s", 1, row, dict(reversed(depends.items()))) == key.hex()
+    assert Keyer("s", 1, depends=depends_digest(depends)).identify(row)[0] == key
+    assert key_of("s", 1, row, {"model": "m-2", "t": 0.5}) != key.hex()
+    assert depends_digest(None) is None is depends_digest({})
+    assert key_of("s", 1, row, {}) == key_of("s", 1, row)
+
+
+def test_a_description_has_the_names_that_a_step_depends_on():
+    """In an object of both; without names it is that of the recipe alone."""
+    described = {
+        None: '{"key":null,"depends":["m","t"]}',
+        ("b", "a"): '{"key":["a","b"],"depends":["m","t"]}',
+        golden: '{"key":{"function":"golden"},"depends":["m","t"]}',
+    }
+    words = ["row, with m, t", "a, b, with m, t", "golden(), with m, t"]
+    for (recipe, text), said in zip(described.items(), words, strict=True):
+        assert describe_recipe(recipe, ["t", "m"]) == text
+        assert depends_of(text) == ("m", "t") and recipe_in_words(text) == said
+        assert with_depends(text, ()) == describe_recipe(recipe)
+        assert with_depends(describe_recipe(recipe), ("t", "m")) == text
+        assert depends_of(describe_recipe(recipe)) == ()
+    assert recipe_of(described[None]) is None
+    assert recipe_of(described["b", "a"]) == ("a", "b")
+    with pytest.raises(ValueError, match="the function golden, which the store does not hold"):
+        recipe_of(described[golden])
+
+
+def test_a_callable_without_a_name_is_described_by_its_class():
+    """Not by where it is in memory, which no other process has."""
+
+    class First:
+        def __call__(self, row):
+            return row[0]
+
+    where = "test_a_callable_without_a_name_is_described_by_its_class.<locals>.First"
+    assert describe_recipe(First()) == f'{{"function":"{where}"}}'
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        *('{"function":1}', "{}", "[]", "[1]", "5", '"id"', "true"),
+        *('{"depends":"m","key":null}', '{"depends":[1],"key":null}', '{"depends":5}'),
+    ],
+)
+def test_a_description_that_nobody_wrote_is_damage(described):
+    """A flipped bit is not taken for another recipe."""
+    for read in (depends_of, recipe_of, recipe_in_words):
+        with pytest.raises(
+            DecodeError, match=r"^the key recipe of a step is none that checkpointdb writes$"
+        ):
+            read(described)
+
+
+@pytest.mark.parametrize("described", ["", "{", None, 5, "[" * 100_000])
+def test_a_description_that_is_no_json_is_damage(described):
+    """Nor is what another type has taken the place of."""
+    with pytest.raises(DecodeError, match="the key recipe of a step cannot be read: "):
+        recipe_of(described)
+
+
+def test_a_row_that_has_no_content_may_be_narrowed_and_the_message_says_so():
+    """Only where `key=` is not there yet."""
+    advice = r"; or leave it out of the row's identity with key=$"
+    with pytest.raises(EncodeError, match=advice):
+        Keyer("s", 1).identify({"f": len})
+    with pytest.raises(EncodeError) as caught:
+        Keyer("s", 1, "f").identify({"f": len})
+    assert "key=" not in str(caught.value)
+
+
+def test_bound_arguments_are_part_of_the_row():
+    """As arguments of one call, the row under the name that the step gives it."""
+    keyer = Keyer("s", 1, bound={"n": 2}, row_name="text")
+    assert not keyer.is_narrow and keyer.narrowed("a") == {"n": 2, "text": "a"}
+    key, identity, plain = keyer.identify("a")
+    assert (key.hex(), plain) == (key_of("s", 1, Arguments(n=2, text="a")), 0)
+    assert keyer.identify(Arguments(text="a"))[0] == key != Keyer("s", 1).identify("a")[0]
+    stored, form, whole = keyer.stored("a", plain)
+    assert (decode(stored), form, whole) == ({"n": 2, "text": "a"}, ARGUMENTS, None)
+    assert keyer.of_stored(stored, form) == (key, identity)
+    assert Keyer("s", 1, bound={"n": 2}).narrowed("a") == {"n": 2, "row": "a"}
+    own = Keyer("s", 1, bound={"n": 2})
+    assert own.narrowed(Arguments(n=3)) == {"n": 3}
+    assert Keyer("s", 1).narrowed("a") == "a"
+
+
+def test_a_narrowed_row_with_bound_arguments_is_kept_as_the_row():
+    """What `key=` leaves out of the identity is there to be read."""
+    keyer = Keyer("s", 1, "id", bound={"n": 2})
+    row = {"id": 1, "text": "a"}
+    assert keyer.narrowed(row) == {"n": 2, "row": {"id": 1}}
+    stored, form, whole = keyer.stored(row, 0)
+    assert (decode(stored), form, whole) == (row, ROW, digest(canonical(row)))
+    assert keyer.of_stored(stored, form) == keyer.identify(row)[:2]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keep", "row", "kept"),
+    [
+        (None, "row", {"id": 1, "pin": "0"}, ({"id": 1, "pin": "[redacted]"}, ROW)),
+        ("pin", "row", {"id": 1, "pin": "0"}, ({"id": 1, "pin": "[redacted]"}, ROW)),
+        ("pin", "key", {"id": 1, "pin": "0"}, ({"pin": "[redacted]"}, KEY)),
+        (None, "row", Arguments(pin="0"), ({"pin": "[redacted]"}, ARGUMENTS)),
+        ("pin", "row", Arguments(pin="0"), ({"pin": "[redacted]"}, KEY)),
+    ],
+)
+def test_what_is_redacted_is_part_of_the_identity_and_not_kept(recipe, keep, row, kept):
+    """In every form of a row; a plain row is not stored by the short way then."""
+    keyer, other = (Keyer("s", 1, recipe, keep, redactor=r) for r in (Redactor("pin"), None))
+    key, identity, plain = keyer.identify(row)
+    stored, form, _ = keyer.stored(row, plain)
+    assert (decode(stored), form) == kept and plain == 0
+    assert (key, identity) == other.identify(row)[:2]
+
+
+def test_a_redactor_without_rules_costs_nothing():
+    """A plain row goes the short way."""
+    assert (
+        Keyer("s", 1, redactor=Redactor(())).identify({"a": 1})[2]
+        == Keyer("s", 1).identify({"a": 1})[2]
+        != 0
+    )
+
+
+def test_another_version_has_the_same_recipe():
+    """Each part of it makes the keys and the stored forms of both."""
+    parts = {
+        "recipe": "pin", "keep": "key", "depends": depends_digest({"m": 1}),
+        "bound": {"n": 2}, "row_name": "text", "redactor": Redactor("pin"),
+    }  # fmt: skip
+    mine, row = Keyer("s", 1, **parts), {"pin": "0", "text": "a"}
+    again = Keyer("t", "1", **parts).under("s", 1)
+    assert again.identify(row) == mine.identify(row)
+    assert again.stored(row, 0) == mine.stored(row, 0)
+    assert again.narrowed(row) == mine.narrowed(row) and again.depends == mine.depends
+    assert mine.under("s", 2).identify(row)[0] != mine.identify(row)[0]
+    assert mine.under("t", 1).identify(row)[0] != mine.identify(row)[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "before", "after", "is_unchanged"),
+    [
+        (None, {"a": 1}, {"a": 1}, True),
+        (None, {"a": 1}, {"a": 1.0}, False),
+        (None, {"a": 1}, {"a": "\ud800"}, False),
+        (None, {"a": 1}, {"a": len}, False),
+        (None, {"a": (1,)}, {"a": (1,)}, True),
+        (None, {"a": (1,)}, {"a": [1]}, False),
+        (None, {"a": (1,)}, {"a": len}, False),
+        ("a", {"a": 1, "b": 1}, {"a": 1, "b": 1}, True),
+        ("a", {"a": 1, "b": 1}, {"a": 1, "b": 2}, False),
+        ("a", {"a": 1, "b": 1}, {"a": 2, "b": 1}, False),
+        ("a", {"a": 1, "b": len}, {"a": 1, "b": len}, True),
+        ("a", Arguments(a=1, b=1), Arguments(a=1, b=2), True),
+    ],
+)
+def test_a_row_that_the_step_changed_is_seen(recipe, before, after, is_unchanged):
+    """Whatever of it changed, what `key=` leaves out too, as far as that has a content."""
+    keyer = Keyer("s", 1, recipe)
+    _, identity, plain = keyer.identify(before)
+    stored, _, whole = keyer.stored(before, plain)
+    assert whole == keyer.row_digest(before)
+    assert keyer.is_unchanged(after, identity, plain, stored, whole) == is_unchanged
+
+
+def test_rows_of_which_nothing_is_kept_are_told_apart_too():
+    """By their identity: nothing stored equals nothing."""
+    keyer = Keyer("s", 1, keep="none")
+    _, identity, plain = keyer.identify({"a": 1})
+    assert plain and keyer.stored({"a": 1}, plain) == (None, ROW, None)
+    assert keyer.is_unchanged({"a": 1}, identity, plain, None)
+    assert not keyer.is_unchanged({"a": 2}, identity, plain, None)
+
+
+def test_the_key_of_the_nth_equal_row_never_changes():
+    """It is the first one's key, a byte that no row has, and the number."""
+    assert Keyer("s", 1).nth(b"k" * 16, 12) == xxh3_128_digest(b"k" * 16 + b"\xc112")
+
+
+def test_a_plain_row_is_stored_by_the_short_way():
+    """By default the whole row is kept, and its text is that of the long way."""
+    keyer, row = Keyer("s", 1), {"b": 1, "a": [1.5]}
+    _, identity, plain = keyer.identify(row)
+    short, long = keyer.stored(row, plain), keyer.stored(row, 0)
+    assert short == long == ('{"b":1,"a":[1.5]}', ROW, None)
+    assert keyer.is_unchanged(row, identity, plain, short[0])
+    assert not keyer.is_unchanged(row, identity, plain, "of another row")
+
+
+def test_stored_arguments_give_the_key_that_the_call_had():
+    """Whatever `key=` makes of them, which sees arguments and not a dict."""
+    keyer = Keyer("s", 1, lambda call: [type(call).__name__, call["a"]])
+    call = Arguments(a=1, b=2)
+    assert keyer.of_stored('{"a":1,"b":2}', ARGUMENTS) == keyer.identify(call)[:2]
+    assert keyer.of_stored('{"a":1,"b":2}', ROW) == keyer.identify({"a": 1, "b": 2})[:2]
+    assert keyer.identify(call)[:2] != keyer.identify(dict(call))[:2]
+
+
+def test_a_stored_row_of_a_class_that_is_gone_gives_its_key_all_the_same():
+    """Its bytes say the name of the class and the fields."""
+    row = {"p": Point(1.0, 2.0)}
+    keyer = Keyer("s", 1)
+    stored, form, _ = keyer.stored(row, 0)
+    assert type(stored) is bytes and keyer.of_stored(stored, form) == keyer.identify(row)[:2]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +15,14 @@ from ..file.records import SentCall
 from .beside import Beside
 from .budget import Budget
 from .committer import Committer
-from .current import calling, calling_now, leave
+from .current import Calling, calling, calling_now, leave
 from .in_flight import InFlight
 from .job import Spec
 from .ledger import Ledger
 from .options import Options
 from .outcomes import Outcomes
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
+from .pause import Pause, PutBack
 from .rows import Slot
 from .sharing import Sharing
 from .tally import Tally
@@ -42,6 +45,7 @@ class Calls:
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
         sharing: under `shared=True`; it is told of each call that begins, and is under way.
+        pause: if calls wait for a rate limit.
         is_direct: whether these are direct calls: what is recorded is raised, too.
             They have no `concurrency`.
     """
@@ -57,12 +61,13 @@ class Calls:
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         sharing: Sharing | None = None,
+        pause: Pause | None = None,
         is_direct: bool = False,
     ) -> None:
         self._log = log
         self._spec, self._options = spec, options
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
-        self._budget, self._ledger = budget, ledger
+        self._budget, self._ledger, self.pause = budget, ledger, pause
         # one entry a call that has not returned: threads append and pop it without a lock
         self._flying: list[None] = [] if sharing is None else sharing.under_way
         self._beside = Beside(committer, in_flight)
@@ -79,7 +84,8 @@ class Calls:
         self._keep_whole = interrupts.one_call(self.keep)
         # the user's own functions may take long: not on the event loop that other calls are on
         judges = (options.cost, options.valid, options.on_event)
-        self._is_judged = spec.is_async and any(judge is not None for judge in judges)
+        is_judged = callable(options.pause_on) or any(judge is not None for judge in judges)
+        self._is_judged = spec.is_async and is_judged
         self._sharing = sharing
 
     @property
@@ -101,11 +107,19 @@ class Calls:
     @interrupts.computes
     def compute(self, slots: list[Slot]) -> None:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
-        outer, outcomes = calling_now(), self._outcomes
+        outer, nth = calling_now(), 1
+        while slots := self._called(slots, outer, nth):
+            nth += 1
+
+    def _called(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
+        """Make a call for the nth time; return the rows whose call is to be made again."""
+        if self.pause is not None:
+            self.wait(slots)
         if outer is None and interrupts.state.ending:
             interrupts.halt()
         if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
-            return
+            return []
+        outcomes = self._outcomes
         argument = self.argument(slots)
         start = self.begin(slots) if self._needs_begin or outcomes.unstorable else perf_counter()
         call = slots, outer
@@ -115,33 +129,44 @@ class Calls:
             returned = self._fn(argument)
         except BaseException as error:
             self._flying.pop()
+            if self.is_paused_by(slots, error, nth):
+                return slots
             if not self.fail(slots, error, start):
                 raise
         else:
             self._flying.pop()
             self.keep(slots, returned, start)
+            self.passed()
         finally:
             leave(call)
+        return []
 
     async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
-        outer, outcomes = calling_now(), self._outcomes
+        outer, nth = calling_now(), 1
+        while slots := await self._acalled(slots, outer, nth):
+            nth += 1
+
+    async def _acalled(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
+        """Do as `_called`."""
+        if self.pause is not None:
+            await self._await_pause(slots)
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
-        if overdue:
-            slots = await self._not_overdue_beside(slots)
-        if self._sharing is not None:
-            slots = self._sharing.begin(slots)
-        if not slots:
-            return
+        if not (slots := await self._ato_make(slots)):
+            return []
+        outcomes = self._outcomes
         argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin or outcomes.unstorable else perf_counter()
+        needs_begin = self._needs_begin or outcomes.unstorable
+        start = await self._abegin(slots) if needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
             calling.set(call)
             returned = await self._fn(argument)
         except BaseException as error:
+            if await self._is_paused_by(slots, error, nth):
+                return slots
             if not await self._failed(slots, error, start):
                 raise
         else:
@@ -149,12 +174,61 @@ class Calls:
                 await self._beside.call(self.keep, slots, returned, start)
             else:
                 self._keep_whole(slots, returned, start)
+            self.passed()
         finally:
             if self._beside.due:
                 await self._beside.commit_due(slots)
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
+        return []
+
+    # --- pause
+
+    def wait(self, slots: list[Slot]) -> None:
+        """Wait until calls may be made; meanwhile what is claimed is kept."""
+        assert self.pause is not None
+        with self._waiting(slots):
+            self.pause.wait(slots)
+
+    async def _await_pause(self, slots: list[Slot]) -> None:
+        assert self.pause is not None
+        with self._waiting(slots):
+            await self.pause.await_end(slots)
+
+    @contextmanager
+    def _waiting(self, slots: list[Slot]) -> Iterator[None]:
+        self._flying.append(None)
+        try:
+            yield
+        except PutBack:
+            raise
+        except BaseException as error:
+            self._in_flight.give_up(slots, error)
+            raise
+        finally:
+            self._flying.pop()
+
+    def is_paused_by(self, slots: list[Slot], error: BaseException, nth: int) -> bool:
+        """Pause all calls if this error says so; tell whether its call is to be made again."""
+        if self.pause is None:
+            return False
+        try:
+            return self.pause.takes(slots, error, nth)
+        except BaseException as problem:
+            self._outcomes.settle_rest(slots, problem)
+            raise
+
+    async def _is_paused_by(self, slots: list[Slot], error: BaseException, nth: int) -> bool:
+        if self._is_judged and self.pause is not None:
+            paused: bool = await self._beside.call(self.is_paused_by, slots, error, nth)
+            return paused
+        return self.is_paused_by(slots, error, nth)
+
+    def passed(self) -> None:
+        """Say that a call returned: the next pause of no said length is short again."""
+        if self.pause is not None:
+            self.pause.passed()
 
     async def _failed(self, slots: list[Slot], error: BaseException, start: float) -> bool:
         if self._is_judged:
@@ -172,6 +246,8 @@ class Calls:
         """In a forked child: the event loop stayed with the parent."""
         self._is_judged = False
         self._beside.forked()
+        if self.pause is not None:
+            self.pause.forked()
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -219,6 +295,18 @@ class Calls:
             raise
         return perf_counter()
 
+    async def _abegin(self, slots: list[Slot]) -> float:
+        """Do as `begin`; the ledger is written in a thread, and the event loop not held up."""
+        if self._ledger is None:
+            return self.begin(slots)
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self.begin, slots)
+        except asyncio.CancelledError as error:
+            self._in_flight.give_up(slots, error)
+            raise
+
     def to_make(self, slots: list[Slot]) -> list[Slot]:
         """Return the rows to call the step for.
 
@@ -226,6 +314,11 @@ class Calls:
         """
         if overdue:
             slots = self._not_overdue(slots)
+        return slots if self._sharing is None else self._sharing.begin(slots)
+
+    async def _ato_make(self, slots: list[Slot]) -> list[Slot]:
+        if overdue:
+            slots = await self._not_overdue_beside(slots)
         return slots if self._sharing is None else self._sharing.begin(slots)
 
     async def _not_overdue_beside(self, slots: list[Slot]) -> list[Slot]:

@@ -286,7 +286,7 @@ def _tag_state(value: Any, state: dict[str, Any], where: str, depth: int, form: 
         try:
             _tag(child, f"{where}.{name}", depth, form)
         except EncodeError:
-            if type(default_private(type(value), name)) is not type(child):
+            if type(default_private(value, name)) is not type(child):
                 raise
             del state["private"][name]
     return _tag_dict(state, where, depth, form)

@@ -168,18 +168,27 @@ def _build_model(kind: Any, fields: dict[str, Any], state: dict[str, Any]) -> An
                 raise ValueError(
                     f"{kind.__qualname__} has a field {name!r} now, which was not saved"
                 )
-            declared[name] = info.get_default(call_default_factory=True)
+            declared[name] = _default_of(info, declared)
     made = kind.__new__(kind)
     given = set(state["set"]) if "set" in state else set(fields)
     object.__setattr__(made, "__dict__", declared | state.get("own", {}))
     object.__setattr__(made, "__pydantic_fields_set__", given)
     allows = kind.model_config.get("extra") == "allow"
     object.__setattr__(made, "__pydantic_extra__", extra if allows else None)
-    object.__setattr__(made, "__pydantic_private__", _private(kind, state))
+    object.__setattr__(made, "__pydantic_private__", _private(kind, declared, state))
     return made
 
 
-def _private(kind: Any, state: dict[str, Any]) -> dict[str, Any] | None:
+def _default_of(info: Any, fields: dict[str, Any]) -> Any:
+    """Return the default of a model's field or private attribute, beside these other fields."""
+    if info.default_factory is None:
+        return info.get_default()
+    if getattr(info, "default_factory_takes_validated_data", False):
+        return info.default_factory(fields)
+    return info.default_factory()  # what `get_default` does differs between versions of pydantic
+
+
+def _private(kind: Any, fields: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
     """Return a model's private attributes: those saved, and the class's own of the others."""
     attributes = kind.__private_attributes__
     if not attributes:
@@ -187,16 +196,16 @@ def _private(kind: Any, state: dict[str, Any]) -> dict[str, Any] | None:
     private = dict(state.get("private", {}))
     for name, attribute in attributes.items():
         if name not in private:
-            default = attribute.get_default()
+            default = _default_of(attribute, fields)
             if type(default).__name__ != "PydanticUndefinedType":
                 private[name] = default
     return private
 
 
-def default_private(kind: Any, name: str) -> Any:
-    """Return what a model's class itself gives a private attribute."""
-    attribute = kind.__private_attributes__.get(name)
-    return None if attribute is None else attribute.get_default()
+def default_private(model: Any, name: str) -> Any:
+    """Return what a model's class itself gives a private attribute of an instance."""
+    attribute = type(model).__private_attributes__.get(name)
+    return None if attribute is None else _default_of(attribute, vars(model))
 
 
 def same(one: Any, other: Any) -> bool:
