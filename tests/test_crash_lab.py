@@ -21,8 +21,8 @@ pytestmark = pytest.mark.loops
 # red; `.ci/run` and `python -m tests.crash` draw new ones.
 SEED = 20_26
 STATES = {
-    "power": 360, "sharing": 120, "sectors": 120, "syncs": 90, "clocks": 20, "faults": 20,
-    "exceptions": 20, "rot": 90, "kills": 16, "signals": 24, "processes": 6,
+    "power": 240, "sharing": 120, "sectors": 120, "syncs": 90, "clocks": 20, "faults": 16,
+    "exceptions": 12, "rot": 90, "kills": 16, "signals": 18, "processes": 6,
 }  # fmt: skip
 
 
