@@ -85,7 +85,7 @@ class _Shipping:
         if interrupts.state.ending:
             interrupts.halt()
         calls = self._calls
-        if calls.pause is not None and calls.pause.left:
+        if (pause := calls.pause) is not None and pause.left:
             self._send_later(slots, kept, nth)
             return
         if not (slots := calls.to_make(slots)):
