@@ -33,6 +33,11 @@ check:
     uv run ruff format --check .
     uv run lint-imports
     uv run mypy
+    uv run pyright
+
+# the documentation site, at http://127.0.0.1:8000
+docs:
+    uv run --group docs mkdocs serve
 
 # mend what ruff can mend
 fix:

@@ -8,7 +8,7 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
-from .decorator import arun, run, step
+from .decorator import Step, arun, run, step
 from .engine.arguments import Args, args
 from .engine.current import current_key
 from .engine.failures import Failed
@@ -31,7 +31,7 @@ from .errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from .events import CameLate, Committed, Event, Report, RowFailed, RunEnded, RunStarted
+from .events import CameLate, Committed, Event, Paused, Report, RowFailed, RunEnded, RunStarted
 from .file.merge import Conflict, Merged
 from .file.records import Call, Record, RunInfo, StepInfo
 from .file.salvage import Salvaged, salvage
@@ -40,7 +40,6 @@ from .loops.direct import MISS, Miss
 from .loops.run_iterator import Run
 from .plan import Plan, Why
 from .policy import Pending, SavePolicy, adaptive, by_size, every, on_exit
-from .step import Step
 from .store import Store
 from .values.hooks import register
 from .values.keys import key_of
@@ -65,6 +64,7 @@ __all__ = [
     "KeyCollisionError",
     "Merged",
     "Miss",
+    "Paused",
     "Pending",
     "Plan",
     "Problem",

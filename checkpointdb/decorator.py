@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from .engine.options import AllOptions, StepOptions, split, step_settings
+from .engine.failures import Failed
+from .engine.options import AllOptions, AllOptionsUntyped, StepOptions, split, step_settings
 from .loops.direct import StoreOrPath
 from .loops.run_iterator import Run
 from .step import Step
 from .values.keys import Version
+
+__all__ = [
+    "Step",
+    "arun",
+    "run",
+    "step",
+]  # in one import: after `from .step import` pyright takes `step` for the module
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +43,7 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Unpack[StepOptions]
     Args:
         store: path of the store file, created at first use; or an open `Store`.
         version: int or str. Results saved under another version are not used. Raise it when the
-            step's results should be computed anew.
+            step's results should be computed again.
         **options: see `StepOptions`.
 
     Raises:
@@ -58,6 +66,61 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Unpack[StepOptions]
 
 @overload
 def run(
+    fn: Callable[..., Coroutine[Any, Any, Sequence[T]]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["record"],
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T | Failed]: ...
+@overload
+def run(
+    fn: Callable[..., Coroutine[Any, Any, Sequence[T]]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["raise"] = "raise",
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T]: ...
+@overload
+def run(
+    fn: Callable[..., Sequence[T]],
+    rows: Iterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["record"],
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T | Failed]: ...
+@overload
+def run(
+    fn: Callable[..., Sequence[T]],
+    rows: Iterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["raise"] = "raise",
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T]: ...
+@overload
+def run(
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    on_error: Literal["record"],
+    batch_size: None = None,
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T | Failed]: ...
+@overload
+def run(
     fn: Callable[..., Coroutine[Any, Any, T]],
     rows: Iterable[Any] | AsyncIterable[Any],
     *,
@@ -65,6 +128,17 @@ def run(
     version: Version,
     **options: Unpack[AllOptions],
 ) -> Run[T]: ...
+@overload
+def run(
+    fn: Callable[..., R],
+    rows: Iterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    on_error: Literal["record"],
+    batch_size: None = None,
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[R | Failed]: ...
 @overload
 def run(
     fn: Callable[..., R],
@@ -95,6 +169,40 @@ def run(
     return Step(fn, store, version=version, **of_step).run(rows, **of_run)
 
 
+@overload
+def arun(
+    fn: Callable[..., Coroutine[Any, Any, Sequence[T]]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["record"],
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T | Failed]: ...
+@overload
+def arun(
+    fn: Callable[..., Coroutine[Any, Any, Sequence[T]]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    batch_size: int,
+    on_error: Literal["raise"] = "raise",
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T]: ...
+@overload
+def arun(
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    on_error: Literal["record"],
+    batch_size: None = None,
+    **options: Unpack[AllOptionsUntyped],
+) -> Run[T | Failed]: ...
+@overload
 def arun(
     fn: Callable[..., Coroutine[Any, Any, T]],
     rows: Iterable[Any] | AsyncIterable[Any],
@@ -102,7 +210,15 @@ def arun(
     store: StoreOrPath,
     version: Version,
     **options: Unpack[AllOptions],
-) -> Run[T]:
+) -> Run[T]: ...
+def arun(
+    fn: Callable[..., Coroutine[Any, Any, Any]],
+    rows: Iterable[Any] | AsyncIterable[Any],
+    *,
+    store: StoreOrPath,
+    version: Version,
+    **options: Unpack[AllOptions],
+) -> Run[Any]:
     """Pass an async `fn` over `rows`, for `async for`; see `run`."""
     of_step, of_run = split("arun", options)
     return Step(fn, store, version=version, **of_step).arun(rows, **of_run)

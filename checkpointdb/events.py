@@ -33,7 +33,7 @@ class Report(msgspec.Struct, frozen=True):
         failed: rows that failed.
         commits: transactions.
         seconds: run time.
-        commit_seconds: seconds in commits, those beside running calls too.
+        commit_seconds: seconds in commits, even those made while calls run.
         cost: dollars paid in this run.
     """
 
@@ -121,6 +121,20 @@ class RowFailed(msgspec.Struct, frozen=True):
     nth: int = 1
 
 
+class Paused(msgspec.Struct, frozen=True):
+    """All calls wait for `seconds`, because a call said so: `pause_on=`. Its row is called again.
+
+    It is the `nth` pause of its run, counted from 1; one that is prolonged counts again.
+    """
+
+    step: str
+    position: int
+    error_type: str
+    message: str
+    seconds: float
+    nth: int = 1
+
+
 class RunEnded(msgspec.Struct, frozen=True):
     """A run has ended, and how: `finished`, `pilot ended`, `closed`, `failed: ValueError`, ….
 
@@ -139,7 +153,7 @@ class RunEnded(msgspec.Struct, frozen=True):
     failures: tuple[tuple[str, int], ...] = ()
 
 
-Event = RunStarted | Committed | CameLate | RowFailed | RunEnded
+Event = RunStarted | Committed | CameLate | RowFailed | Paused | RunEnded
 
 
 def emit(event: Event, listener: Callable[[Any], object] | None) -> None:
@@ -157,8 +171,10 @@ def _level(event: Event) -> int:
     match event:
         case Committed():
             return logging.DEBUG
-        case RowFailed(recorded=True) | CameLate():
+        case RowFailed(recorded=True) | CameLate() | Paused():
             return logging.WARNING if _is_warned_of(event.nth) else logging.DEBUG
+        case RowFailed():
+            return logging.INFO if _is_warned_of(event.nth) else logging.DEBUG
         case RunEnded(ended="finished" | "pilot ended") if event.report.failed:
             return logging.WARNING
         case _:
@@ -199,6 +215,12 @@ def _line(event: Event) -> str:
                 f"{event.step}: row {event.position} failed, attempt {event.attempts}: "
                 f"{event.error_type}: {event.message}"
                 f"{_more(event.nth, f'failures by {event.error_type}')}"
+            )
+        case Paused():
+            return (
+                f"{event.step}: all calls wait for {wording.duration(event.seconds)}, row "
+                f"{event.position} said: {event.error_type}: {event.message}"
+                f"{_more(event.nth, 'pauses')}"
             )
         case RunEnded():
             report = event.report

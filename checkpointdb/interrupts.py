@@ -60,6 +60,7 @@ _whole: set[CodeType] = set()
 _calls: set[CodeType] = set()
 _callers: set[CodeType] = set()
 _computing: set[CodeType] = set()
+_idling: set[CodeType] = set()
 # What is to be saved before a signal ends the process: filled by who has it.
 savers: list[Callable[[], None]] = []
 
@@ -177,6 +178,12 @@ def computes(fn: Callable[P, R]) -> Callable[P, R]:
     """Mark the function in which a call is in flight as long as it is on a thread's stack."""
     _computing.add(fn.__code__)
     return in_calls(fn)
+
+
+def idles(fn: Callable[P, R]) -> Callable[P, R]:
+    """Mark a function in which a call waits that has not been made: nobody need wait for it."""
+    _idling.add(fn.__code__)
+    return fn
 
 
 def watch() -> None:
@@ -323,9 +330,13 @@ def _others_are_calling() -> bool:
 def _is_calling(frame: FrameType | None) -> bool:
     if frame is not None and frame.f_code is halt.__code__:
         return False
+    idles = False
     while frame is not None:
         if frame.f_code in _computing:
-            return True
+            if not idles:
+                return True
+            idles = False  # that was the call that waits; it may be inside of another one
+        idles = idles or frame.f_code in _idling
         frame = frame.f_back
     return False
 

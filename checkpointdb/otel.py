@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import CameLate, Committed, RowFailed, RunEnded, RunStarted
+from .events import CameLate, Committed, Paused, Report, RowFailed, RunEnded, RunStarted
 
 try:
     from opentelemetry import metrics, trace
@@ -21,13 +22,30 @@ except ImportError as error:  # pragma: no cover - depends on the environment
     ) from error
 
 
+_COUNTS = {  # a field of the report, and its unit
+    "checkpointdb.rows": ("rows", "{row}"),
+    "checkpointdb.rows.hits": ("hits", "{row}"),
+    "checkpointdb.rows.computed": ("computed", "{row}"),
+    "checkpointdb.cost": ("cost", "USD"),
+}
+_FIELDS = [field for field, _ in _COUNTS.values()]
+
+
 class Telemetry:
     """Turn a run's events into a span and metrics of the global, or the given, providers.
 
     The span `checkpointdb.run` lasts from start to end, with the report as attributes; it is the
     parent of spans that the step opens, in threads and tasks too, not in other processes. Commits
     are histogram `checkpointdb.commit.duration` (seconds) and counter
-    `checkpointdb.rows.committed`; failures are counter `checkpointdb.rows.failed` by error type.
+    `checkpointdb.rows.committed`; failures are counter `checkpointdb.rows.failed` by error type,
+    pauses are counter `checkpointdb.pauses`.
+
+    While runs go on, whoever reads the metrics gets, for each step and over all runs of this
+    object: `checkpointdb.rows`, `checkpointdb.rows.hits`, `checkpointdb.rows.computed`,
+    `checkpointdb.cost` (dollars), and the gauge `checkpointdb.rows.pending`: what a crash would
+    lose, calls in flight aside.
+
+    Its lock is held for its own tables alone.
     """
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
@@ -37,7 +55,13 @@ class Telemetry:
         self._failed = meter.create_counter("checkpointdb.rows.failed", "{row}")
         self._late = meter.create_counter("checkpointdb.rows.late", "{row}")
         self._durations = meter.create_histogram("checkpointdb.commit.duration", "s")
+        self._pauses = meter.create_counter("checkpointdb.pauses", "{pause}")
+        for name, (field, unit) in _COUNTS.items():
+            meter.create_observable_counter(name, [self._observing(field)], unit)
+        meter.create_observable_gauge("checkpointdb.rows.pending", [self._pending], "{row}")
         self._spans: dict[tuple[str, int], Any] = {}
+        self._watched: dict[tuple[str, int], tuple[str, Callable[[], Any]]] = {}
+        self._ended: dict[str, dict[str, float]] = {}  # what ended runs add to a step's counts
         self._lock = threading.Lock()
 
     def __call__(self, event: Any) -> None:
@@ -53,6 +77,8 @@ class Telemetry:
                 self._failed.add(1, {**attributes, "error.type": event.error_type})
             case CameLate():
                 self._late.add(1, attributes)
+            case Paused():
+                self._pauses.add(1, attributes)
             case RunEnded():
                 self._end(event)
 
@@ -65,6 +91,42 @@ class Telemetry:
             return
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield
+
+    def watch_run(self, step: str, store: str, run: int, counts: Callable[[], Any]) -> None:
+        """Have the metrics of a run at hand while it goes on.
+
+        Args:
+            step: its name.
+            store: path of the store.
+            run: its id.
+            counts: a weak reference to a function that returns its report and what is pending.
+        """
+        with self._lock:
+            self._watched[store, run] = step, counts
+
+    def _now(self) -> Iterator[tuple[str, Report, int]]:
+        """Yield the step, the report and the pending rows of each run that goes on."""
+        with self._lock:
+            watched = list(self._watched.values())
+        for step, reference in watched:
+            if (counts := reference()) is not None:
+                yield step, *counts()
+
+    def _observing(self, field: str) -> Callable[[Any], list[metrics.Observation]]:
+        def observe(_: Any) -> list[metrics.Observation]:
+            with self._lock:
+                sums = defaultdict(float, {it: ended[field] for it, ended in self._ended.items()})
+            for step, report, _pending in self._now():
+                sums[step] += getattr(report, field)
+            return [metrics.Observation(n, {"checkpointdb.step": it}) for it, n in sums.items()]
+
+        return observe
+
+    def _pending(self, _: Any) -> list[metrics.Observation]:
+        sums = dict.fromkeys(self._ended, 0)
+        for step, _report, pending in self._now():
+            sums[step] = sums.get(step, 0) + pending
+        return [metrics.Observation(n, {"checkpointdb.step": it}) for it, n in sums.items()]
 
     def _start(self, event: RunStarted, attributes: dict[str, Any]) -> None:
         span = self._tracer.start_span(
@@ -82,6 +144,10 @@ class Telemetry:
     def _end(self, event: RunEnded) -> None:
         with self._lock:
             span = self._spans.pop((event.store, event.run), None)
+            self._watched.pop((event.store, event.run), None)
+            ended = self._ended.setdefault(event.step, dict.fromkeys(_FIELDS, 0.0))
+            for field in _FIELDS:
+                ended[field] += getattr(event.report, field)
         if span is None:
             return
         span.set_attribute("checkpointdb.ended", event.ended)

@@ -2,7 +2,7 @@
 
 A policy is a frozen value with `due(pending) -> bool`. The run asks it after every returned row. A
 timer asks it too, so that seconds are kept while no row returns, and so that what returned while
-other calls are in flight is committed beside them, in the timer's thread.
+other calls are in flight is committed while they run, in the timer's thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pending(msgspec.Struct):
         work: seconds that their calls took, summed: what it takes to compute them again.
         in_flight: calls that had not returned when the newest of them did. In an event loop that
             one counts too, for the loop must not wait for a commit.
-        background: whether the timer asks. A commit then runs beside the calls and the loop, and
+        background: whether the timer asks. A commit then runs next to the calls and the loop, and
             costs them its processor time only; otherwise the row just returned waits for it.
         mean_processor_seconds: the processor time of a commit, averaged like its seconds.
     """
@@ -237,7 +237,7 @@ def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
     The work at stake is the seconds of the pending calls, summed. One call at a time: a call of a
     second is committed before its result is given out, calls of 10 µs are committed some thousands
     at a time. While other calls are in flight, or in an event loop, what returned is gathered for
-    5 ms (half a commit's time, if that is longer) and committed in a thread beside them, which
+    5 ms (half a commit's time, if that is longer) and committed in a thread of its own, which
     holds up no call and no loop. Commits take at most 5 % (or `overhead`, if that is more) of the
     run's time from it.
 

@@ -1,4 +1,4 @@
-"""What a step does with single rows, beside its call: look up, save, several at once."""
+"""What a step does with single rows, next to its call: look up, save, several at once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .engine.callables import checked_rows
-from .engine.calls import dollars
 from .engine.job import Spec
 from .engine.occurrences import Counts
 from .engine.options import StepSettings, check_count
+from .engine.outcomes import dollars
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 _BATCH = 256  # rows that are looked up at once

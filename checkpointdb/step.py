@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 import msgspec
 
@@ -19,6 +19,7 @@ from .engine.callables import (
     check_name,
     check_version,
     checked_rows,
+    has_each,
     is_async,
     is_method,
     method_error,
@@ -32,37 +33,30 @@ from .engine.on_change import accept
 from .engine.options import (
     OnChange,
     Options,
-    RunOptions,
-    Shard,
     StepOptions,
-    run_options,
     step_settings,
 )
 from .engine.partials import bound_in_key
-from .engine.shard import Sharded
-from .engine.source import is_async_source
 from .file.opened import Durability
 from .loops import sync
-from .loops.choice import loop_for, refuse_executor
 from .loops.direct import Direct, StoreOrPath, Where
-from .loops.run_iterator import Run
-from .loops.session import Session
 from .loops.tracebacks import hide_ours
 from .loops.travel import arrive, parts_of
 from .plan import Plan, Why
 from .policy import SavePolicy
 from .rows import Rows
+from .runs import Runs
 from .store import Store
 from .tabular import Tabular
 from .values.codec import Codec
 from .values.keys import Keyer, Version, depends_digest, describe_recipe
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 
-class Step(Rows[P, R], Tabular):
+class Step(Runs[P, R], Rows[P, R], Tabular):
     """A function with a name and a version whose results are kept in a store; made by `step`.
 
     Call it like the function, for one row; `run` and `arun` pass it over many. `__wrapped__` is
@@ -124,7 +118,7 @@ class Step(Rows[P, R], Tabular):
         identity = self.name, self.version, self._keyer.depends
         return arrive, (type(self), self._parts, self.path, identity)
 
-    def _rebind(self, fn: Callable[P, R]) -> None:
+    def _rebind(self, fn: Callable[..., Any]) -> None:
         """Call `fn`, the same function with the globals of now, from here on."""
         self.__wrapped__ = fn
         self._binder = Binder(fn, self._settings.using)
@@ -151,6 +145,10 @@ class Step(Rows[P, R], Tabular):
         if self._spec.is_async:
             from .loops import asynchronous
 
+            if type(row) is Args:
+                self._binder.content(
+                    row
+                )  # or raise, now: wrong arguments are no matter of an await
             return asynchronous.acall(self._direct, row)  # type: ignore[return-value]
         try:
             result: R = self._direct.do(sync.call, row)
@@ -158,79 +156,6 @@ class Step(Rows[P, R], Tabular):
             hide_ours(error)
             raise
         return result
-
-    @overload
-    def run(
-        self: Step[P, Coroutine[Any, Any, T]],
-        rows: Iterable[Any] | AsyncIterable[Any],
-        **options: Unpack[RunOptions],
-    ) -> Run[T]: ...
-    @overload
-    def run(self, rows: Iterable[Any], **options: Unpack[RunOptions]) -> Run[R]: ...
-    def run(
-        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
-    ) -> Run[Any]:
-        """Return an iterator over the results of all `rows`.
-
-        Rows with a saved result are read from the store, the rest are computed and saved as the
-        save policy says. Works for an async step too, also inside a running event loop: there the
-        rows are read and the calls made in a thread with a loop of its own.
-
-        Args:
-            rows: any iterable, read lazily; it may be endless.
-            **options: see `RunOptions`.
-
-        Raises:
-            TypeError, ValueError: wrong use, at once.
-            StoreError: the store cannot be opened, at once; or written, while iterating.
-            EncodeError: while iterating: a row, before the step is called; or a result, attached.
-            BudgetExceeded: while iterating, when `max_cost` is spent.
-        """
-        checked = run_options("run", options, self._settings)
-        rows = self._rows_of(checked, rows)
-        if is_async_source(rows) and not (
-            self._spec.is_async and (checked.concurrency > 1 or checked.shared)
-        ):
-            from .loops.bridge import readable
-
-            rows = readable(rows, checked, self._spec.is_async)
-        job, loop = self._job(checked), loop_for(self, self._spec.is_async, checked)
-        session = Session(job, rows)
-        return Run(session, drive=lambda: sync.drive(session, loop))
-
-    @overload
-    def arun(
-        self: Step[P, Coroutine[Any, Any, T]],
-        rows: Iterable[Any] | AsyncIterable[Any],
-        **options: Unpack[RunOptions],
-    ) -> Run[T]: ...
-    @overload
-    def arun(
-        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
-    ) -> Run[Any]: ...
-    def arun(
-        self, rows: Iterable[Any] | AsyncIterable[Any], **options: Unpack[RunOptions]
-    ) -> Run[Any]:
-        """Return an async iterator over the results of all `rows`; `run` for async code.
-
-        Args:
-            rows: any iterable or async iterable, read lazily.
-            **options: see `RunOptions`.
-
-        Raises:
-            TypeError: the step is not an `async def`; and as `run`.
-        """
-        checked = run_options("arun", options, self._settings)
-        if not self._spec.is_async:
-            raise TypeError(f"step {self.name!r} is not an async def: use run() instead of arun()")
-        refuse_executor(checked)
-        from .loops import asynchronous
-
-        if isinstance(rows, Run) and rows.is_synchronous:
-            rows = asynchronous.off_the_loop(rows)
-        rows = self._rows_of(checked, rows)
-        session = Session(self._job(checked), rows, in_task=True)
-        return Run(session, adrive=lambda: asynchronous.adrive(session, checked.concurrency))
 
     def replace(
         self,
@@ -255,7 +180,7 @@ class Step(Rows[P, R], Tabular):
         return Step(self.__wrapped__, where, version=self.version, **options)
 
     def _options(self) -> StepOptions:
-        """Return the keywords to make this step anew."""
+        """Return the keywords that make this step again."""
         options: Any = msgspec.structs.asdict(self._settings) | {"name": self.name}
         if isinstance(self._where.given, Store):
             options["durability"] = self._where.given.durability
@@ -339,23 +264,6 @@ class Step(Rows[P, R], Tabular):
             inside=self.__wrapped__,
         )
 
-    def _rows_of(self, options: Options, rows: Any) -> Any:
-        rows = checked_rows(rows, (Iterable, AsyncIterable))
-        if options.shard is None:
-            return rows
-        return self._sharded(options.shard, options.given).of(rows)
-
-    def _sharded(self, shard: Shard, given: Mapping[str, Any] | None = None) -> Sharded:
-        content = self._binder.with_values(given, None).content
-        return Sharded(shard, lambda row: self._keyer.identify(content(row))[0])
-
-    def _job(self, options: Options) -> Job:
-        spec = self._spec if options.batch_size is None else self._batch_spec
-        if options.given or options.using:
-            binder = self._binder.with_values(options.given, options.using)
-            spec = msgspec.structs.replace(spec, binder=binder)
-        return self._asked(self._opened(), spec, options)
-
     def _asked(self, store: Store, spec: Spec, options: Options) -> Job:
         job = Job(store, spec, self._save, self._meta, options)
         return job.replaying(self._why) if self._where.is_replayed else job
@@ -363,6 +271,10 @@ class Step(Rows[P, R], Tabular):
     def _direct_job(self, store: Store) -> Job:
         """Return what the session of direct calls is asked for."""
         spec = self._spec
+        if has_each(annotation := spec.codec.annotation):  # results of `run(batch_size=...)`, too
+            each = self._batch_spec.codec
+            codec = Codec(annotation, namespace_of(self.__wrapped__), each)
+            spec = msgspec.structs.replace(spec, codec=codec)
         if not spec.is_async:
             fn = functools.partial(interrupts.in_the_open, spec.fn)
             spec = msgspec.structs.replace(spec, fn=fn)

@@ -242,7 +242,7 @@ class Store:
         Raises:
             ValueError: `keep` is less than 1.
             StoreError: a run is open on the store; nothing was changed.
-            StoreFullError: no room to write the file anew; it needs twice its size for a while.
+            StoreFullError: no room to rewrite the file; it needs twice its size for a while.
         """
         if type(keep) is not int or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, got {keep!r}")

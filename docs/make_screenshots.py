@@ -77,14 +77,16 @@ def of_report(browser: Browser, page: Path) -> None:
 def of_datasette(browser: Browser, store: Path) -> None:
     """Picture the view `results` as Datasette shows it."""
     command = [sys.executable, "-m", "datasette", "serve", str(store), "-p", "8927"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(100):
+        for _ in range(600):
             try:
                 urllib.request.urlopen("http://127.0.0.1:8927/").close()
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            raise RuntimeError("Datasette did not answer within a minute: no picture of it")
         browser.open("http://127.0.0.1:8927/reviews/results?_size=8", 1200, 760)
         save(browser, "datasette")
     finally:

@@ -34,6 +34,7 @@ class PaidServer:
         paid: rows of the calls that were answered, which is what the provider bills.
         faults: what goes wrong, a list of words for each row, used up call by call: "limit",
             "500", "reset", "hang", "truncated", "empty"; "ok" is no fault.
+        said: the headers of a rate limit.
         quota: number of answers after which the quota is spent; None: never.
         seconds: how long an answer takes.
     """
@@ -43,6 +44,7 @@ class PaidServer:
         self.paid: list[int] = []
         self.faults: dict[int, list[str]] = collections.defaultdict(list)
         self.quota: int | None = None
+        self.said = {"retry-after-ms": "5"}
         self.seconds = 0.0
         self.in_flight = self.most_in_flight = 0
         self._transports: dict[Any, Any] = {}
@@ -105,7 +107,7 @@ class PaidServer:
         if self.quota is not None and len(self.paid) >= self.quota:
             return JSONResponse({"error": QUOTA | {"type": "insufficient_quota"}}, 429)
         if fault == "limit":
-            return JSONResponse({"error": LIMIT}, 429, {"retry-after-ms": "5"})
+            return JSONResponse({"error": LIMIT}, 429, self.said)
         if fault == "500":
             return JSONResponse({"error": BROKEN}, 500)
         if fault == "reset":

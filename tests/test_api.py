@@ -119,7 +119,8 @@ def test_only_what_must_names_pickle_or_imports_by_name():
     """A step that travels to another process is pickled by its executor; `ckpt run` imports it."""
     assert {n for n, tree in trees() if "pickle" in set(imports(tree))} == {"loops/executors.py"}
     by_name = ("importlib.import_module", "importlib.util.spec_from_file_location")
-    assert not {n for n, tree in trees() for called, _ in calls(tree) if called in by_name}
+    named = {n for n, tree in trees() for called, _ in calls(tree) if called in by_name}
+    assert named == {"integrations/httpx.py"}  # which of two packages of one face it is for
 
 
 def test_nothing_of_the_process_is_changed_at_import():
@@ -142,7 +143,7 @@ def test_nothing_of_the_process_is_changed_at_import():
 
 def test_the_modules_that_know_the_file_open_nothing_by_path():
     """Only SQLite does: closing another descriptor of a store drops its locks in this process."""
-    of_proc = {"system.py"}  # which read /proc
+    of_proc = {"system.py", "integrations/peers.py"}  # which read /proc
     found = {}
     for name, tree in trees():
         for called, _ in calls(tree):

@@ -9,7 +9,7 @@ import time
 
 import apsw
 import pytest
-from crash import faults, lives, planted, power, report, session
+from crash import faults, kinds, lives, planted, power, report, session
 from crash.disk import SEVEN, Disk
 
 import checkpointdb as ckpt
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.loops
 # red; `.ci/run` and `python -m tests.crash` draw new ones.
 SEED = 20_26
 STATES = {
-    "power": 360, "sharing": 120, "sectors": 120, "syncs": 90, "clocks": 20, "faults": 20,
-    "exceptions": 20, "rot": 90, "kills": 16, "signals": 24, "processes": 6,
+    "power": 240, "sharing": 120, "sectors": 120, "syncs": 90, "clocks": 20, "faults": 16,
+    "exceptions": 12, "rot": 90, "kills": 16, "signals": 18, "processes": 6,
 }  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def test_all_choices_come_from_the_seed():
     recording = power.record(lives.Options("one run", rows=3))
     first, second = (power.Power(7).cuts(recording, 50, SEVEN) for _ in range(2))
     assert first == second
-    assert lives.draw(power.random.Random(7), list(lives.KINDS)) == lives.draw(
-        power.random.Random(7), list(lives.KINDS)
+    assert lives.draw(power.random.Random(7), list(kinds.KINDS)) == lives.draw(
+        power.random.Random(7), list(kinds.KINDS)
     )
     assert "seed=" in repr(first[0])
     assert report.line("power", {"images": 3, "seconds": 1.0}).endswith("3 images, 1.0 s")

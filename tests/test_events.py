@@ -334,6 +334,48 @@ def test_counters_are_what_the_store_holds(store_path, paid, exported):
     assert 0 < durations.sum < 5
 
 
+def test_counters_are_up_to_date_while_runs_go_on(store_path, paid, exported):
+    """Rows, hits, computed, cost and pending are those of the moment; runs that ended count on."""
+    step = ckpt.step(store_path, version=1, save=every(rows=4), cost=lambda _: 0.5)(label)
+
+    def now():
+        return [
+            exported.metrics[f"checkpointdb.{name}"][0].value
+            for name in ("rows", "rows.hits", "rows.computed", "cost", "rows.pending")
+        ]
+
+    options = {"on_event": exported.telemetry}
+    with step.run(paid.rows(10), **options) as run:
+        seen = [now() for _ in zip(range(6), run, strict=False)]
+    assert seen[0] == [1, 0, 1, 0.5, 1]
+    assert seen[4] == [5, 0, 5, 2.5, 1]
+    after = now()
+    assert after[4] == 0
+    again = step.run(paid.rows(10), **options)
+    next(again)
+    assert now() == [after[0] + 1, after[1] + 1, after[2], after[3], 0]
+    list(again)
+    assert now()[:2] == [after[0] + 10, after[1] + after[2]]
+    assert now()[2] == 10
+    (point,) = exported.metrics["checkpointdb.rows"]
+    assert point.attributes == {"checkpointdb.step": "label"}
+
+
+def test_failures_that_are_raised_do_not_fill_the_log(store_path, caplog):
+    """Direct calls that raise: five lines at INFO, then one for each tenfold."""
+
+    def label(row):
+        raise ValueError("no luck")
+
+    step = ckpt.step(store_path, version=1)(label)
+    with caplog.at_level(logging.INFO, "checkpointdb"):
+        for row in range(30):
+            with pytest.raises(ValueError):
+                step(row)
+    failed = [r.event.nth for r in caplog.records if isinstance(r.event, RowFailed)]
+    assert failed == [1, 2, 3, 4, 5, 10]
+
+
 def test_a_failed_run_is_an_error_span(store_path, paid, exported):
     """A run that is ended by an exception is a span with status ERROR; two runs are two spans."""
     step = ckpt.step(store_path, version=1)(label)

@@ -272,7 +272,16 @@ def store_reader(path):
 
 def test_threads_that_put_one_row_are_told(store_path):
     """One of them saves it; each other one gets the error, and none of the results is mixed."""
-    step, _ = label_of(store_path)
+    judged, both_are_in = [], threading.Event()
+
+    def valid(result):
+        judged.append(result)
+        if len(judged) > 1:
+            both_are_in.set()
+        both_are_in.wait(0.2)  # for another one to come between our look and our saving
+        return True
+
+    step, _ = label_of(store_path, valid=valid)
     start = threading.Barrier(4)
 
     def put(n):
@@ -285,7 +294,7 @@ def test_threads_that_put_one_row_are_told(store_path):
 
     with ThreadPoolExecutor(4) as pool:
         saved = [n for n in pool.map(put, range(4)) if n is not None]
-    assert len(saved) == 1 and step.get("a") == saved[0]
+    assert len(saved) == 1 and saved == judged and step.get("a") == saved[0]
 
 
 def test_put_and_get_in_async_code(store_path):
@@ -313,6 +322,28 @@ def test_a_redacted_row_that_is_put_is_redacted(store_path):
         assert [record.input for record in store.records()] == [
             {"id": 1, "email": "[redacted]"}, {"id": 1},
         ]  # fmt: skip
+
+
+def test_results_of_a_batch_step_are_looked_up_and_saved_one_by_one(store_path):
+    """Each has the type that the annotation gives to what is in the list."""
+
+    def batch(rows: list[str]) -> list[tuple[int, str]]:
+        return [(len(row), row) for row in rows]
+
+    step = ckpt.step(store_path, version=1, save=ckpt.every(rows=1))(batch)
+    list(step.run(["a", "bb"], batch_size=2))
+    step.put("c", (9, "put"))
+    found = [step.get(row) for row in ("a", "bb", "c")]
+    assert found == [(1, "a"), (2, "bb"), (9, "put")] == list(step.results(["a", "bb", "c"]))
+    assert list(step.run(["a", "bb", "c"], batch_size=2)) == found
+    assert step(["d"]) == step.get(["d"]) == [(1, "d")]  # a direct call: its row is the list
+
+    def other(rows: list[str]) -> list[tuple[int, int]]:
+        return [(1, 1)]
+
+    typed = ckpt.step(store_path, version=1, name="batch", on_change="reuse")(other)
+    with pytest.raises(ckpt.DecodeError, match=r"does not fit list\[tuple"):
+        typed.get("a")
 
 
 # --- nth

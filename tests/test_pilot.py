@@ -131,6 +131,16 @@ def test_rows_that_failed_wait_for_those_of_a_source_of_any_length(store_path):
     assert made == [5, 1, 5]
 
 
+@each_driver
+def test_a_pilot_ends_among_failed_rows_though_many_are_equal(driver, store_path):
+    """Nobody waits for a row that has no turn."""
+    step, _, fails = counted(driver, store_path)
+    driver.run(step, [5], on_error="record")
+    fails.clear()
+    rows = [1, *[5] * 600]
+    assert driver.run(step, rows, pilot=1, retry_failed="last", ordered=False) == [2]
+
+
 def test_pilot_and_retries_are_checked(store_path):
     """At the call; the message says what to write."""
     step, _, _ = counted(SEQUENTIAL, store_path)

@@ -892,7 +892,7 @@ FORK = """
             try:
                 use()
             except StoreError as error:
-                assert "forked from it: open the store anew in the child" in str(error), error
+                assert "forked from it: open the store again in the child" in str(error), error
             else:
                 raise AssertionError("used in a child")
         assert store.closed

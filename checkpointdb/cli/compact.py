@@ -37,7 +37,7 @@ def compact_command(store: str, keep: int, dry_run: bool, yes: bool) -> None:
     """  # noqa: D301 - click wants a real \b before lines it must not join
     with Store(store, create=False) as opened:
         count = opened.compact(keep=keep, dry_run=True)
-        told = f"{counted(count, 'superseded record')} will be dropped, and the file written anew."
+        told = f"{counted(count, 'superseded record')} will be dropped, and the file rewritten."
         if not agreed(told, yes or not count, dry_run):
             return
         before = os.stat(opened.path).st_size

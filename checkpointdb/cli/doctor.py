@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..file.facts import facts
 from ..file.mounts import file_system
 from ..file.read import Reader
+from .completion import files
 from .display import safe_json
 
 PACKAGES = ("apsw", "msgspec", "xxhash", "click", "rich")
@@ -29,7 +30,7 @@ FILE_SYSTEMS = (
 
 
 @click.command("doctor", short_help="Describe a store for a bug report, without what is in it.")
-@click.argument("store")
+@click.argument("store", shell_complete=files)
 def doctor_command(store: str) -> None:
     """Print a report on STORE that can be given to strangers.
 

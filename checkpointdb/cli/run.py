@@ -76,6 +76,12 @@ from .sources import Source
     help="Exception that always ends the run.",
 )
 @click.option(
+    "--pause-on",
+    multiple=True,
+    metavar="NAME",
+    help="Exception for which all calls wait, or a function from it to seconds.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
@@ -178,6 +184,7 @@ def _asked(
     no_retry_failed: bool,
     retry_failed_last: bool,
     stop_on: tuple[str, ...],
+    pause_on: tuple[str, ...],
     timeout: float | None,
     cost: str | None,
     on_error: Any,
@@ -198,6 +205,9 @@ def _asked(
         "on_error": on_error or settings.on_error,
         "shared": shared or settings.shared,
     }
+    if pause_on:
+        named = tuple(look_up(name, step) for name in pause_on)
+        asked["pause_on"] = named[0] if len(named) == 1 else named
     if timeout is not None:  # or it would undo the step's own
         asked["timeout"] = timeout
     try:

@@ -119,8 +119,9 @@ class FileRun:
 
     def _bar(self, run: Run[Any]) -> Progress:
         return Progress(
-            safe(self.step.name), lambda: run.report, fraction=self._fraction, transient=True
-        )
+            safe(self.step.name), lambda: run.report, fraction=self._fraction, transient=True,
+            paused=lambda: run.paused,
+        )  # fmt: skip
 
     def _fraction(self, report: Report) -> float | None:
         """Return which part is done: of the limit, or of the file, as far as it has been read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from .ledger import Ledger
 from .occurrences import Counted, Occurrences, of_calls
 from .on_change import check_recipe, code_of, settle
 from .passes import Passes
+from .pause import Pause
 from .results import Results
 from .rows import Slot
 from .sharing import Sharing
@@ -73,11 +75,14 @@ class Running:
             self.occurrences,
             stale.runs if spec.settings.on_change == "recompute" else frozenset(), job.replay,
         )  # fmt: skip
-        self.passes = Passes(self.intake, self.in_flight, options)
+        self.passes = Passes(self.intake, options)
         observed = _observed(spec, options.on_event, job.store.path, run)
+        self.pause: Pause | None = None
+        if options.pause_on:
+            self.pause = Pause(options.pause_on, options.stop_on, tally)
         self.calls = Calls(
             log, observed, options, self.committer, self.in_flight, tally, budget, ledger,
-            self.sharing,
+            self.sharing, self.pause,
             is_direct=rows is None,
         )  # fmt: skip
         self.results = Results(spec.codec, job.store.path, tally)
@@ -165,6 +170,10 @@ class Running:
         """Return the counts so far."""
         return self.tally.report()
 
+    def counts(self) -> tuple[Report, int]:
+        """Return the counts so far, and how many rows are pending."""
+        return self.tally.report(), len(self.committer.pending)
+
 
 @interrupts.whole
 def begin(job: Job, rows: Any = None) -> Running:
@@ -196,6 +205,8 @@ def begin(job: Job, rows: Any = None) -> Running:
         _warn_of_twin(job, known.id)
     running = Running(job, known.id, run, rows, captured, stale)
     store.log.attach(running)
+    if (watch := getattr(job.options.on_event, "watch_run", None)) is not None:
+        watch(spec.name, store.path, run, weakref.WeakMethod(running.counts))
     event = RunStarted(spec.name, spec.version, store.path, run, policy, window)
     emit(event, job.options.on_event)
     return running

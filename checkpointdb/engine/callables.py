@@ -98,11 +98,17 @@ def namespace_of(fn: Any) -> dict[str, Any]:
     return found
 
 
+def has_each(annotation: Any) -> bool:
+    """Tell whether a return type is of a list of results, and says of what type each of them is."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    return isinstance(origin, type) and issubclass(origin, Sequence) and bool(args)
+
+
 def type_of_each(annotation: Any) -> Any:
     """Return the type of each result of a batch, from that of what the step returns; or Any."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if not (isinstance(origin, type) and issubclass(origin, Sequence) and args):
+    if not has_each(annotation):
         return Any
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple and args[1:] != (...,):
         return functools.reduce(operator.or_, args)
     return args[0]

@@ -1,35 +1,31 @@
-"""Call the step, and keep what it returns or how it failed. Knows no loop and no SQL."""
+"""Call the step, and have what it returns or how it failed kept. Knows no loop and no SQL."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import math
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 from .. import interrupts
 from ..file.log import Log
-from ..file.records import Entry, SentCall
-from ..frames.rows import as_results
+from ..file.records import SentCall
 from .beside import Beside
 from .budget import Budget
 from .committer import Committer
-from .current import calling, calling_now, leave
-from .failures import Failed, to_error_text
+from .current import Calling, calling, calling_now, leave
 from .in_flight import InFlight
 from .job import Spec
-from .kept import as_text
 from .ledger import Ledger
 from .options import Options
+from .outcomes import Outcomes
 from .overdue import TimeLimit, in_time, is_copied, overdue, wait_for_overdue
+from .pause import Pause, PutBack
 from .rows import Slot
 from .sharing import Sharing
 from .tally import Tally
-from .warn import warn
 
 log = logging.getLogger("checkpointdb.run")
 
@@ -37,7 +33,7 @@ log = logging.getLogger("checkpointdb.run")
 class Calls:
     """Call the step for rows that are to be computed; safe from any thread or task.
 
-    Promise: a result is pending before anybody has it. A row leaves `in_flight` whatever happens.
+    Promise: what it returns is kept, see `Outcomes`, whose `keep`, `fail` and `put` are here too.
 
     Args:
         log: of the store.
@@ -49,6 +45,7 @@ class Calls:
         budget: if the run has one.
         ledger: if calls are to be noted before they are made.
         sharing: under `shared=True`; it is told of each call that begins, and is under way.
+        pause: if calls wait for a rate limit.
         is_direct: whether these are direct calls: what is recorded is raised, too.
             They have no `concurrency`.
     """
@@ -64,31 +61,31 @@ class Calls:
         budget: Budget | None = None,
         ledger: Ledger | None = None,
         sharing: Sharing | None = None,
+        pause: Pause | None = None,
         is_direct: bool = False,
     ) -> None:
         self._log = log
         self._spec, self._options = spec, options
         self._committer, self._in_flight, self._tally = committer, in_flight, tally
-        self._budget, self._ledger = budget, ledger
-        # bound once: they are asked for each row
-        self._fn, self._encode, self._notices = spec.fn, spec.codec.encode, spec.codec.notices
+        self._budget, self._ledger, self.pause = budget, ledger, pause
+        # one entry a call that has not returned: threads append and pop it without a lock
+        self._flying: list[None] = [] if sharing is None else sharing.under_way
+        self._beside = Beside(committer, in_flight)
+        self._outcomes = outcomes = Outcomes(
+            spec, options, committer, in_flight, tally, self._beside, self._flying, is_direct
+        )
+        self.keep, self.fail, self.put = outcomes.keep, outcomes.fail, outcomes.put
+        self._fn = spec.fn
         self._limit: TimeLimit | None = None
         if options.timeout is not None:
             self._set_limit(options.timeout, None if is_direct else options.concurrency)
         self._is_batch, self._binder = options.batch_size is not None, spec.binder
-        self._redactor = spec.settings.redactor
-        self._is_direct = is_direct
-        self._unstorable: Exception | None = None
         self._needs_begin = any(it is not None for it in (budget, ledger, self._limit))
         self._keep_whole = interrupts.one_call(self.keep)
-        self._needs_check = options.cost is not None or options.valid is not None
-        self._add = committer.put if spec.is_async else committer.add
-        self._beside = Beside(committer, in_flight)
         # the user's own functions may take long: not on the event loop that other calls are on
         judges = (options.cost, options.valid, options.on_event)
-        self._is_judged = spec.is_async and any(judge is not None for judge in judges)
-        # one entry a call that has not returned: threads append and pop it without a lock
-        self._flying: list[None] = [] if sharing is None else sharing.under_way
+        is_judged = callable(options.pause_on) or any(judge is not None for judge in judges)
+        self._is_judged = spec.is_async and is_judged
         self._sharing = sharing
 
     @property
@@ -102,7 +99,7 @@ class Calls:
             self._fn = in_time(fn, name, seconds)
         else:
             self._fn = self._limit = TimeLimit(
-                fn, name, self._log.path, seconds, places, self.keep_late
+                fn, name, self._log.path, seconds, places, self._outcomes.keep_late
             )
 
     # --- call
@@ -110,13 +107,21 @@ class Calls:
     @interrupts.computes
     def compute(self, slots: list[Slot]) -> None:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
-        outer = calling_now()
+        outer, nth = calling_now(), 1
+        while slots := self._called(slots, outer, nth):
+            nth += 1
+
+    def _called(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
+        """Make a call for the nth time; return the rows whose call is to be made again."""
+        if self.pause is not None:
+            self.wait(slots)
         if outer is None and interrupts.state.ending:
             interrupts.halt()
         if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
-            return
+            return []
+        outcomes = self._outcomes
         argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin else perf_counter()
+        start = self.begin(slots) if self._needs_begin or outcomes.unstorable else perf_counter()
         call = slots, outer
         self._flying.append(None)
         try:
@@ -124,33 +129,44 @@ class Calls:
             returned = self._fn(argument)
         except BaseException as error:
             self._flying.pop()
+            if self.is_paused_by(slots, error, nth):
+                return slots
             if not self.fail(slots, error, start):
                 raise
         else:
             self._flying.pop()
             self.keep(slots, returned, start)
+            self.passed()
         finally:
             leave(call)
+        return []
 
     async def acompute(self, slots: list[Slot]) -> None:
         """Call an async step, for one row or a batch of rows, and keep what it returns."""
-        outer = calling_now()
+        outer, nth = calling_now(), 1
+        while slots := await self._acalled(slots, outer, nth):
+            nth += 1
+
+    async def _acalled(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
+        """Do as `_called`."""
+        if self.pause is not None:
+            await self._await_pause(slots)
         if outer is None and interrupts.state.ending:
             await interrupts.ahalt()
-        if overdue:
-            slots = await self._not_overdue_beside(slots)
-        if self._sharing is not None:
-            slots = self._sharing.begin(slots)
-        if not slots:
-            return
+        if not (slots := await self._ato_make(slots)):
+            return []
+        outcomes = self._outcomes
         argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin else perf_counter()
+        needs_begin = self._needs_begin or outcomes.unstorable
+        start = await self._abegin(slots) if needs_begin else perf_counter()
         call, departed = (slots, outer), interrupts.depart()
         self._flying.append(None)
         try:
             calling.set(call)
             returned = await self._fn(argument)
         except BaseException as error:
+            if await self._is_paused_by(slots, error, nth):
+                return slots
             if not await self._failed(slots, error, start):
                 raise
         else:
@@ -158,12 +174,61 @@ class Calls:
                 await self._beside.call(self.keep, slots, returned, start)
             else:
                 self._keep_whole(slots, returned, start)
+            self.passed()
         finally:
             if self._beside.due:
                 await self._beside.commit_due(slots)
             self._flying.pop()  # only now: the event loop must not wait for a commit
             leave(call)
             interrupts.land(departed)
+        return []
+
+    # --- pause
+
+    def wait(self, slots: list[Slot]) -> None:
+        """Wait until calls may be made; meanwhile what is claimed is kept."""
+        assert self.pause is not None
+        with self._waiting(slots):
+            self.pause.wait(slots)
+
+    async def _await_pause(self, slots: list[Slot]) -> None:
+        assert self.pause is not None
+        with self._waiting(slots):
+            await self.pause.await_end(slots)
+
+    @contextmanager
+    def _waiting(self, slots: list[Slot]) -> Iterator[None]:
+        self._flying.append(None)
+        try:
+            yield
+        except PutBack:
+            raise
+        except BaseException as error:
+            self._in_flight.give_up(slots, error)
+            raise
+        finally:
+            self._flying.pop()
+
+    def is_paused_by(self, slots: list[Slot], error: BaseException, nth: int) -> bool:
+        """Pause all calls if this error says so; tell whether its call is to be made again."""
+        if self.pause is None:
+            return False
+        try:
+            return self.pause.takes(slots, error, nth)
+        except BaseException as problem:
+            self._outcomes.settle_rest(slots, problem)
+            raise
+
+    async def _is_paused_by(self, slots: list[Slot], error: BaseException, nth: int) -> bool:
+        if self._is_judged and self.pause is not None:
+            paused: bool = await self._beside.call(self.is_paused_by, slots, error, nth)
+            return paused
+        return self.is_paused_by(slots, error, nth)
+
+    def passed(self) -> None:
+        """Say that a call returned: the next pause of no said length is short again."""
+        if self.pause is not None:
+            self.pause.passed()
 
     async def _failed(self, slots: list[Slot], error: BaseException, start: float) -> bool:
         if self._is_judged:
@@ -181,6 +246,8 @@ class Calls:
         """In a forked child: the event loop stayed with the parent."""
         self._is_judged = False
         self._beside.forked()
+        if self.pause is not None:
+            self.pause.forked()
 
     def sent(self) -> None:
         """Count a call that another worker makes as in flight."""
@@ -208,7 +275,7 @@ class Calls:
     def begin(self, slots: list[Slot]) -> float:
         """Return the time, for a call that may be made: within the budget, noted in the ledger."""
         try:
-            self._check_storable()
+            self._outcomes.check_storable()
             if self._limit is not None:
                 self._limit.take_place()
         except BaseException as error:
@@ -228,10 +295,17 @@ class Calls:
             raise
         return perf_counter()
 
-    def _check_storable(self) -> None:
-        """Raise if a result of this run could not be stored: no call is begun after that."""
-        if self._unstorable is not None:
-            raise self._unstorable
+    async def _abegin(self, slots: list[Slot]) -> float:
+        """Do as `begin`; the ledger is written in a thread, and the event loop not held up."""
+        if self._ledger is None:
+            return self.begin(slots)
+        import asyncio
+
+        try:
+            return await asyncio.to_thread(self.begin, slots)
+        except asyncio.CancelledError as error:
+            self._in_flight.give_up(slots, error)
+            raise
 
     def to_make(self, slots: list[Slot]) -> list[Slot]:
         """Return the rows to call the step for.
@@ -242,6 +316,11 @@ class Calls:
             slots = self._not_overdue(slots)
         return slots if self._sharing is None else self._sharing.begin(slots)
 
+    async def _ato_make(self, slots: list[Slot]) -> list[Slot]:
+        if overdue:
+            slots = await self._not_overdue_beside(slots)
+        return slots if self._sharing is None else self._sharing.begin(slots)
+
     async def _not_overdue_beside(self, slots: list[Slot]) -> list[Slot]:
         """Do as `_not_overdue`, and do not hold up the event loop."""
         import asyncio
@@ -250,7 +329,7 @@ class Calls:
         try:
             rest = await asyncio.to_thread(self._not_overdue, slots)
         except BaseException as error:
-            self._settle_rest(slots, error)
+            self._outcomes.settle_rest(slots, error)
             raise
         finally:
             if not rest and self._beside.due:
@@ -275,265 +354,3 @@ class Calls:
                 slot.data, slot.must_compute = found.result, False
                 self._in_flight.leave((slot,))
         return [slot for slot in slots if not slot.settled]
-
-    # --- keep
-
-    def keep(self, slots: list[Slot], returned: Any, start: float) -> None:
-        """Make what the step returned pending; commit if the policy says so.
-
-        Raises:
-            EncodeError: a result cannot be stored; it is attached.
-            ValueError: a batch is no list of results, or not as long as its rows; what was
-                returned is attached.
-            StoreError: the commit failed; the result stays pending.
-        """
-        now = perf_counter()
-        try:
-            if self._is_batch:
-                self._keep_batch(slots, returned, now - start)
-            else:
-                self._keep(slots[0], returned, now - start, now)
-        except BaseException as error:
-            self._settle_rest(slots, error)
-            raise
-
-    def put(
-        self, slot: Slot, value: Any, seconds: float, cost: float | None, is_over_good: bool
-    ) -> None:
-        """Keep a result that was computed elsewhere; commit before this returns if that is due.
-
-        Raises:
-            EncodeError: it cannot be stored, and nothing is changed.
-            ValueError: `valid=` refuses it. It is saved as a failure, but not over a good one.
-            StoreError: the commit failed; the result stays pending.
-        """
-        self._encode(value)
-        valid = self._options.valid
-        if is_over_good and valid is not None and not valid(value):
-            raise self._refused(slot, value)
-        self._committer.answers_calls()
-        self._tally.gave(False)
-        self._keep(slot, value, seconds, perf_counter(), cost, self._committer.add)
-        if slot.error is not None:
-            raise slot.error
-
-    def _keep(
-        self, slot: Slot, value: Any, seconds: float, now: float, cost: float | None = None,
-        add: Callable[..., int | None] | None = None,
-    ) -> None:  # fmt: skip
-        if slot.mutated is not None:
-            self._in_flight.give_up([slot], slot.mutated)
-            return
-        try:
-            data = self._encode(value)
-        except Exception as error:
-            self._keep_unstorable(slot, value, error, seconds, now)
-            raise
-        slot.value, slot.data = value, data
-        problem = text = None
-        if self._needs_check or cost is not None:
-            cost, problem = self._check_result(slot, value, cost)
-        if slot.failed is None:
-            self._tally.computed()
-        else:
-            text = to_error_text(slot.failed)
-        entry = Entry(
-            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
-            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
-        )  # fmt: skip
-        self._take(slot, entry, now, add)
-        if problem is not None:
-            raise problem
-        if self._notices:
-            self._tell_notices()
-
-    def _take(
-        self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
-    ) -> None:
-        """Make an outcome pending, or durable if that is due; only then may anybody have it."""
-        due = None
-        try:
-            due = (add or self._add)(entry, now, len(self._flying))
-        finally:
-            if due is None:
-                self._in_flight.leave((slot,))
-            else:
-                self._beside.leave_later(slot, due)
-
-    def _keep_unstorable(
-        self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
-    ) -> None:
-        """Keep what a result was that cannot be stored; no call of this run is begun any more.
-
-        It is a fault of the program, which the next row has too, and each of them costs money.
-        """
-        if not self._is_direct:
-            self._unstorable, self._needs_begin = error, True
-        slot.error = error
-        self._tally.failed([slot], error, recorded=False)
-        failed = slot.failed_by(error, self._redactor)
-        text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
-        self._add_failure(slot, text, seconds, now)
-
-    def _tell_notices(self) -> None:
-        """Say what results will come back as; the result that made it known is kept."""
-        while self._notices:
-            with contextlib.suppress(IndexError):  # another thread says it
-                warn(f"step {self._spec.name!r}: {self._notices.pop()}")
-
-    def _keep_batch(self, slots: list[Slot], returned: Any, seconds: float) -> None:
-        """Keep each result of a batch that can be kept, before any raises."""
-        values = as_results(returned)
-        problem: Exception | None = self._misfit(slots, returned, values)
-        if problem is not None:
-            self._in_flight.give_up(slots, problem)
-            raise problem
-        assert values is not None
-        for slot, value in zip(slots, values, strict=True):
-            try:
-                self._keep(slot, value, seconds / len(slots), perf_counter())
-            except Exception as error:  # noqa: BLE001 - the others are paid for too: keep them first
-                problem = problem or error
-        if problem is not None:
-            raise problem
-
-    def _misfit(
-        self, slots: list[Slot], returned: Any, values: list[Any] | None
-    ) -> Exception | None:
-        if values is None:
-            what = f"a {type(returned).__name__}"
-        elif len(values) != len(slots):
-            what = f"{len(values)} results"
-        else:
-            return None
-        error = ValueError(
-            f"step {self._spec.name!r} was given a list of {len(slots)} rows and returned "
-            f"{what}: with batch_size= it must return a list of {len(slots)} results; "
-            "what it returned is attached to this error as .result"
-        )
-        error.result = returned  # type: ignore[attr-defined]
-        return error
-
-    def _check_result(
-        self, slot: Slot, value: Any, cost: float | None
-    ) -> tuple[float | None, BaseException | None]:
-        """Ask the user's `cost`, if it is not known, and `valid`.
-
-        What they raise waits until the result is kept.
-        """
-        problem: BaseException | None = None
-        try:
-            if cost is None and self._options.cost is not None:
-                cost = dollars(self._options.cost(value), "cost= returned", "; the result is saved")
-            if cost is not None:
-                self._tally.paid(cost)
-        except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
-            return cost, error
-        try:
-            if self._options.valid is None or self._options.valid(value):
-                return cost, None
-        except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
-            problem = error
-            slot.failed = slot.failed_by(error, self._redactor)
-        else:
-            problem = self._refused(slot, value)
-            shown = self._redactor.text(str(problem), slot.row)
-            slot.failed = Failed(slot.given, "invalid", shown, "", slot.attempts + 1)
-        recorded = self._is_recorded(problem)
-        if self._is_direct or not recorded:
-            slot.error = problem
-        self._tally.failed([slot], problem, recorded)
-        return cost, None if recorded else problem
-
-    def _refused(self, slot: Slot, value: Any) -> ValueError:
-        error = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
-        error.result = value  # type: ignore[attr-defined]
-        return error
-
-    def keep_late(self, slots: list[Slot], rows: list[Slot], returned: Any, start: float) -> None:
-        """Keep what an overdue call returned, over the failure of its rows; for `TimeLimit`."""
-        settled = threading.Event()
-        for slot in slots:
-            settled.clear()
-            self._in_flight.when_settled(slot, settled.set)
-            settled.wait()
-        try:
-            if not self._are_unchanged(slots):
-                log.warning(
-                    "%s: a call that took too long returned, but its row (%d) is not what it was: "
-                    "the result is not saved", self._spec.name, slots[0].position,
-                )  # fmt: skip
-                return
-            try:
-                self.keep(rows, returned, start)
-            finally:
-                self._committer.commit_late()
-        except Exception:  # nobody waits for it any more
-            log.exception("%s: a late result could not be saved", self._spec.name)
-
-    def _are_unchanged(self, slots: list[Slot]) -> bool:
-        """Tell whether the step saw the rows that these keys are of, to the end of its call."""
-        is_unchanged = self._spec.keyer.is_unchanged
-        return is_copied(slots) or all(
-            slot.mutated is None
-            and is_unchanged(slot.row, slot.identity, slot.plain, slot.input, slot.row_digest)
-            for slot in slots
-        )
-
-    # --- fail
-
-    def fail(self, slots: list[Slot], error: BaseException, start: float) -> bool:
-        """Settle rows whose call failed; tell whether as records, so that the run goes on.
-
-        Args:
-            slots: the rows.
-            error: what was raised.
-            start: from `begin`.
-        """
-        recorded = self._is_recorded(error)
-        try:
-            self._tally.failed(slots, error, recorded)
-            if recorded:
-                self._record(slots, error, start)
-            else:
-                self._in_flight.give_up(slots, error)
-        except BaseException as problem:
-            self._settle_rest(slots, problem)
-            raise
-        return recorded
-
-    def _is_recorded(self, error: BaseException) -> bool:
-        return (
-            self._options.on_error == "record"
-            and isinstance(error, Exception)
-            and not isinstance(error, self._options.stop_on)
-        )
-
-    def _settle_rest(self, slots: list[Slot], error: BaseException) -> None:
-        """Settle the rows that are not: whoever waits for one must not wait for ever."""
-        kept = [slot for slot, _ in self._beside.due]
-        rest = [slot for slot in slots if not slot.settled and slot not in kept]
-        self._in_flight.give_up(rest, error)
-
-    def _record(self, slots: list[Slot], error: BaseException, start: float) -> None:
-        now = perf_counter()
-        seconds = (now - start) / len(slots)
-        for slot in slots:
-            slot.failed = slot.failed_by(error, self._redactor)
-            slot.error = error if self._is_direct else None
-            self._add_failure(slot, to_error_text(slot.failed), seconds, now)
-
-    def _add_failure(self, slot: Slot, text: str, seconds: float, now: float) -> None:
-        """Make a failure pending; only now may anybody have it."""
-        entry = Entry(
-            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
-            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
-        )  # fmt: skip
-        self._take(slot, entry, now)
-
-
-def dollars(cost: Any, what: str, more: str = "") -> float:
-    """Return a cost; raise `ValueError` if it is none."""
-    if isinstance(cost, int | float) and 0 <= cost < math.inf:
-        return float(cost)
-    raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")

@@ -74,13 +74,6 @@ class InFlight:
                     assert isinstance(place, Slot)
                     self._rows.pop(place.key, None)
 
-    def forget(self, slots: Iterable[Slot]) -> None:
-        """Forget rows that nobody computes: they will be looked up again."""
-        with self._lock:
-            for slot in slots:
-                if self._rows.get(slot.key) is slot:
-                    del self._rows[slot.key]
-
     def when_settled(self, place: Place, wake: Callable[[], object]) -> None:
         """Call `wake` once, when the row's outcome is there; at once if it is."""
         slot = first_of(place)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
-from ..errors import CheckpointError, EncodeError, KeyCollisionError, StoreError
+from ..errors import EncodeError, StoreError
 from ..file.log import Log
-from ..file.records import Found
 from .arguments import Args
-from .changed_input import ChangedInput
-from .failures import from_error_text
 from .in_flight import InFlight
 from .job import Spec
 from .occurrences import Counted, Occurrences
 from .options import Options
-from .replay import replay_miss
 from .rows import Place, Slot
+from .saved import Saved, collision
 from .sharing import Sharing
 from .source import Source
 from .tally import Tally
@@ -67,17 +64,16 @@ class Intake:
         stale_runs: frozenset[int] = frozenset(),
         replay: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._log, self._spec, self._options, self._run = log, spec, options, run
-        self._source, self._in_flight, self._tally = source, in_flight, tally
-        self._sharing, self._occurrences, self._stale_runs = sharing, occurrences, stale_runs
-        self._redactor, self._replay = spec.settings.redactor, replay
-        self._is_direct = source.is_calls
-        self.changed = ChangedInput(log, spec, single=source.is_calls)
+        self._log, self._spec, self._source, self._in_flight = log, spec, source, in_flight
+        self._sharing, self._occurrences = sharing, occurrences
+        self._saved = Saved(
+            log, spec, options, run, in_flight, tally, source.is_calls, stale_runs, replay
+        )
+        self.changed, self._is_replayed = self._saved.changed, replay is not None
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
         self._content, self._is_given = spec.binder.content, spec.binder.is_given
-        self._puts_off = options.retry_failed == "last"
         self._positions = itertools.count()
         self._last: Slot | None = None
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
@@ -189,7 +185,7 @@ class Intake:
 
     def look_again(self, places: Sequence[Place]) -> list[Place]:
         """Look rows up again that were put off, now to be computed."""
-        self._puts_off = False
+        self._saved.puts_off = False
         slots = [it if isinstance(it, Slot) else self._identify(it.given) for it in places]
         for slot in slots:
             slot.is_put_off = False
@@ -228,7 +224,7 @@ class Intake:
         for slot, nth in zip(slots, numbers, strict=True):
             if not slot.settled:
                 self._name(slot, nth)
-        self._settle_saved([slot for slot in slots if not slot.settled])
+        self._saved.settle([slot for slot in slots if not slot.settled])
         for slot in slots:
             if slot.error is not None:
                 raise slot.error
@@ -264,14 +260,14 @@ class Intake:
             key, identity, plain = self._key(row)
         except EncodeError as error:
             slot = Slot(row, next(self._positions), b"", b"", 0, origin=origin)
-            self._refuse(slot, error)
+            self._saved.refuse(slot, error)
             return slot
         slot = Slot(row, next(self._positions), key, identity, plain)
         if origin:
             slot.origin = origin
         if another := self.changed.other_row(key, row):
             slot.key = slot.content = b""
-            self._refuse(slot, another)
+            self._saved.refuse(slot, another)
             return slot
         return slot
 
@@ -289,17 +285,6 @@ class Intake:
         if self._occurrences is not None and slot.content:
             self._occurrences.give_back(slot.content, slot.occurrence)
 
-    def _refuse(self, slot: Slot, error: CheckpointError) -> None:
-        """Settle a row that cannot be a row; it has no key, so there is nothing to record."""
-        error.add_note(f"in row {slot.position} of step {self._spec.name!r}; it was not called")
-        recorded = self._options.on_error == "record"
-        if recorded:
-            slot.failed = slot.failed_by(error, self._redactor)
-        if self._is_direct or not recorded:
-            slot.error = error
-        self._tally.failed([slot], error, recorded)
-        self._in_flight.leave([slot])
-
     def _look_up(self, slots: Sequence[Slot]) -> list[Place]:
         if self._occurrences is not None and slots:
             self._number(slots)
@@ -314,99 +299,20 @@ class Intake:
                 raise
         for i, slot, first in collided:
             if not first.settled:
-                self._refuse(slot, _collision(slot, f"row {first.position} of this run"))
+                self._saved.refuse(slot, collision(slot, f"row {first.position} of this run"))
             else:  # a hit, or refused itself
                 (places[i],) = self._look_up([slot])
         return places
 
     def _settle_hits(self, slots: list[Slot]) -> None:
-        misses = self._settle_saved(slots)
-        if self._replay is not None:
-            self._miss(misses, self._replay)
+        misses = self._saved.settle(slots)
+        if self._is_replayed:
+            self._saved.miss(misses)
             return
         if self._sharing is not None and misses:
             # another worker may have saved and released them between our look-up and our claim
-            misses = self._settle_saved(self._sharing.claim(misses), following=True)
+            misses = self._saved.settle(self._sharing.claim(misses), following=True)
         self._open(misses)
-
-    def _settle_saved(self, slots: list[Slot], following: bool = False) -> list[Slot]:
-        """Settle the rows with a saved outcome; return the others.
-
-        A saved failure is no outcome if failures are to be tried again; unless this very run has
-        just tried, or, `following` another worker, that one has.
-        """
-        all_found = self._log.find([slot.key for slot in slots])
-        if not any(all_found):
-            return slots
-        changed = self.changed.among(slots, all_found) if self.changed.is_watched else ()
-        misses, saved = [], []
-        for slot, found in zip(slots, all_found, strict=True):
-            if found is None:
-                misses.append(slot)
-            elif found.identity != slot.identity:
-                self._refuse(slot, self._collided(slot, found))
-            elif slot.key in changed and self.changed.asked == "error":
-                self._refuse(slot, self.changed.refused())
-            elif found.error is None and self._is_outdated(slot, found, changed):
-                slot.attempts, slot.replaces = found.attempts, found.id
-                misses.append(slot)
-            elif found.error is None:
-                if slot.key in changed:
-                    self.changed.note()
-                slot.data = found.result
-                saved.append(slot)
-            else:
-                self._settle_failure(slot, found, following, misses, saved)
-        self._in_flight.leave(saved)
-        return misses
-
-    def _settle_failure(
-        self,
-        slot: Slot,
-        found: Found,
-        following: bool,
-        misses: list[Slot],
-        saved: list[Slot],
-    ) -> None:
-        if self._is_to_be_retried(slot, found, following):
-            slot.attempts, slot.replaces = found.attempts, found.id
-            slot.is_put_off = self._puts_off and not following
-            if not slot.is_put_off:
-                misses.append(slot)
-            return
-        assert found.error is not None
-        slot.failed = from_error_text(slot.given, found.attempts, found.error)
-        slot.skipped = found.run != self._run
-        saved.append(slot)
-
-    def _miss(self, slots: list[Slot], why: Callable[[Any], Any]) -> None:
-        """Settle rows that are not saved and must not be computed: the first says what differs."""
-        for slot in slots:
-            is_told = self._is_direct or slot is slots[0]
-            slot.error = replay_miss(self._spec, self._log.path, slot, why if is_told else None)
-            self._tally.failed([slot], slot.error, False)
-        self._in_flight.leave(slots)
-
-    def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
-        """Tell whether a saved result is to be computed again: of other code, of another row."""
-        if found.run in self._stale_runs:
-            return True
-        return slot.key in changed and self.changed.asked == "recompute"
-
-    def _collided(self, slot: Slot, found: Found) -> KeyCollisionError:
-        if not found.id:
-            return _collision(slot, "a row that is not yet committed")
-        self._log.check(found.id)  # or its bits have rotted
-        return _collision(slot, f"record {found.id}", found.id)
-
-    def _is_to_be_retried(self, slot: Slot, found: Found, following: bool) -> bool:
-        if self._replay is not None:
-            return self._is_direct or self._options.on_error == "raise"
-        if self._is_direct:
-            return True  # who calls once more wants it tried once more
-        if not self._options.retry_failed or found.run == self._run:
-            return False
-        return not (following and found.attempts > slot.attempts)
 
     def _open(self, slots: list[Slot]) -> None:
         """Make rows ours to compute; those that cannot be stored are refused before the call."""
@@ -414,7 +320,7 @@ class Intake:
             try:
                 slot.input, slot.input_form, slot.row_digest = self._stored(slot.row, slot.plain)
             except EncodeError as error:
-                self._refuse(slot, error)
+                self._saved.refuse(slot, error)
             else:
                 slot.must_compute = True
 
@@ -474,19 +380,8 @@ class Intake:
     def take_over(self, followed: list[Slot]) -> list[Slot]:
         """Settle rows that other workers have saved, and return those that are ours by now."""
         assert self._sharing is not None
-        ours = self._sharing.take_over(followed, self._settle_saved(followed, following=True))
+        ours = self._sharing.take_over(followed, self._saved.settle(followed, following=True))
         if ours:  # one may have been saved and released since we looked
-            ours = self._settle_saved(ours, following=True)
+            ours = self._saved.settle(ours, following=True)
         self._open(ours)
         return [slot for slot in ours if slot.must_compute]
-
-
-def _collision(slot: Slot, met: str, record: int = 0) -> KeyCollisionError:
-    return KeyCollisionError(
-        f"row {slot.position} has the key {slot.key.hex()}, which {met} has too, of another "
-        "content: that does not happen by chance, so somebody made the two rows to collide. "
-        "The step was not called. Leave the row out, or tell it apart by one more field",
-        slot.key.hex(),
-        slot.position,
-        record or None,
-    )

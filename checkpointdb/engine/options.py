@@ -19,12 +19,15 @@ from ..values.redact import Redact, Redactor
 
 Shard = tuple[int, int]
 OnChange = Literal["warn", "reuse", "recompute", "error"]
+PauseOn = (
+    type[Exception] | tuple[type[Exception], ...] | Callable[[Any], float | bool | None] | None
+)
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
 
-class _OfStep(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `StepOptions` as it is."""
+class _OfStepUntyped(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `StepOptions` and what changes no type."""
 
     name: str | None
     key: KeyRecipe
@@ -38,12 +41,19 @@ class _OfStep(TypedDict, total=False):
     on_changed_input: OnChange
     redact: Redact | tuple[Redact, ...]
     ignore: tuple[str, ...]
-    on_error: OnError
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
     shared: bool
+    ledger: bool
     timeout: float | None
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
+
+
+class _OfStep(_OfStepUntyped, total=False):
+    """What the functions `run` and `arun` take of `StepOptions` as it is."""
+
+    on_error: OnError
 
 
 class StepOptions(_OfStep, total=False):
@@ -56,19 +66,19 @@ class StepOptions(_OfStep, total=False):
         save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
         durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
         duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own. Runs
-            that live beside each other draw different ones, unless they are `shared`; so do the
-            direct calls of processes. Who begins later gets first what those before left.
+            that live side by side draw different ones, unless they are `shared`; so do the
+            direct calls of processes. Whoever begins later first gets those that are saved.
         input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
-            of it), `"none"`, for personal data: the text is not in the store, but who has a row can
-            still test whether it is there. Arguments that `key=` leaves out are never kept.
+            of it), `"none"`, for personal data: the text is not in the store, but whoever has a row
+            can still test whether it is there. Arguments that `key=` leaves out are never kept.
         meta: anything JSON holds, kept with every run: a model's name, a git commit.
         on_change: what to do with saved results that other code computed, its prompts and helpers
             included: `"warn"` and reuse them, `"reuse"` them in silence, `"recompute"` them, or
             `"error"`.
         depends: values that belong to the identity, by name: `{"prompt": PROMPT}`. They are in
             every key: a changed value computes again, a former one finds its results.
-        on_changed_input: what to do when `key=` finds a saved result and the rest of the row is
-            another: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
+        on_changed_input: what to do when `key=` finds a saved result but the rest of the row has
+            changed: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
         redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
@@ -77,12 +87,15 @@ class StepOptions(_OfStep, total=False):
             A direct call returns or raises: `"record"` saves its failure, and it raises as well.
         valid: a result that it refuses is saved as a failure; a direct call raises a `ValueError`
             with the result attached.
-        cost: dollars of a result, saved with it.
+        cost: a function from a result to its dollars, which are saved with it.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
+        ledger: note each call durably before it is made; see `RunOptions`.
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
-        using: names of parameters that are means (a client): neither in the key nor stored.
+        pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
+        using: names of parameters that are only means, such as a client: neither in the key nor
+            stored.
         replay: True to call nothing and write nothing: a row without a saved result is a
             `ReplayMissError` that says what differs. For tests.
     """
@@ -91,15 +104,13 @@ class StepOptions(_OfStep, total=False):
     replay: bool
 
 
-class _OfRun(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `RunOptions` as it is."""
+class _OfRunUntyped(TypedDict, total=False):
+    """What the functions `run` and `arun` take of `RunOptions` and what changes no type."""
 
     concurrency: int
-    batch_size: int | None
     executor: Executor | None
     ordered: bool
     progress: bool | None
-    on_error: OnError
     retry_failed: bool | Literal["last"]
     pilot: int | None
     timeout: float | None
@@ -110,8 +121,22 @@ class _OfRun(TypedDict, total=False):
     shared: bool
     ledger: bool
     on_event: Callable[[Any], object] | None
+    pause_on: PauseOn
     given: Mapping[str, Any] | None
     shard: Shard | None
+
+
+class RunOptionsUntyped(_OfRunUntyped, total=False):
+    """`RunOptions` without the two that change the type of what a run gives out."""
+
+    using: Mapping[str, Any] | None
+
+
+class _OfRun(_OfRunUntyped, total=False):
+    """What the functions `run` and `arun` take of `RunOptions` as it is."""
+
+    batch_size: int | None
+    on_error: OnError
 
 
 class RunOptions(_OfRun, total=False):
@@ -119,7 +144,7 @@ class RunOptions(_OfRun, total=False):
 
     Attributes:
         concurrency: calls in flight: threads for a plain function, tasks for an `async def`.
-        batch_size: the step gets a list of up to so many rows, and returns as long a list.
+        batch_size: the step gets a list of up to so many rows and returns a list of that length.
         executor: any `concurrent.futures.Executor`: processes, a cluster's. The step travels, the
             store stays here.
         ordered: False to get results as they complete.
@@ -129,15 +154,15 @@ class RunOptions(_OfRun, total=False):
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
             `"last"` to try them after all other rows; it needs `ordered=False`, and has the failed
             rows in memory meanwhile.
-        pilot: stop before there is one call more than that: compute some rows to see what they
-            cost. `plan(rows)` then says what the rest will; the next run without it goes on.
+        pilot: stop after this many calls: compute some rows to see what they cost. `plan(rows)`
+            then says what the rest will; the next run without it goes on.
         timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
             call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
             its place among `concurrency` calls, its late result is saved, and when every place
             has such a call a `StepStuckError` ends the run.
         stop_on: exceptions that end the run even under `"record"`: a spent quota.
         valid: a predicate on results; a result it refuses is a failure, saved all the same.
-        cost: dollars of a result, saved with it.
+        cost: a function from a result to its dollars, which are saved with it.
         max_cost: the step's budget in dollars over all runs; `BudgetExceeded` ends the run. Calls
             in flight when it is reached are awaited, so up to `concurrency` calls more are paid.
         shared: True when several processes run the same rows on one store at once: each row is
@@ -147,7 +172,16 @@ class RunOptions(_OfRun, total=False):
         on_event: called with each event of the run, in the thread where it happens: `Committed`
             after each commit, with the ids of its records. Of an async
             step, never on its event loop. If it has a method `around_call(store, run)`, the context
-            manager that this returns is around each call of the step.
+            manager that this returns is around each call of the step. Its method
+            `watch_run(step, store, run, counts)` is called before `RunStarted`; `counts` is a weak
+            reference to a function that returns the report so far and the number of pending rows.
+        pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
+            run wait, then that row is called again. They wait as long as the exception says
+            (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
+            with jitter. Or a function from an exception to seconds, to True (as long as it says),
+            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
+            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
+            of a call. Each process waits on its own, even under `shared`.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
             in every key: a row has that of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
@@ -165,6 +199,13 @@ class AllOptions(_OfStep, _OfRun, total=False):
         using: values of parameters that are means, which names them too; or their names alone.
         replay: as for the step.
     """
+
+    using: tuple[str, ...] | Mapping[str, Any] | None
+    replay: bool
+
+
+class AllOptionsUntyped(_OfStepUntyped, _OfRunUntyped, total=False):
+    """`AllOptions` without the two that change the type of what a run gives out."""
 
     using: tuple[str, ...] | Mapping[str, Any] | None
     replay: bool
@@ -189,8 +230,10 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
     shared: bool = False
+    ledger: bool = False
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     using: tuple[str, ...] = ()
     replay: bool = False
 
@@ -250,6 +293,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     ledger: bool = False
     on_event: Callable[[Any], object] | None = None
+    pause_on: Any = ()
     given: Mapping[str, Any] | None = None
     shard: Shard | None = None
     using: Mapping[str, Any] | None = None
@@ -279,6 +323,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a function, got {value!r}")
         self._check_stop_on()
+        msgspec.structs.force_setattr(self, "pause_on", _checked_pause_on(self.pause_on))
         self._check_budget()
 
     def _check_retry_failed(self) -> None:
@@ -309,6 +354,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_cost must be a number of dollars of at least 0, got {self.max_cost!r}"
             )
+
+
+def _checked_pause_on(value: Any) -> Any:
+    """Return a function, or a tuple of exception classes."""
+    if value is None:
+        return ()
+    if callable(value) and not isinstance(value, type):
+        return value
+    kinds = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise TypeError(
+            "pause_on must be an exception class, a tuple of them, or a function from an exception "
+            f"to seconds or None, got {value!r}"
+        )
+    return tuple(kinds)
 
 
 def _check_depends(value: Any) -> None:

@@ -164,7 +164,7 @@ class TimeLimit:
         return StepStuckError(
             f"step {self.step!r}: {self._overdue} calls took longer than timeout={self.seconds:g} "
             f"s and still run (rows {', '.join(map(str, rows))}), and concurrency={self._places} "
-            "allows no more beside them. What returned is saved; what they return while this "
+            "allows no more next to them. What returned is saved; what they return while this "
             "process lives will be. Have the step itself give up (a timeout of its client), or "
             "give a longer timeout= or a higher concurrency=, and run the same again",
             tuple(rows),

@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .in_flight import InFlight
 from .intake import READ_AHEAD, Intake
 from .options import Options
-from .rows import Place, Slot, first_of
+from .rows import Place, first_of
 
 
 class Passes:
@@ -17,12 +16,11 @@ class Passes:
 
     Args:
         intake: gives rows their slots.
-        in_flight: has those that were put off.
         options: of the run.
     """
 
-    def __init__(self, intake: Intake, in_flight: InFlight, options: Options) -> None:
-        self._intake, self._in_flight = intake, in_flight
+    def __init__(self, intake: Intake, options: Options) -> None:
+        self._intake = intake
         self._is_plain = options.pilot is None and options.retry_failed != "last"
         self._left = options.pilot
         self._put_off: list[Place] = []  # failed rows, until all others had their turn
@@ -45,7 +43,6 @@ class Passes:
             if self.is_over:
                 return
             batch = put_off[start : start + READ_AHEAD]
-            self._in_flight.forget(it for it in batch if isinstance(it, Slot))
             yield from self._chosen(self._intake.look_again(batch))
 
     def _chosen(self, places: Iterable[Place]) -> Iterator[Place]:

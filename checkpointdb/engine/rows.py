@@ -40,6 +40,7 @@ class Slot(msgspec.Struct, eq=False):
         origin: what the user gave, alone in a tuple, where `row` was made of it.
         is_named: the caller said which of equal rows it is.
         is_put_off: it failed before, and waits until all other rows had their turn.
+        is_given_up: nobody waits for its call any more, if that is paused.
     """
 
     row: Any
@@ -67,6 +68,7 @@ class Slot(msgspec.Struct, eq=False):
     origin: tuple[Any, ...] = ()
     is_named: bool = False
     is_put_off: bool = False
+    is_given_up: bool = False
 
     @property
     def given(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..events import CameLate, Committed, Report, RowFailed, emit
+from ..events import CameLate, Committed, Paused, Report, RowFailed, emit
 from ..file.records import Appended
 from ..values.redact import Redactor
 from .failures import text_of
@@ -38,7 +38,7 @@ class Tally:
         self._redactor = redactor or Redactor(())
         self._lock = threading.Lock()
         self._counts: dict[str, Any] = msgspec.structs.asdict(Report())
-        self._failures, self._late = Counter[str](), 0
+        self._failures, self._late, self._pauses = Counter[str](), 0, 0
         self._began, self._ended = perf_counter(), 0.0
 
     def gave(self, hit: bool, failed_before: bool = False) -> None:
@@ -63,9 +63,7 @@ class Tally:
 
     def failed(self, slots: Sequence[Slot], error: BaseException, recorded: bool) -> None:
         """Count rows that failed, and tell whether the run goes on."""
-        # a log file holds no lone surrogates
-        text = text_of(error).encode("utf-8", "backslashreplace").decode()
-        kind = type(error).__qualname__
+        text, kind = _text(error), type(error).__qualname__
         with self._lock:
             self._counts["failed"] += len(slots)
             before = self._failures[kind]
@@ -75,6 +73,15 @@ class Tally:
             self._tell(
                 RowFailed(self._step, slot.position, kind, shown, slot.attempts + 1, recorded, nth)
             )
+
+    def paused(self, slot: Slot, error: BaseException, seconds: float) -> None:
+        """Tell that all calls wait, because of an error of this row."""
+        with self._lock:
+            self._pauses += 1
+            nth = self._pauses
+        shown = self._redactor.text(_text(error), slot.row)
+        kind = type(error).__qualname__
+        self._tell(Paused(self._step, slot.position, kind, shown, seconds, nth))
 
     def committed(self, rows: int, appended: Appended, seconds: float) -> None:
         """Count a commit, and tell of those that came late."""
@@ -110,3 +117,8 @@ class Tally:
 
     def _tell(self, event: Any) -> None:
         emit(event, self._listener)
+
+
+def _text(error: BaseException) -> str:
+    """Return an exception's text for a log file, which holds no lone surrogates."""
+    return text_of(error).encode("utf-8", "backslashreplace").decode()

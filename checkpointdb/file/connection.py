@@ -74,7 +74,7 @@ def _ours(error: apsw.Error, path: str) -> StoreError:
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             return StoreError(
                 f"{path}: cannot be opened ({said}). Check the permissions of the file and, for "
-                "writing, of its directory, in which SQLite puts two files beside it",
+                "writing, of its directory, where SQLite puts two files next to it",
                 path,
             )
         case _:

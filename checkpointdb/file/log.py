@@ -74,7 +74,8 @@ class Log(Registry):
     def close(self) -> None:
         """Commit what is on its way and close the file, synced. Can be repeated."""
         if not self.closed:
-            self._save_all()
+            if not self._is_closing:
+                self._save_all()
             self._close()
         if not self.is_forked:
             lifetime.closed(self)

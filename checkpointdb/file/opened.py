@@ -42,6 +42,7 @@ class Opened:
         self._reading = threading.RLock()
         self.shut = threading.Event()  # set once it is closed
         self._unsynced = False
+        self._is_closing = False  # all is saved: if closing raises, closing is all there is to do
         self._pid = os.getpid()
         self._writer: apsw.Connection | None = None
         reader = None
@@ -89,10 +90,11 @@ class Opened:
         with self.lock, self._reading, files.mapped(self.path):
             if self._writer is None:  # another thread, a finalizer's perhaps, was first
                 return
+            self._is_closing = True
             self._reader.close()
-            writer, self._writer = self._writer, None
+            files.close(self._writer)
             self.shut.set()
-            files.close(writer)
+            self._writer = None
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -135,6 +137,6 @@ class Opened:
         if self.is_forked:
             raise StoreError(
                 f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
-                "from it: open the store anew in the child",
+                "from it: open the store again in the child",
                 self.path,
             )

@@ -149,7 +149,7 @@ class ReadLog:
         if self.is_forked:
             raise StoreError(
                 f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
-                "from it: open the store anew in the child",
+                "from it: open the store again in the child",
                 self.path,
             )
 

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
+from ..engine import pause as pauses
 from ..engine.begin import Running
+from ..engine.pause import PutBack
 from ..engine.rows import Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
@@ -96,6 +98,8 @@ async def worked(worker: asyncio.Task[None]) -> None:
     try:
         await asyncio.wait({worker})
     except asyncio.CancelledError:
+        if worker in pauses.tasks:  # it has not begun
+            worker.cancel()
         _leave(worker)
         raise
     worker.result()
@@ -231,12 +235,19 @@ class Tasks:
         try:
             yield
         except asyncio.CancelledError as error:
-            self._todo.clear()
+            self._stop()
             await wait_for(self._workers, self._signals, error)
             raise
         finally:
-            self._todo.clear()
+            self._stop()
             await wait_for(self._workers, self._signals)
+
+    def _stop(self) -> None:
+        """Begin no further call, and have those that wait in a pause put back."""
+        self._unbegun += self._todo
+        self._todo.clear()
+        if (pause := self._running.pause) is not None:
+            pause.stop()
 
     @property
     def _crowded(self) -> bool:
@@ -262,14 +273,16 @@ class Tasks:
             raise self._errors[0]
         if self._signals.deferred is None:
             return False
-        self._unbegun = list(self._todo)
-        self._todo.clear()
+        self._stop()
         await wait_for(self._workers, self._signals)
         return True
 
     def _resume(self) -> None:
         """Start what was held back: the user's own handler has let the run go on."""
-        for unit in self._unbegun:
+        if (pause := self._running.pause) is not None:
+            pause.go_on()
+        unbegun, self._unbegun = self._unbegun, []
+        for unit in unbegun:
             self._start(unit)
 
     def _start(self, unit: list[Slot]) -> None:
@@ -281,8 +294,11 @@ class Tasks:
 
     async def _work(self) -> None:
         while self._todo:
+            unit = self._todo.popleft()
             try:
-                await self._calls.acompute(self._todo.popleft())
+                await self._calls.acompute(unit)
+            except PutBack:
+                self._unbegun.append(unit)
             except BaseException as error:
                 if self._running.is_forked:  # a child that the step forked: let it end
                     raise

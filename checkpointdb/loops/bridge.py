@@ -16,12 +16,13 @@ from typing import Any
 from ..engine.begin import Running
 from ..engine.calls import Calls
 from ..engine.options import Options
+from ..engine.pause import PutBack
 from ..engine.rows import Place, Slot
 from ..engine.source import END
 from ..engine.warn import is_ours, warn
 from .loop_thread import LoopThread, shared_loop
 from .signals import Signals
-from .sync import Loop, Pooled, batches, sequential
+from .sync import Loop, Pooled, batches, sequential, stop
 
 
 def bridged(step: str, options: Options) -> Loop:
@@ -40,7 +41,7 @@ def bridged(step: str, options: Options) -> Loop:
     if _is_concurrent(options):
         return lambda run, signals: _concurrent(run, signals, loop, options.concurrency)
     one_by_one = sequential if options.batch_size is None else batches
-    return lambda run, signals: one_by_one(run, signals, _computing(run, loop))
+    return lambda run, signals: one_by_one(run, signals, _computing(run, signals, loop))
 
 
 def _is_concurrent(options: Options) -> bool:
@@ -48,13 +49,26 @@ def _is_concurrent(options: Options) -> bool:
     return options.concurrency > 1 or options.shared
 
 
-def _computing(running: Running, loop: LoopThread) -> Callable[[list[Slot]], None]:
+def _computing(
+    running: Running, signals: Signals, loop: LoopThread
+) -> Callable[[list[Slot]], None]:
     """Return a function that makes one call and waits for it."""
-    watch, calls = Watch(loop), running.calls
+    blocked, calls, pause = Watch(loop), running.calls, running.pause
+
+    def watch() -> None:
+        blocked()
+        if pause is not None and signals.deferred is not None:
+            pause.stop()
 
     def compute(slots: list[Slot]) -> None:
         running.check_process()
-        loop.wait(calls.acompute(slots), watch)
+        while True:
+            try:
+                return loop.wait(calls.acompute(slots), watch)  # type: ignore[no-any-return]
+            except PutBack:
+                stop(running, signals)
+                assert pause is not None
+                pause.go_on()  # the user's own handler has let the run go on
 
     return compute
 

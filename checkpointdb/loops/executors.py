@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from ..engine.arguments import call
 from ..engine.begin import Running
 from ..engine.calls import Calls
 from ..engine.current import calling
+from ..engine.retry_after import retry_after
 from ..engine.rows import Slot
 from .signals import Signals
 from .sync import Loop, Pooled
@@ -37,7 +38,7 @@ def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
     fn = _portable(step, executor)
 
     def loop(running: Running, signals: Signals) -> Iterator[Any]:
-        submit = _shipping(fn, running.calls, executor)
+        submit = _Shipping(fn, running.calls, executor).submit
         return Pooled(running, submit, workers).results(signals)
 
     return loop
@@ -61,8 +62,8 @@ def _portable(step: Any, executor: Executor) -> Any:
     return travels
 
 
-def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]], Future[None]]:
-    """Return a function that sends one call to `executor` and keeps what comes back.
+class _Shipping:
+    """Send calls to an executor's workers, and keep what comes back.
 
     Args:
         fn: the step, as it travels.
@@ -70,38 +71,94 @@ def _shipping(fn: Any, calls: Calls, executor: Executor) -> Callable[[list[Slot]
         executor: the user's.
     """
 
-    def submit(slots: list[Slot]) -> Future[None]:
-        if interrupts.state.ending:
-            interrupts.halt()
+    def __init__(self, fn: Any, calls: Calls, executor: Executor) -> None:
+        self._fn, self._calls, self._executor = fn, calls, executor
+
+    def submit(self, slots: list[Slot]) -> Future[None]:
+        """Send a call; what is returned is done when its results are kept."""
         kept = _Kept()
-        if not (slots := calls.to_make(slots)):
-            kept.set_result(None)
-            return kept
-        argument = calls.argument(slots)
-        start = calls.begin(slots)
-        sent = executor.submit(_call, fn, argument, slots[0].key)
-        calls.sent()
-        interrupts.sent.add(sent)
-        sent.add_done_callback(lambda _: receive(slots, start, sent, kept))
-        kept.sent = sent
+        self._send(slots, kept, 1)
         return kept
 
-    def receive(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+    def _send(self, slots: list[Slot], kept: _Kept, nth: int) -> None:
+        """Send a call for the nth time, now or when a pause is over."""
+        if interrupts.state.ending:
+            interrupts.halt()
+        calls = self._calls
+        if (pause := calls.pause) is not None and pause.left:
+            self._send_later(slots, kept, nth)
+            return
+        if not (slots := calls.to_make(slots)):
+            kept.set_result(None)
+            return
+        argument = calls.argument(slots)
+        start = calls.begin(slots)
+        sent = self._executor.submit(_call, self._fn, argument, slots[0].key)
+        calls.sent()
+        interrupts.sent.add(sent)
+        kept.sent = sent
+        sent.add_done_callback(lambda _: self._receive(slots, start, sent, kept, nth))
+
+    def _send_later(self, slots: list[Slot], kept: _Kept, nth: int) -> None:
+        """Have a thread send a call after a pause, unless it is cancelled before."""
+        waiting, calls = Future[Any](), self._calls
+        kept.sent = waiting
+
+        def send() -> None:
+            problem: BaseException | None = None
+            try:
+                calls.wait(slots)
+            except BaseException as error:  # noqa: BLE001 - handed over, unless it was cancelled
+                problem = error
+            if waiting.set_running_or_notify_cancel():
+                self._sent(slots, kept, nth, problem)
+
+        threading.Thread(target=send, name="checkpointdb-pause", daemon=True).start()
+
+    def _sent(
+        self, slots: list[Slot], kept: _Kept, nth: int, problem: BaseException | None
+    ) -> None:
         try:
-            keep(slots, start, sent, kept)
+            if problem is None:
+                self._send(slots, kept, nth)
+            else:
+                kept.set_exception(problem)
+        except BaseException as error:  # noqa: BLE001 - handed over by the future
+            kept.set_exception(error)
+
+    def _receive(
+        self, slots: list[Slot], start: float, sent: Future[Any], kept: _Kept, nth: int
+    ) -> None:
+        try:
+            self._keep(slots, start, sent, kept, nth)
         finally:
             interrupts.sent.discard(sent)
 
-    def keep(slots: list[Slot], start: float, sent: Future[Any], kept: Future[None]) -> None:
+    def _keep(
+        self, slots: list[Slot], start: float, sent: Future[Any], kept: _Kept, nth: int
+    ) -> None:
+        calls = self._calls
         calls.returned()
         if sent.cancelled() and interrupts.state.ending:
             return  # its run goes no further
         if sent.cancelled():  # the call was not made: no failure of its row
             Future.cancel(kept)
-        if kept.set_running_or_notify_cancel():
+        elif calls.pause is not None and self._is_paused_by(slots, sent, kept, nth):
+            self._send_later(slots, kept, nth + 1)
+            return
+        if not kept.done() and kept.set_running_or_notify_cancel():
             _hand_over(calls, slots, start, sent, kept)
 
-    return submit
+    def _is_paused_by(self, slots: list[Slot], sent: Future[Any], kept: _Kept, nth: int) -> bool:
+        try:
+            _returned(sent.result())
+            self._calls.passed()
+        except BaseException as error:  # noqa: BLE001 - it is handed over
+            try:
+                return self._calls.is_paused_by(slots, error, nth)
+            except BaseException as problem:  # noqa: BLE001 - of the user's function
+                kept.set_exception(problem)
+        return False
 
 
 class _Kept(Future[None]):
@@ -110,7 +167,7 @@ class _Kept(Future[None]):
     sent: Future[Any]
 
     def cancel(self) -> bool:
-        return self.sent.cancel() and super().cancel()
+        return not self.done() and self.sent.cancel() and super().cancel()
 
 
 def _hand_over(
@@ -149,7 +206,8 @@ def _call(fn: Any, argument: Any, key: bytes) -> Any:
         try:
             pickle.dumps(copy.copy(error))  # made anew from the parts that pickle would send
         except Exception:  # noqa: BLE001 - unpickling it at the other end would break the pool
-            return _Raised(type(error), str(error), traceback.format_exc())
+            said = retry_after(error)
+            return _Raised(type(error), str(error), traceback.format_exc(), said)
         raise
     finally:
         calling.reset(token)
@@ -186,11 +244,13 @@ class _Raised(NamedTuple):
     kind: type[Exception]
     message: str
     traceback: str
+    retry_after: float | None = None
 
     def exception(self) -> Exception:
         error = self.kind.__new__(self.kind)  # without __init__, whose arguments are not known
         error.args = (self.message,)
-        error.__cause__ = RuntimeError(f"in another process:\n{self.traceback}")
+        error.__cause__ = cause = RuntimeError(f"in another process:\n{self.traceback}")
+        cause.retry_after = self.retry_after  # type: ignore[attr-defined]
         try:
             str(error)
         except Exception:  # noqa: BLE001 - its text needs what __init__ sets

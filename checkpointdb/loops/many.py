@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..engine.begin import Running
+from ..engine.pause import PutBack
 from ..engine.rows import Place, Slot, first_of
 from .asynchronous import finish_call, is_under_way, paid, wait_for, worked
 from .bridge import Watch
@@ -148,15 +149,24 @@ def _in_threads(running: Running, slots: Sequence[Slot], concurrency: int) -> No
         try:
             for call in concurrent.futures.as_completed(made):
                 call.result()
+        except BaseException:
+            _give_up(running, slots)
+            raise
         finally:  # calls in flight are paid for
             concurrent.futures.wait([call for call in made if not call.cancel()])
+
+
+def _give_up(running: Running, slots: Iterable[Slot]) -> None:
+    """Have calls that wait in a pause end: they have not begun."""
+    if (pause := running.pause) is not None:
+        pause.give_up(list(slots))
 
 
 async def _in_tasks(
     running: Running, todo: deque[Slot], concurrency: int, calls: set[asyncio.Task[None]]
 ) -> None:
     """Make calls in up to `concurrency` tasks; an error ends that, once those in flight return."""
-    errors, computing = list[BaseException](), running.calls
+    errors, computing, slots = list[BaseException](), running.calls, list(todo)
 
     async def work() -> None:
         while todo and not errors:
@@ -165,8 +175,11 @@ async def _in_tasks(
             call.add_done_callback(calls.discard)
             try:
                 await worked(call)
+            except PutBack:
+                return
             except Exception as error:  # noqa: BLE001 - raised below
                 errors.append(error)
+                _give_up(running, slots)
 
     workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(todo)))]
     try:

@@ -26,6 +26,7 @@ class Progress:
         total: number of rows, None if unknown.
         fraction: tells from a report how much is done, where that is known better than by `total`.
         transient: whether the bar goes when the run has ended.
+        paused: returns for how many seconds all calls wait.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Progress:
         *,
         fraction: Callable[[Report], float | None] | None = None,
         transient: bool = False,
+        paused: Callable[[], float] = float,
     ) -> None:
         self._name, self._report, self._total = name, report, total
         self._fraction = fraction or self._of_total
-        self._transient = transient
+        self._transient, self._paused = transient, paused
         self._ended = threading.Event()
         self._pace = Pace(Look(perf_counter(), Report()))
         self._bar: Bar | None = None
@@ -74,9 +76,12 @@ class Progress:
         fraction = self._fraction(report)
         self._pace.add(Look(perf_counter(), report, fraction))
         of = f" of {self._total:,}" if self._total is not None else ""
-        line = f"{report.rows:,}{of} rows · {' · '.join(in_words(report, self._pace))}"
+        left = self._paused()
+        paused = [f"paused {clock(left)}"] if left else []
+        line = f"{report.rows:,}{of} rows · {' · '.join(paused + in_words(report, self._pace))}"
         if self._bar is not None:
-            self._bar.show(fraction, in_words(report, self._pace, urgent_first=True), line)
+            words = paused + in_words(report, self._pace, urgent_first=True)
+            self._bar.show(fraction, words, line)
         else:
             print(f"{self._name}: {line}", file=sys.stderr)  # noqa: T201
 

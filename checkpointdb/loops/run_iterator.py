@@ -176,6 +176,11 @@ class Run(Generic[R]):
         return self._session.report()
 
     @property
+    def paused(self) -> float:
+        """Seconds for which all calls still wait, by `pause_on=`; 0 if they do not."""
+        return self._session.paused()
+
+    @property
     def stale(self) -> int:
         """How many saved results of the step other code had computed when the run began."""
         return self._session.stale

@@ -55,6 +55,11 @@ class Session:
             return self._ended[0]
         return Report() if self._running is None else self._running.report()
 
+    def paused(self) -> float:
+        """Return for how many seconds all calls still wait."""
+        pause = None if self._running is None else self._running.pause
+        return 0.0 if pause is None else pause.left
+
     @property
     def stale(self) -> int:
         """How many saved results were computed by other code, as of the beginning."""
@@ -127,7 +132,7 @@ class Session:
         """Show the run's progress, if it was asked for."""
         if not self._job.options.progress:
             return nullcontext()
-        return Progress(self._job.spec.name, self.report, self.total())
+        return Progress(self._job.spec.name, self.report, self.total(), paused=self.paused)
 
     def total(self) -> int | None:
         """Return how many rows there are, if they know."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import interrupts
 from ..engine.begin import Running
+from ..engine.pause import PutBack
 from ..engine.rows import EqualRow, Place, Slot, first_of
 from ..engine.sharing import POLL_EVERY
 from ..engine.source import END
@@ -32,6 +33,7 @@ def drive(session: Session, loop: Loop) -> Iterator[Any]:
     """Give out the results of a run."""
     try:
         with session.running() as (running, signals):
+            _stop_in_pauses(running, signals)
             yield from loop(running, signals)
     except BaseException as error:
         hide_ours(error)
@@ -71,6 +73,17 @@ def stop(running: Running, signals: Signals) -> None:
     """Save, then let the deferred signal do its work."""
     running.commit()
     signals.deliver()
+
+
+def _stop_in_pauses(running: Running, signals: Signals) -> None:
+    """Have a signal end the run while its only call waits in a pause, in this thread."""
+
+    def look() -> None:
+        if signals.deferred is not None:
+            stop(running, signals)
+
+    if (pause := running.pause) is not None:
+        pause.look = look
 
 
 def threaded(running: Running, signals: Signals, concurrency: int) -> Iterator[Any]:
@@ -174,6 +187,8 @@ class Pooled:
     def _pause(self, signals: Signals) -> None:
         unbegun = self._drain()
         stop(self._running, signals)
+        if (pause := self._running.pause) is not None:
+            pause.go_on()
         for unit in unbegun:  # the user's own handler has let the run go on
             self._start(unit)
 
@@ -182,10 +197,11 @@ class Pooled:
         flying = self._sent
         if self._running.is_forked:  # the threads stayed with the parent, and so did the calls
             return []
+        if (pause := self._running.pause) is not None:
+            pause.stop()
         unbegun = [flying.pop(future) for future in list(flying) if future.cancel()]
-        for future in flying:
-            future.exception()
-        return unbegun
+        put_back = [it for it in flying if isinstance(it.exception(), PutBack)]
+        return unbegun + [flying.pop(future) for future in put_back]
 
 
 @interrupts.one_call

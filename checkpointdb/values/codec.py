@@ -84,13 +84,19 @@ class Codec:
             tuple, pydantic model, or generics of those. `Any`: plain values, the builtin types
             that the tagged encoding knows, and classes of the namespace.
         namespace: the globals of the step's function.
+        each: of one result where the step returns a list of them, and nobody says which this is.
 
     Attributes:
         notices: what the user is to be told of results; whoever tells it takes it away.
     """
 
-    def __init__(self, annotation: Any = Any, namespace: Mapping[str, Any] | None = None) -> None:
-        self.annotation = annotation
+    def __init__(
+        self,
+        annotation: Any = Any,
+        namespace: Mapping[str, Any] | None = None,
+        each: Codec | None = None,
+    ) -> None:
+        self.annotation, self._each = annotation, each
         self.notices: list[str] = []
         self._noticed: set[type] = set()
         self._scope = Scope(annotation, namespace=namespace)
@@ -188,6 +194,9 @@ class Codec:
                 return self._model.validate_json(data) if self._model else self._from_json(data)
             return uncanonical(data, self._scope)[0]
         except Exception as error:  # validators are the user's code
+            if self._each is not None:
+                with contextlib.suppress(DecodeError):
+                    return self._each.decode(data)
             raise DecodeError(
                 f"a saved result does not fit {_type_name(self.annotation)} ({error}): restore the "
                 "annotation, or raise the step's version to compute the row again"

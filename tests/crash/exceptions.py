@@ -30,9 +30,11 @@ class Exceptions(faults.Faults):
     def at_every_line(
         self, options: lives.Options, every: int, first: int = 1, files: tuple[str, ...] = (HERE,)
     ) -> None:
-        """Raise MemoryError at one in `every` lines of some files that a life comes to."""
+        """Raise MemoryError at one in `every` lines of some files; stop at the tenth violation."""
         lines = self._noted(options, lambda life: _note(life, _traced(life, 0, files)))
         for n in range(first, lines + 1, every):
+            if len(self.violations) == 10:
+                return
             self.lines += 1
             self.try_once(options, lambda life, n=n: _raising(life, n, files), {"line": n})
 

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from . import checkers, disk, history, journal, lives, power, recorder
+from . import checkers, disk, history, journal, kinds, lives, power, recorder
 
 KINDS = ("open", "read", "write", "truncate", "sync", "delete", "link")
 
@@ -93,7 +93,7 @@ class Faults(power.Power):
         self.points += 1
         self.errors[fault.error] = self.errors.get(fault.error, 0) + 1
         try:
-            recording = power.record(options, live=lives.stubborn, make=_disk_with(fault))
+            recording = power.record(options, live=kinds.stubborn, make=_disk_with(fault))
         except checkers.Broken as error:
             self.violations.append(power.Violation(self.name, options, fault, str(error)))
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from . import clocks, disk, exceptions, faults, kills, lives, power, processes, rot, signals
+from . import clocks, disk, exceptions, faults, kills, kinds, lives, power, processes, rot, signals
 from .report import Report
 
 PART = 600  # states, at least, and in a long session ten times as many at most
@@ -22,11 +22,11 @@ PART = 600  # states, at least, and in a long session ten times as many at most
 Experiment = Callable[[int, int], Any]
 
 
-def _powers(seed: int, states: int, kinds: list[str], modes: Any, **fixed: Any) -> power.Power:
+def _powers(seed: int, states: int, names: list[str], modes: Any, **fixed: Any) -> power.Power:
     lab = power.Power(seed)
     each = max(60, states // 20)  # cuts of one life
     while lab.images < states:
-        options = lives.draw(lab.chance, kinds, **fixed)
+        options = lives.draw(lab.chance, names, **fixed)
         _study(lab, options, modes, min(each, states))
     return lab
 
@@ -35,20 +35,20 @@ def _study(lab: power.Power, options: lives.Options, modes: tuple[str, ...], eac
     left = lab.study(power.record(options), each, modes)
     for files in left[:1]:  # the power comes back, and fails again while the store recovers
         again = msgspec.structs.replace(options, processes=1, loop="sequential")
-        lab.study(power.record(again, files, lives.resume_small), each, modes)
+        lab.study(power.record(again, files, kinds.resume_small), each, modes)
 
 
 def _power(seed: int, states: int) -> power.Power:
-    quick = [kind for kind in lives.KINDS if kind not in lives.SHARED]
+    quick = [kind for kind in kinds.KINDS if kind not in kinds.SHARED]
     return _powers(seed, states, quick, disk.SEVEN)
 
 
 def _sharing(seed: int, states: int) -> power.Power:
-    return _powers(seed, states, [*lives.SHARED, "two handles"], disk.SEVEN, rows=6)
+    return _powers(seed, states, [*kinds.SHARED, "two handles"], disk.SEVEN, rows=6)
 
 
 def _sectors(seed: int, states: int) -> power.Power:
-    quick = [kind for kind in lives.KINDS if kind not in lives.SHARED]
+    quick = [kind for kind in kinds.KINDS if kind not in kinds.SHARED]
     return _powers(seed, states, quick, ("sectors",), sector=512, durability="power")
 
 
@@ -67,7 +67,7 @@ def _syncs(seed: int, states: int) -> power.Power:
 def _faults(seed: int, states: int) -> power.Power:
     lab = faults.Faults(seed)
     while lab.points < states:
-        kind = lab.chance.choice([it for it in lives.KINDS if it != "workers"])
+        kind = lab.chance.choice([it for it in kinds.KINDS if it != "workers"])
         options = lives.draw(lab.chance, [kind], rows=6, size=100)
         operations = lab.operations(options)
         for at in lab.chance.sample(range(1, operations + 1), min(12, operations)):
@@ -115,9 +115,9 @@ def _signals(seed: int, states: int) -> signals.Signals:
 
 def _clocks(seed: int, states: int) -> power.Power:
     lab = clocks.Clocks(seed)
-    kinds = [it for it in lives.KINDS if it != "workers"]
+    alone = [it for it in kinds.KINDS if it != "workers"]
     while lab.images < states and not lab.violations:
-        lab.try_once(lives.draw(lab.chance, kinds, rows=6, size=100), min(20, states))
+        lab.try_once(lives.draw(lab.chance, alone, rows=6, size=100), min(20, states))
     return lab
 
 

@@ -1,7 +1,7 @@
 """Await processes, and say so if one hangs: bounded by what it gets done, not by the clock.
 
-A machine may be so loaded that a life of a second takes a minute. A life hangs if for `IDLE`
-seconds it neither ran nor waited for a processor, or if it ran for `BUSY` seconds.
+A machine may be so loaded that a life of a second takes a minute. A life hangs if it neither ran
+nor waited for a processor for `IDLE` seconds more than it ran, or if it ran for `BUSY` seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
-IDLE, BUSY = 20.0, 120.0  # seconds; no life of the laboratory takes a tenth of it
+# In seconds. No life of the laboratory takes a tenth of it; and an idle one must not be saved by
+# claims that are given up after `LEASE_SECONDS`.
+IDLE, BUSY = 8.0, 120.0
 LOOK_EVERY = 0.5
 STACKS = signal.SIGUSR1  # has a process write down its stacks
 
@@ -115,7 +117,8 @@ class _Watched:
 
     def __init__(self, pids: Sequence[int]) -> None:
         self.of = {os.pidfd_open(pid): pid for pid in pids}
-        self._idle, self._ran, self._waited, self._at = 0.0, 0.0, 0.0, time.monotonic()
+        self._idle = self._ran = 0.0
+        self._at, self._done = time.monotonic(), dict.fromkeys(pids, 0.0)
 
     def close(self) -> None:
         for descriptor in self.of:
@@ -123,11 +126,15 @@ class _Watched:
 
     def hang(self, pids: Sequence[int]) -> bool:
         """Tell whether they have done too little for too long, or too much."""
-        ran, waited, now = *map(sum, zip(*map(progress, pids), strict=True)), time.monotonic()
-        passed, done = now - self._at, ran + waited - self._ran - self._waited
-        self._idle = self._idle + passed if done < passed / 4 else 0.0
-        self._ran, self._waited, self._at = ran, waited, now
-        return self._idle > IDLE or ran > BUSY * len(pids)
+        now, done = time.monotonic(), 0.0
+        for pid in pids:
+            ran, waited = progress(pid)
+            self._ran = max(self._ran, ran)
+            done += max(0.0, ran + waited - self._done[pid])
+            self._done[pid] = ran + waited
+        self._idle += max(0.0, now - self._at - done)
+        self._at = now
+        return self._idle > IDLE + self._ran or self._ran > BUSY
 
 
 def progress(pid: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Types of the public API as users write them; type-checked by mypy, never run."""
+"""Types of the public API as users write them; type-checked by mypy and pyright, never run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ assert_type(label.store, ckpt.Store)
 assert_type(label.path, str)
 assert_type(len(label.run(ROWS)), int)
 assert_type(label.run(ROWS).report, ckpt.Report)
-batch.run(ROWS, batch_size=10)
 assert_type(label.get(ROWS[0]), Label | ckpt.Miss)
 if (found_label := label.get(ROWS[0])) is not ckpt.MISS:
     assert_type(found_label, Label)
@@ -78,7 +77,7 @@ assert_type(embed.get(ckpt.args(ROWS[0], model="large"), nth=1), list[float] | c
 assert_type(label.many(ROWS, concurrency=4), list[Label])
 assert_type(embed.many(ROWS, nth=[0, 1]), list[list[float]])
 label.put(ROWS[0], Label("a"), cost=0.1, nth=0, seconds=1, replace=True)
-label.put(ROWS[0])  # type: ignore[call-arg]
+label.put(ROWS[0])  # type: ignore[call-arg]  # pyright: ignore
 assert_type(label.run(ROWS).items(), ckpt.Run[tuple[Any, Label]])
 label.run(ROWS, given={"temperature": 0.9}, using={"client": object()})
 label.plan(ROWS, given={"temperature": 0.9})
@@ -91,9 +90,9 @@ class Frame:
 
 assert_type(label.map(Frame(), columns=["text"], prefix="new_", concurrency=2), Frame)
 assert_type(embed.map(Frame(), columns="text", given={"model": "large"}), Frame)
-label.map(Frame(), concurency=3)  # type: ignore[call-arg]
+label.map(Frame(), concurency=3)  # type: ignore[call-arg]  # pyright: ignore
 ckpt.step("rows.ckpt", version=1, using=("client",))
-ckpt.step("rows.ckpt", version=1, using={"client": 1})  # type: ignore[call-overload]
+ckpt.step("rows.ckpt", version=1, using={"client": 1})  # type: ignore[call-overload]  # pyright: ignore
 
 
 def work(row: Row) -> Label:
@@ -116,20 +115,64 @@ assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_step), ckpt.
 assert_type(ckpt.run(work, ROWS, store="rows.ckpt", version=1, **of_both), ckpt.Run[Label])
 assert_type(ckpt.run(len, ROWS, store=label.store, version="a", ordered=False), ckpt.Run[int])
 ckpt.step("rows.ckpt", version=1, **of_step)(work).run(ROWS, **of_run)
-ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurency=3)  # type: ignore[call-overload]
-ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurrency="3")  # type: ignore[call-overload]
-ckpt.run(work, ROWS, store="rows.ckpt")  # type: ignore[call-overload]
-ckpt.arun(work, ROWS, store="rows.ckpt", version=1)  # type: ignore[arg-type]
-ckpt.arun(awork, ROWS, store="rows.ckpt", version=1, save=3)  # type: ignore[arg-type]
-label.run(ROWS, concurency=3)  # type: ignore[call-arg]
-label.run(ROWS, save=ckpt.on_exit())  # type: ignore[call-arg]
-ckpt.step("rows.ckpt", version=1, concurrency=3)  # type: ignore[call-overload]
+ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurency=3)  # type: ignore[call-overload]  # pyright: ignore
+ckpt.run(work, ROWS, store="rows.ckpt", version=1, concurrency="3")  # type: ignore[call-overload]  # pyright: ignore
+ckpt.run(work, ROWS, store="rows.ckpt")  # type: ignore[call-overload]  # pyright: ignore
+ckpt.arun(work, ROWS, store="rows.ckpt", version=1)  # type: ignore[arg-type]  # pyright: ignore
+ckpt.arun(awork, ROWS, store="rows.ckpt", version=1, save=3)  # type: ignore[call-overload]  # pyright: ignore
+label.run(ROWS, concurency=3)  # type: ignore[call-overload]  # pyright: ignore
+label.run(ROWS, save=ckpt.on_exit())  # type: ignore[call-overload]  # pyright: ignore
+ckpt.step("rows.ckpt", version=1, concurrency=3)  # type: ignore[call-overload]  # pyright: ignore
 
-label(5)  # type: ignore[arg-type]
-label(ROWS[0], 1)  # type: ignore[call-arg]
-label.run(5)  # type: ignore[arg-type]
-ckpt.step("rows.ckpt")(len)  # type: ignore[call-overload]
+label(5)  # type: ignore[arg-type]  # pyright: ignore
+label(ROWS[0], 1)  # type: ignore[call-arg]  # pyright: ignore
+label.run(5)  # type: ignore[call-overload]  # pyright: ignore
+ckpt.step("rows.ckpt")(len)  # type: ignore[call-overload]  # pyright: ignore
 ckpt.every(5)  # type: ignore[call-arg]
+
+
+# what a run gives out, by the two options that decide it
+
+assert_type(batch.run(ROWS, batch_size=10), ckpt.Run[Label])
+assert_type(batch.run(ROWS, batch_size=10, on_error="record"), ckpt.Run[Label | ckpt.Failed])
+assert_type(batch.run(ROWS, batch_size=10, concurrency=2, executor=None), ckpt.Run[Label])
+assert_type(label.run(ROWS, on_error="record"), ckpt.Run[Label | ckpt.Failed])
+assert_type(label.run(ROWS, on_error="raise"), ckpt.Run[Label])
+assert_type(label.run(ROWS, concurrency=8, ordered=False), ckpt.Run[Label])
+assert_type(embed.run(ROWS, on_error="record"), ckpt.Run[list[float] | ckpt.Failed])
+assert_type(embed.run(ROWS, given={"model": "large"}), ckpt.Run[list[float]])
+assert_type(embed.run(ROWS, using={"client": 1}, on_error="record").report, ckpt.Report)
+for outcome in label.run(ROWS, on_error="record", concurrency=4):
+    if isinstance(outcome, ckpt.Failed):
+        assert_type(outcome.message, str)
+    else:
+        assert_type(outcome, Label)
+for row, outcome in label.run(ROWS, on_error="record").items():
+    assert_type(row, Any)
+    assert_type(outcome, Label | ckpt.Failed)
+
+
+async def abatch(rows: list[Row]) -> list[Label]:
+    """An async batch step."""
+    return [Label(row["text"]) for row in rows]
+
+
+batches = ckpt.step("rows.ckpt", version=1)(abatch)
+assert_type(batches.run(ROWS, batch_size=2), ckpt.Run[Label])
+assert_type(batches.arun(ROWS, batch_size=2, on_error="record"), ckpt.Run[Label | ckpt.Failed])
+assert_type(embed.arun(ROWS, on_error="record"), ckpt.Run[list[float] | ckpt.Failed])
+assert_type(ckpt.run(abatch, ROWS, store="rows.ckpt", version=1, batch_size=2), ckpt.Run[Label])
+assert_type(
+    ckpt.run(work, ROWS, store="rows.ckpt", version=1, on_error="record"),
+    ckpt.Run[Label | ckpt.Failed],
+)
+assert_type(
+    ckpt.arun(awork, ROWS, store="rows.ckpt", version=1, on_error="record", key="id"),
+    ckpt.Run[Label | ckpt.Failed],
+)
+batch.run(ROWS, batch_size="2")  # type: ignore[call-overload]  # pyright: ignore
+label.run(ROWS, on_error="recrod")  # type: ignore[call-overload]  # pyright: ignore
+assert_type(embed.replace(store="other.ckpt").many(ROWS), list[list[float]])
 
 
 async def asynchronous() -> None:
@@ -137,7 +180,7 @@ async def asynchronous() -> None:
     assert_type(await embed(ROWS[0]), list[float])
     assert_type(await embed(ROWS[0], model="large"), list[float])
     assert_type(await embed.amany(ROWS), list[list[float]])
-    await label.amany(ROWS)  # type: ignore[misc]
+    await label.amany(ROWS)  # type: ignore[misc]  # pyright: ignore
     assert_type(embed.arun(ROWS).items(), ckpt.Run[tuple[Any, list[float]]])
     async for result in embed.arun(ROWS):
         assert_type(result, list[float])

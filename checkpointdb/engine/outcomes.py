@@ -1,0 +1,333 @@
+"""What a call returned, or how it failed: pending, and only then given out. Knows no loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from ..file.records import Entry
+from ..frames.rows import as_results
+from .beside import Beside
+from .committer import Committer
+from .failures import Failed, to_error_text
+from .in_flight import InFlight
+from .job import Spec
+from .kept import as_text
+from .options import Options
+from .overdue import is_copied
+from .rows import Slot
+from .tally import Tally
+from .warn import warn
+
+log = logging.getLogger("checkpointdb.run")
+
+
+class Outcomes:
+    """Keep results and failures; safe from any thread or task.
+
+    Promise: a result is pending before anybody has it. A row leaves `in_flight` whatever happens.
+
+    Args:
+        spec: the step.
+        options: of the run.
+        committer: takes what returned.
+        in_flight: has the rows.
+        tally: of the run.
+        beside: commits for calls on an event loop.
+        flying: has an entry for each call that has not returned.
+        is_direct: whether these are of direct calls: what is recorded is raised, too.
+
+    Attributes:
+        unstorable: why a result could not be stored: no call of the run is begun after that.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        options: Options,
+        committer: Committer,
+        in_flight: InFlight,
+        tally: Tally,
+        beside: Beside,
+        flying: list[None],
+        is_direct: bool,
+    ) -> None:
+        self._spec, self._options, self._is_direct = spec, options, is_direct
+        self._committer, self._in_flight, self._tally = committer, in_flight, tally
+        self._beside, self._flying = beside, flying
+        # bound once: they are asked for each row
+        self._encode, self._notices = spec.codec.encode, spec.codec.notices
+        self._redactor, self._is_batch = spec.settings.redactor, options.batch_size is not None
+        self._needs_check = options.cost is not None or options.valid is not None
+        self._add = committer.put if spec.is_async else committer.add
+        self.unstorable: Exception | None = None
+
+    def check_storable(self) -> None:
+        """Raise if a result could not be stored: the next one could not be either, and costs."""
+        if self.unstorable is not None:
+            raise self.unstorable
+
+    def keep(self, slots: list[Slot], returned: Any, start: float) -> None:
+        """Make what the step returned pending; commit if the policy says so.
+
+        Raises:
+            EncodeError: a result cannot be stored; it is attached.
+            ValueError: a batch is no list of results, or not as long as its rows; what was
+                returned is attached.
+            StoreError: the commit failed; the result stays pending.
+        """
+        now = perf_counter()
+        try:
+            if self._is_batch:
+                self._keep_batch(slots, returned, now - start)
+            else:
+                self._keep(slots[0], returned, now - start, now)
+        except BaseException as error:
+            self.settle_rest(slots, error)
+            raise
+
+    def put(
+        self, slot: Slot, value: Any, seconds: float, cost: float | None, is_over_good: bool
+    ) -> None:
+        """Keep a result that was computed elsewhere; commit before this returns if that is due.
+
+        Raises:
+            EncodeError: it cannot be stored, and nothing is changed.
+            ValueError: `valid=` refuses it. It is saved as a failure, but not over a good one.
+            StoreError: the commit failed; the result stays pending.
+        """
+        self._encode(value)
+        valid = self._options.valid
+        if is_over_good and valid is not None and not valid(value):
+            raise self._refused(slot, value)
+        self._committer.answers_calls()
+        self._tally.gave(False)
+        self._keep(slot, value, seconds, perf_counter(), cost, self._committer.add)
+        if slot.error is not None:
+            raise slot.error
+
+    def _keep(
+        self, slot: Slot, value: Any, seconds: float, now: float, cost: float | None = None,
+        add: Callable[..., int | None] | None = None,
+    ) -> None:  # fmt: skip
+        if slot.mutated is not None:
+            self._in_flight.give_up([slot], slot.mutated)
+            return
+        try:
+            data = self._encode(value)
+        except Exception as error:
+            self._keep_unstorable(slot, value, error, seconds, now)
+            raise
+        slot.value, slot.data = value, data
+        problem = text = None
+        if self._needs_check or cost is not None:
+            cost, problem = self._check_result(slot, value, cost)
+        if slot.failed is None:
+            self._tally.computed()
+        else:
+            text = to_error_text(slot.failed)
+        entry = Entry(
+            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
+            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+        )  # fmt: skip
+        self._take(slot, entry, now, add)
+        if problem is not None:
+            raise problem
+        if self._notices:
+            self._tell_notices()
+
+    def _take(
+        self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
+    ) -> None:
+        """Make an outcome pending, or durable if that is due; only then may anybody have it."""
+        due = None
+        try:
+            due = (add or self._add)(entry, now, len(self._flying))
+        finally:
+            if due is None:
+                self._in_flight.leave((slot,))
+            else:
+                self._beside.leave_later(slot, due)
+
+    def _keep_unstorable(
+        self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
+    ) -> None:
+        """Keep what a result was that cannot be stored; no call of this run is begun any more.
+
+        It is a fault of the program, which the next row has too, and each of them costs money.
+        """
+        if not self._is_direct:
+            self.unstorable = error
+        slot.error = error
+        self._tally.failed([slot], error, recorded=False)
+        failed = slot.failed_by(error, self._redactor)
+        text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
+        self._add_failure(slot, text, seconds, now)
+
+    def _tell_notices(self) -> None:
+        """Say what results will come back as; the result that made it known is kept."""
+        while self._notices:
+            with contextlib.suppress(IndexError):  # another thread says it
+                warn(f"step {self._spec.name!r}: {self._notices.pop()}")
+
+    def _keep_batch(self, slots: list[Slot], returned: Any, seconds: float) -> None:
+        """Keep each result of a batch that can be kept, before any raises."""
+        values = as_results(returned)
+        problem: Exception | None = self._misfit(slots, returned, values)
+        if problem is not None:
+            self._in_flight.give_up(slots, problem)
+            raise problem
+        assert values is not None
+        for slot, value in zip(slots, values, strict=True):
+            try:
+                self._keep(slot, value, seconds / len(slots), perf_counter())
+            except Exception as error:  # noqa: BLE001 - the others are paid for too: keep them first
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _misfit(
+        self, slots: list[Slot], returned: Any, values: list[Any] | None
+    ) -> Exception | None:
+        if values is None:
+            what = f"a {type(returned).__name__}"
+        elif len(values) != len(slots):
+            what = f"{len(values)} results"
+        else:
+            return None
+        error = ValueError(
+            f"step {self._spec.name!r} was given a list of {len(slots)} rows and returned "
+            f"{what}: with batch_size= it must return a list of {len(slots)} results; "
+            "what it returned is attached to this error as .result"
+        )
+        error.result = returned  # type: ignore[attr-defined]
+        return error
+
+    def _check_result(
+        self, slot: Slot, value: Any, cost: float | None
+    ) -> tuple[float | None, BaseException | None]:
+        """Ask the user's `cost`, if it is not known, and `valid`.
+
+        What they raise waits until the result is kept.
+        """
+        problem: BaseException | None = None
+        try:
+            if cost is None and self._options.cost is not None:
+                cost = dollars(self._options.cost(value), "cost= returned", "; the result is saved")
+            if cost is not None:
+                self._tally.paid(cost)
+        except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
+            return cost, error
+        try:
+            if self._options.valid is None or self._options.valid(value):
+                return cost, None
+        except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
+            problem = error
+            slot.failed = slot.failed_by(error, self._redactor)
+        else:
+            problem = self._refused(slot, value)
+            shown = self._redactor.text(str(problem), slot.row)
+            slot.failed = Failed(slot.given, "invalid", shown, "", slot.attempts + 1)
+        recorded = self._is_recorded(problem)
+        if self._is_direct or not recorded:
+            slot.error = problem
+        self._tally.failed([slot], problem, recorded)
+        return cost, None if recorded else problem
+
+    def _refused(self, slot: Slot, value: Any) -> ValueError:
+        error = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
+        error.result = value  # type: ignore[attr-defined]
+        return error
+
+    def keep_late(self, slots: list[Slot], rows: list[Slot], returned: Any, start: float) -> None:
+        """Keep what an overdue call returned, over the failure of its rows; for `TimeLimit`."""
+        settled = threading.Event()
+        for slot in slots:
+            settled.clear()
+            self._in_flight.when_settled(slot, settled.set)
+            settled.wait()
+        try:
+            if not self._are_unchanged(slots):
+                log.warning(
+                    "%s: a call that took too long returned, but its row (%d) is not what it was: "
+                    "the result is not saved", self._spec.name, slots[0].position,
+                )  # fmt: skip
+                return
+            try:
+                self.keep(rows, returned, start)
+            finally:
+                self._committer.commit_late()
+        except Exception:  # nobody waits for it any more
+            log.exception("%s: a late result could not be saved", self._spec.name)
+
+    def _are_unchanged(self, slots: list[Slot]) -> bool:
+        """Tell whether the step saw the rows that these keys are of, to the end of its call."""
+        is_unchanged = self._spec.keyer.is_unchanged
+        return is_copied(slots) or all(
+            slot.mutated is None
+            and is_unchanged(slot.row, slot.identity, slot.plain, slot.input, slot.row_digest)
+            for slot in slots
+        )
+
+    # --- fail
+
+    def fail(self, slots: list[Slot], error: BaseException, start: float) -> bool:
+        """Settle rows whose call failed; tell whether as records, so that the run goes on.
+
+        Args:
+            slots: the rows.
+            error: what was raised.
+            start: from `begin`.
+        """
+        recorded = self._is_recorded(error)
+        try:
+            self._tally.failed(slots, error, recorded)
+            if recorded:
+                self._record(slots, error, start)
+            else:
+                self._in_flight.give_up(slots, error)
+        except BaseException as problem:
+            self.settle_rest(slots, problem)
+            raise
+        return recorded
+
+    def _is_recorded(self, error: BaseException) -> bool:
+        return (
+            self._options.on_error == "record"
+            and isinstance(error, Exception)
+            and not isinstance(error, self._options.stop_on)
+        )
+
+    def settle_rest(self, slots: list[Slot], error: BaseException) -> None:
+        """Settle the rows that are not: whoever waits for one must not wait for ever."""
+        kept = [slot for slot, _ in self._beside.due]
+        rest = [slot for slot in slots if not slot.settled and slot not in kept]
+        self._in_flight.give_up(rest, error)
+
+    def _record(self, slots: list[Slot], error: BaseException, start: float) -> None:
+        now = perf_counter()
+        seconds = (now - start) / len(slots)
+        for slot in slots:
+            slot.failed = slot.failed_by(error, self._redactor)
+            slot.error = error if self._is_direct else None
+            self._add_failure(slot, to_error_text(slot.failed), seconds, now)
+
+    def _add_failure(self, slot: Slot, text: str, seconds: float, now: float) -> None:
+        """Make a failure pending; only now may anybody have it."""
+        entry = Entry(
+            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
+            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+        )  # fmt: skip
+        self._take(slot, entry, now)
+
+
+def dollars(cost: Any, what: str, more: str = "") -> float:
+    """Return a cost; raise `ValueError` if it is none."""
+    if isinstance(cost, int | float) and 0 <= cost < math.inf:
+        return float(cost)
+    raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")
