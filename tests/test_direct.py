@@ -179,7 +179,7 @@ def test_a_direct_call_takes_over_from_one_that_was_killed_or_failed(store_path,
 def until_it_follows(step):
     """Wait until a direct call waits for another process."""
     deadline = time.monotonic() + 30
-    while step._single_calls is None or not step._single_calls.sharing.waiting:
+    while step._direct._run is None or not step._direct._run.sharing.waiting:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
