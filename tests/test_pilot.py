@@ -54,7 +54,7 @@ def test_a_pilot_stops_before_a_call_more_and_the_next_run_goes_on(driver, store
     assert sorted(made) == sorted([*rows[2:], 5, 10])
 
 
-@each_driver
+@pytest.mark.parametrize("driver", [SEQUENTIAL, TASKS], ids=str)
 def test_a_pilot_of_as_many_calls_as_there_are_is_a_whole_run(driver, store_path):
     """No row is left out for it, and it has finished."""
     step, made, _ = counted(driver, store_path)
@@ -131,7 +131,7 @@ def test_rows_that_failed_wait_for_those_of_a_source_of_any_length(store_path):
     assert made == [5, 1, 5]
 
 
-@each_driver
+@pytest.mark.parametrize("driver", [SEQUENTIAL, TASKS], ids=str)
 def test_a_pilot_ends_among_failed_rows_though_many_are_equal(driver, store_path):
     """Nobody waits for a row that has no turn."""
     step, _, fails = counted(driver, store_path)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from drivers import SEQUENTIAL, each_driver
+from drivers import BRIDGED, SEQUENTIAL, TASKS
 
 import checkpointdb as ckpt
 from checkpointdb import MISS, ReplayMissError, Store, args
+
+pytest_plugins = ["pytester"]
 
 ROWS = [{"id": n, "text": f"t{n}"} for n in range(30)]
 
@@ -44,7 +46,7 @@ def record(driver, path, rows=ROWS, **options):
     return step, calls
 
 
-@each_driver
+@pytest.mark.parametrize("driver", [SEQUENTIAL, TASKS, BRIDGED], ids=str)
 def test_what_is_saved_is_given_out_and_nothing_is_called_or_written(driver, store_path):
     """By runs, direct calls and look-ups, of a path and of a store open for reading only."""
     step, calls = record(driver, store_path)
@@ -65,8 +67,9 @@ def test_what_is_saved_is_given_out_and_nothing_is_called_or_written(driver, sto
         assert len(store.runs()) == 1
 
 
-@each_driver
-@pytest.mark.parametrize("on_error", ["raise", "record"])
+@pytest.mark.parametrize(
+    ("driver", "on_error"), [(SEQUENTIAL, "raise"), (TASKS, "record"), (BRIDGED, "record")], ids=str
+)
 def test_a_row_that_is_not_saved_is_an_error_that_says_what_differs(driver, on_error, store_path):
     """Before any call, and whatever happens to failures; what came before it is given out."""
     step, calls = record(driver, store_path)
@@ -116,7 +119,7 @@ def test_a_saved_failure_is_given_out_where_failures_are(store_path):
     assert calls == []
 
 
-@each_driver
+@pytest.mark.parametrize("driver", [SEQUENTIAL, TASKS], ids=str)
 def test_samples_of_equal_rows_come_in_their_order(driver, store_path):
     """As many as were saved; one more is a miss that says so."""
     step, _ = record(driver, store_path, rows=["a", "b", "a", "a"], duplicates="separate")
@@ -192,37 +195,23 @@ def test_a_store_on_a_read_only_disk_can_be_replayed(store_path, tmp_path):
         os.chmod(store_path, 0o600)
 
 
-@pytest.mark.slow
-def test_the_recipe_for_pytest_records_once_and_replays(tmp_path):
+def test_the_recipe_for_pytest_records_once_and_replays(pytester, monkeypatch):
     """The code of docs/testing.md, run by pytest itself."""
     with open(os.path.join(os.path.dirname(__file__), "..", "docs", "testing.md")) as file:
         conftest, test = re.findall(r"```python\n(.*?)```", file.read(), re.S)
-    files = {
-        "conftest.py": conftest,
-        "test_pipeline.py": test,
-        "pipeline.py": PIPELINE,
-        "tests/keep": "",
-    }
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-
-    def pytest_says(**environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-            env=os.environ | environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout
-
-    assert pytest_says(RECORD="1")[0] == 0
-    assert (tmp_path / "calls.log").read_text() == "fine\nbad\n"
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(test_pipeline=test, pipeline=PIPELINE)
+    pytester.mkdir("tests")
+    monkeypatch.setenv("RECORD", "1")
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+    assert (pytester.path / "calls.log").read_text() == "fine\nbad\n"
     other = test.replace('"fine"', '"fine!"').replace("def test_", "def test_other_")
-    (tmp_path / "test_other.py").write_text(other)
-    code, said = pytest_says()
-    assert code == 1 and "1 failed, 1 passed" in said
-    assert "ReplayMissError" in said and "there 'fine'" in said, said
-    assert (tmp_path / "calls.log").read_text() == "fine\nbad\n"
+    pytester.makepyfile(test_other=other)
+    monkeypatch.delenv("RECORD")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    assert "ReplayMissError" in result.stdout.str() and "there 'fine'" in result.stdout.str()
+    assert (pytester.path / "calls.log").read_text() == "fine\nbad\n"
 
 
 PIPELINE = """
