@@ -24,6 +24,7 @@ STOPS = tuple(
 ALARMS = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()
 
 MOUNTS, LOCKS = "/proc/self/mountinfo", "/proc/locks"
+CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _OPEN_FILES = "/proc/self/fd"

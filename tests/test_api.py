@@ -143,7 +143,7 @@ def test_nothing_of_the_process_is_changed_at_import():
 
 def test_the_modules_that_know_the_file_open_nothing_by_path():
     """Only SQLite does: closing another descriptor of a store drops its locks in this process."""
-    of_proc = {"system.py", "integrations/peers.py"}  # which read /proc
+    of_proc = {"system.py"}  # which read /proc
     found = {}
     for name, tree in trees():
         for called, _ in calls(tree):

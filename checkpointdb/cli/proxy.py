@@ -13,7 +13,7 @@ import click
 
 from ..integrations.peers import Door, is_loopback, knows_peers
 from ..integrations.prices import Prices
-from .completion import files
+from .completion import files, versions
 from .display import note, safe, shown
 from .group import VERSION, Failure
 
@@ -36,7 +36,7 @@ _NEEDED = ("httpx", "starlette", "uvicorn")
     help="Save answers to POST under this path, too: /v1/rerank. Can be repeated.",
 )  # fmt: skip
 @click.option(
-    "--version", type=VERSION, default="1", show_default=True,
+    "--version", type=VERSION, default="1", show_default=True, shell_complete=versions,
     help="Of the saved answers; another one asks again.",
 )  # fmt: skip
 @click.option(

@@ -9,8 +9,9 @@ import struct
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from .. import system
+
 TOKEN = "x-checkpointdb-token"  # noqa: S105 - the header's name
-_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 Address = tuple[str, int]
@@ -23,21 +24,16 @@ def is_loopback(host: str) -> bool:
 
 def knows_peers() -> bool:
     """Tell whether this system says whose the other end of a connection is."""
-    return os.path.exists(_TABLES[0])
+    return os.path.exists(system.CONNECTIONS[0])
 
 
 def uid_of(peer: Address, own: Address) -> int | None:
     """Return the user whose the other end of a local connection is; None if that is not known."""
-    for table in _TABLES:
-        try:
-            with open(table, encoding="ascii") as lines:
-                next(lines)
-                for line in lines:
-                    fields = line.split()
-                    if fields[1].endswith(_as_listed(peer)) and fields[2].endswith(_as_listed(own)):
-                        return int(fields[7])
-        except OSError:
-            continue
+    for table in system.CONNECTIONS:
+        for line in (system.table(table) or [])[1:]:
+            fields = line.split()
+            if fields[1].endswith(_as_listed(peer)) and fields[2].endswith(_as_listed(own)):
+                return int(fields[7])
     return None
 
 
