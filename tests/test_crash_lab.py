@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 
@@ -26,7 +27,13 @@ STATES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", planted.PLANTED)
+def params(names):
+    """Yield the names; Python 3.12 counts no bytecodes, or dies of it, and has no signals there."""
+    skip = pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="3.12 cannot trace opcodes")
+    return [pytest.param(it, marks=[skip] if "signal" in it else []) for it in names]
+
+
+@pytest.mark.parametrize("name", params(planted.PLANTED))
 def test_a_planted_fault_is_caught(name):
     """A laboratory that has not been seen to fail proves nothing."""
     fault = planted.PLANTED[name]
@@ -34,7 +41,7 @@ def test_a_planted_fault_is_caught(name):
         assert fault.look()
 
 
-@pytest.mark.parametrize("experiment", session.EXPERIMENTS)
+@pytest.mark.parametrize("experiment", params(session.EXPERIMENTS))
 def test_the_store_passes(experiment):
     """Nothing acknowledged is lost, no byte is wrong, and everything comes to its end."""
     done = session.run(SEED, STATES[experiment], (experiment,), lambda *_: None)

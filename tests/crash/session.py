@@ -10,6 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from typing import Any
 
 import msgspec
@@ -216,6 +217,7 @@ def run(
 def _begin(part: Part, directory: str) -> int:
     child = power.fork()
     if not child:
+        _own_fork_server()
         path = os.path.join(directory, str(os.getpid()))
         try:
             result: Any = part.do()
@@ -226,6 +228,11 @@ def _begin(part: Part, directory: str) -> int:
             file.write(msgspec.msgpack.encode(result))
         os._exit(0)
     return child
+
+
+def _own_fork_server() -> None:
+    # multiprocessing waits for its fork server as for a child, which the parent's is not here
+    forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]
 
 
 def _result(pid: int, status: int, directory: str, part: Part) -> tuple[dict[str, Any], list[Any]]:
