@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 from . import interrupts
 from .errors import StoreError
 from .file import connection as files
-from .file import lifetime
+from .file import lifetime, probe
 from .file.backup import backup
 from .file.log import Log
 from .file.merge import Merged
@@ -57,7 +57,7 @@ class Store:
     ) -> None:
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', got {durability!r}")
-        files.check_sqlite()
+        probe.check_sqlite()
         self.path = os.path.realpath(os.fspath(path))
         self.durability, self.readonly = durability, readonly
         self._vfs = vfs

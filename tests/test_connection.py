@@ -26,8 +26,16 @@ from checkpointdb import (
     StoreLockedError,
     StoreVersionError,
 )
-from checkpointdb.file import connection, key_index, locks, migrations, pragmas
-from checkpointdb.file.connection import check_sqlite
+from checkpointdb.file import (
+    connection,
+    key_index,
+    locks,
+    migrations,
+    pragmas,
+    probe,
+)
+from checkpointdb.file.foreign import mapped
+from checkpointdb.file.probe import check_sqlite
 from checkpointdb.file.read import Reader
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -663,7 +671,7 @@ def test_reading_a_store_does_not_drop_the_locks_of_its_writer(open_store, store
     with Reader(store_path) as reader:
         assert reader.verify() == []
     store.steps(), store.runs(), list(store.records()), store.get(key(1).hex()), store.verify()
-    connection._probe(store_path, None)
+    probe.probe(store_path, None)
     Store(store_path).close()
     with pytest.raises(FileExistsError):
         os.open(store_path, os.O_CREAT | os.O_EXCL)
@@ -747,7 +755,7 @@ def test_reading_creates_no_file(store_path):
 @pytest.mark.parametrize("how", ["link", "rename"])
 def test_a_second_name_of_an_open_store_is_refused(store_path, monkeypatch, opener, elsewhere, how):
     """Each name has a log of its own: what is written under one is not seen under the other."""
-    monkeypatch.setattr(connection, "SETTLING_SECONDS", 0.1)
+    monkeypatch.setattr(probe, "SETTLING_SECONDS", 0.1)
     saved(store_path)
     other = store_path + ".other"
     held = holding(store_path) if elsewhere else Store(store_path)
@@ -812,7 +820,7 @@ def test_every_error_of_sqlite_becomes_one_of_ours(error):
     cause = error("what happened")
     with (
         pytest.raises(StoreError, match=r"^rows\.ckpt: ") as caught,
-        connection.mapped("rows.ckpt"),
+        mapped("rows.ckpt"),
     ):
         raise cause
     assert caught.value.__cause__ is cause

@@ -95,7 +95,9 @@ def in_with(frame):
 def runs_before_any_call(frame):
     """Tell whether this is what looks at the user's code: thousands of lines, nothing at stake."""
     name = os.path.basename(frame.f_code.co_filename)
-    return name in ("captured.py", "follow.py", "plain.py", "code_reads.py", "canonical.py")
+    return name in {
+        "captured.py", "follow.py", "chains.py", "plain.py", "code_reads.py", "canonical.py",
+    }  # fmt: skip
 
 
 def interrupt_at(event, run):

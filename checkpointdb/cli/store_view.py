@@ -14,8 +14,8 @@ import msgspec
 
 from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
-from ..file.connection import mapped
 from ..file.delete import COLUMNS, no_condition
+from ..file.foreign import mapped
 from ..file.key_index import KeyIndex
 from ..file.read import Reader, to_builtins
 from ..file.records import Call, Record, RunInfo, StepInfo

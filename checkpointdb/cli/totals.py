@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..file.connection import mapped
+from ..file.foreign import mapped
 from ..file.records import Record
 from ..file.sql import ids_array, rows
 from .store_view import Look, retried

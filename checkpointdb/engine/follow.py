@@ -7,7 +7,6 @@ what is installed or Python's own. No code of the user's is run.
 from __future__ import annotations
 
 import ast
-import enum
 import functools
 import inspect
 import os
@@ -20,16 +19,15 @@ from typing import Any
 
 import msgspec
 
+from .chains import Found, content, deeper, defaults_of, one_further, plain_function
 from .code_reads import Element, Path, Reads, is_changed, reads_of, without_end
 from .fingerprint import function_of, outline_print, parse, stripped
 from .imported import uses
 from .partials import bound_names
 from .plain import (
     ABSENT,
-    NO_ITEM,
     Content,
     Touched,
-    fields_of,
     is_changeable,
     is_own_class,
     is_own_file,
@@ -46,24 +44,6 @@ _SYNTAX = tuple(f"__{name}__" for name in (
     "xor",
 ))  # fmt: skip
 ITS_CODE = "its code"
-
-
-class Found(msgspec.Struct, frozen=True):
-    """Where a chain led: to a root and a path behind it, and the value there.
-
-    `is_in` is the namespace and the name that hold the value, if it is simply a global.
-    """
-
-    root: str
-    path: Path
-    value: Any
-    find: Callable[[], Any]
-    is_in: tuple[dict[str, Any], str] | None = None
-
-    @property
-    def name(self) -> Any:
-        """What it is called: the last name on the way to it."""
-        return self.path[-1][1] if self.path else self.root.rpartition(" ")[2]
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -151,7 +131,7 @@ class Walk:
                 self.touched.members.add((id(owner.value), path[-1]))
 
     def _defaults(self, fn: Any, of: str) -> None:
-        for name, value in _defaults_of(fn).items():
+        for name, value in defaults_of(fn).items():
             self._note(self._found(f"default {name}{of}", value))
 
     # --- from a chain to a value
@@ -163,7 +143,7 @@ class Walk:
         fn, code = task.fn, task.fn.__code__
         if name in code.co_freevars:
             cell = (fn.__closure__ or ())[code.co_freevars.index(name)]
-            start = Found(f"closure {name}{of}", (), _content(cell), lambda: _content(cell))
+            start = Found(f"closure {name}{of}", (), content(cell), lambda: content(cell))
         elif task.me is not None and name == _first(code):
             start = task.me
         elif name == "super" and "__class__" in code.co_freevars:
@@ -172,7 +152,7 @@ class Walk:
             if name not in fn.__globals__:
                 return None
             start = self._global(fn.__globals__, name)
-        elif assigned and name in (defaults := _defaults_of(fn)):
+        elif assigned and name in (defaults := defaults_of(fn)):
             start = self._found(f"default {name}{of}", defaults[name])
         else:
             return None
@@ -181,7 +161,7 @@ class Walk:
     def _in_super(self, task: _Task, path: Path) -> Found | None:
         """Follow a method that `super()` finds."""
         cells = dict(zip(task.fn.__code__.co_freevars, task.fn.__closure__ or (), strict=True))
-        own = _content(cells["__class__"])
+        own = content(cells["__class__"])
         if not path or not isinstance(own, type):
             return None
         kind = own if task.me is None else _kind_of(task.me.value)
@@ -190,7 +170,7 @@ class Walk:
         if base is not None and is_own_class(base):
             own, value = self._found(self._class_label(base), base), vars(base)[path[0][1]]
             if not self._is_method(task.me or own, path[0], value):
-                return _deeper(own, path[:1], value)
+                return deeper(own, path[:1], value)
         return None
 
     def _global(self, namespace: dict[str, Any], name: str) -> Found:
@@ -209,13 +189,13 @@ class Walk:
                 continue
             if isinstance(place.value, type) and is_own_class(place.value):
                 place = Found(self._class_label(place.value), (), place.value, place.find)
-            value = _step(place.value, element)
+            value = one_further(place.value, element)
             if value is ABSENT:
                 rest = path[i:] if assigned else ()
-                return _deeper(place, rest, place.value)
+                return deeper(place, rest, place.value)
             if self._is_method(place, element, value):
                 return None
-            place = _deeper(place, (element,), value)
+            place = deeper(place, (element,), value)
         return place if place.value is not ABSENT else None
 
     def _in_module(self, module: types.ModuleType, element: Element, rest: Path) -> Found | None:
@@ -336,7 +316,7 @@ class Walk:
             if value.__module__ == own.__module__ and not _is_generated(value):
                 self._follow(value, name)
         elif not name.startswith("__") and not callable(value):
-            self._note(_deeper(place, ((".", name),), value))
+            self._note(deeper(place, ((".", name),), value))
 
     # --- what came of it
 
@@ -361,36 +341,6 @@ class Walk:
     def is_assigned(self, root: str, path: Path) -> bool:
         """Tell whether the followed code itself assigns this."""
         return any((root, path[:n]) in self._assigned for n in range(len(path) + 1))
-
-
-def _defaults_of(fn: Any) -> dict[str, Any]:
-    code = fn.__code__
-    names = code.co_varnames[: code.co_argcount]
-    values = fn.__defaults__ or ()
-    given = dict(zip(names[len(names) - len(values) :], values, strict=True))
-    return given | (fn.__kwdefaults__ or {})
-
-
-def _deeper(place: Found, path: Path, value: Any) -> Found:
-    def find() -> Any:
-        now = place.find()
-        for kind, name in path:  # the two first are short cuts, for this is asked in each call
-            if kind == "[" and type(now) is dict:
-                now = now.get(name, NO_ITEM)
-            elif kind == "." and name in getattr(now, "__dict__", ()):
-                now = now.__dict__[name]
-            else:
-                now = _step(now, (kind, name))
-        return now
-
-    return Found(place.root, place.path + path, value, find if path else place.find)
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not yet assigned
-        return ABSENT
 
 
 def _unwrapped(value: Any) -> Any:
@@ -426,46 +376,7 @@ def _takes_me(fn: types.FunctionType, me: Found | None) -> bool:
         return False
     value = me.value
     kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
-    return any(_plain_function(it) is fn for kind in kinds for it in vars(kind).values())
-
-
-def _plain_function(value: Any) -> Any:
-    if isinstance(value, property):
-        return value.fget
-    if isinstance(value, functools.cached_property):
-        return value.func
-    return getattr(value, "__func__", value)
-
-
-def _step(value: Any, element: Element) -> Any:
-    """Return what is one step further along a chain, found without running any code."""
-    kind, name = element
-    if kind == "[":
-        if isinstance(value, dict) or value is os.environ:
-            return value.get(name, NO_ITEM)
-        if not (isinstance(value, list | tuple) and isinstance(name, int)):
-            return ABSENT
-        return value[name] if -len(value) <= name < len(value) else NO_ITEM
-    if isinstance(value, type):
-        if not is_own_class(value):
-            return ABSENT
-        members = getattr(value, "__members__", {})
-        return members[name] if name in members else inspect.getattr_static(value, name, ABSENT)
-    fields = fields_of(value)
-    if fields is None:
-        return _member_code(value, name)
-    if name in fields:
-        return fields[name]
-    found = inspect.getattr_static(type(value), name, ABSENT)
-    return found if is_own_class(type(value)) else ABSENT
-
-
-def _member_code(value: Any, name: str) -> Any:
-    """Return a method of a member of an enumeration."""
-    if not (isinstance(value, enum.Enum) and is_own_class(type(value))):
-        return ABSENT
-    found = inspect.getattr_static(type(value), name, ABSENT)
-    return found if isinstance(_plain_function(found), types.FunctionType) else ABSENT
+    return any(plain_function(it) is fn for kind in kinds for it in vars(kind).values())
 
 
 @functools.lru_cache(maxsize=1024)

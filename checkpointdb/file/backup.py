@@ -9,7 +9,7 @@ from __future__ import annotations
 import apsw
 
 from ..errors import StoreCorruptError, StoreError
-from .connection import mapped
+from .foreign import mapped
 from .read import Reader
 from .temporary import check_target, half_made, taken
 from .verify import OnProgress, unseen

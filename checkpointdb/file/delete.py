@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 import apsw
 
 from ..errors import StoreError
-from .connection import mapped
+from .foreign import mapped
 from .processes import alive
 from .records import RunInfo
 from .sql import rows

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from .connection import mapped
+from .foreign import mapped
 from .key_index import KEY_BYTES
 from .read import Reader, corrupt
 from .records import Entry, checksum

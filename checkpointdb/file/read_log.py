@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import StoreError
-from . import connection as files
+from . import foreign
 from .find import Finder
 from .read import Reader
 from .records import Found, Made, Registered, SavedCode
@@ -52,7 +52,7 @@ class ReadLog:
             if not self._reader.is_unchanged():
                 self._reader.close()
                 self._open()
-            with files.mapped(self.path):
+            with foreign.mapped(self.path):
                 yield self._reader
 
     # --- what is there

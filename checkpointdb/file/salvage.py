@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import StoreError
 from . import connection as files
-from . import pragmas
+from . import foreign, pragmas, probe
 from .locks import lockers
 from .pages import Pages
 from .read import Reader
@@ -61,8 +61,8 @@ def salvage(
             exists, or cannot be written.
     """
     source, target = os.path.realpath(os.fspath(path)), os.path.abspath(os.fspath(output))
-    files.check_sqlite()
-    files.check_file(source)
+    probe.check_sqlite()
+    probe.check_file(source)
     if lockers(source):
         raise StoreError(
             f"{source}: a process has it open. Close it first; to copy a store in use, there is "
@@ -73,7 +73,7 @@ def salvage(
     progress = on_progress or unseen
     try:
         with half_made(target, force) as temporary:
-            with files.mapped(target):
+            with foreign.mapped(target):
                 files.lay(temporary)
             done = _salvage(source, temporary, progress)
             _check(temporary, target, progress)
@@ -86,10 +86,10 @@ def salvage(
 
 def _salvage(source: str, temporary: str, progress: OnProgress) -> Salvaged:
     with contextlib.ExitStack() as stack:
-        with files.mapped(source):
+        with foreign.mapped(source):
             pages = Pages(source)
             stack.callback(pages.close)
-        with files.mapped(temporary):
+        with foreign.mapped(temporary):
             writer = apsw.Connection(temporary, flags=apsw.SQLITE_OPEN_READWRITE)
             stack.callback(writer.close)
             pragmas.harden(writer)

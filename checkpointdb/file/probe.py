@@ -1,0 +1,235 @@
+"""Refuse what is not a whole store of ours, before anything is written. Knows SQLite; no records.
+
+A file is never opened by anything but SQLite: closing another descriptor of it would drop the locks
+that SQLite holds in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+import urllib.parse
+import warnings
+
+import apsw
+
+from ..errors import StoreCorruptError, StoreError, StoreVersionError
+from ..wording import safe
+from . import migrations, wal
+from .foreign import mapped, no_sqlite, ours
+from .locks import lockers, strangers
+from .pages import looks_like_pages
+
+OLDEST_SQLITE = (3, 51, 3)
+SETTLING_SECONDS = 1.0  # more than it takes to open or close a store
+SMALLEST_SQLITE = 512  # SQLite takes anything shorter for a new, empty database
+_READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+
+
+def check_sqlite(version: str | None = None) -> None:
+    """Refuse an SQLite with the WAL-reset bug, which can lose committed rows.
+
+    Source: sqlite.org/wal.html, "the WAL-reset bug": 3.7.0 to 3.51.2, two or more connections.
+    """
+    version = version or apsw.sqlite_lib_version()
+    if tuple(map(int, version.split("."))) < OLDEST_SQLITE:
+        raise StoreVersionError(
+            f"SQLite {version} can lose committed rows (its WAL-reset bug): upgrade apsw to a "
+            f"version with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
+
+
+def size(path: str) -> int | None:
+    """Return a file's bytes; None if it is not there."""
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def open_uri(path: str, options: str, vfs: str | None) -> apsw.Connection:
+    """Open for reading, with SQLite's options for a URI."""
+    return apsw.Connection(uri(path, options), flags=_READ_ONLY, vfs=vfs)
+
+
+def uri(path: str, options: str) -> str:
+    """Return the URI by which SQLite opens the file."""
+    return f"file:{urllib.parse.quote(os.path.abspath(path))}?{options}"
+
+
+def probe(path: str, vfs: str | None) -> None:
+    """Refuse whatever is not a store of ours, before anything could write to it."""
+    check_sqlite()
+    check_file(path)
+    _check_beside(path)
+    try:
+        application_id, present = _identify(path, vfs)
+    except apsw.NotADBError as error:
+        if looks_like_pages(path, vfs):
+            raise ours(apsw.CorruptError("its first page is not what it was"), path) from error
+        raise no_sqlite(path, safe(error)) from error
+    except apsw.Error as error:  # pragma: no cover - another user, or the disk fails
+        raise ours(error, path) from error
+    if application_id == migrations.BEFORE_FORMAT_1:
+        raise StoreVersionError(
+            f"{path}: written by a checkpointdb from before its first release, whose format is not "
+            "read any more; nothing was written. Give another path, or export its results with "
+            "the version that wrote it",
+            path,
+        )
+    if application_id != migrations.APPLICATION_ID and _has_our_tables(path, vfs):
+        raise ours(apsw.CorruptError("it is not marked as a store any more"), path)
+    if application_id != migrations.APPLICATION_ID:
+        raise StoreError(
+            f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
+            "Give another path",
+            path,
+        )
+    if present < 1:
+        raise StoreCorruptError(
+            f"{path}: damaged: it has no file format; nothing was written", path
+        )
+    if present > migrations.newest():
+        raise StoreVersionError(
+            f"{path}: written by a newer checkpointdb (file format {present}, this one knows "
+            f"{migrations.newest()}); nothing was written. Upgrade checkpointdb",
+            path,
+        )
+
+
+def check_file(path: str) -> None:
+    """Raise unless it is a file that may be one of SQLite's."""
+    check_name(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}", path) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: no regular file; give the path of one, or of a new one", path)
+    if 0 < status.st_size < SMALLEST_SQLITE:
+        raise no_sqlite(path, "it is too short")
+    if status.st_size == 0:
+        raise StoreError(
+            f"{path}: an empty file, which checkpointdb never makes; nothing was written. "
+            "Delete it, or give another path",
+            path,
+        )
+
+
+def check_name(path: str) -> None:
+    """Raise unless SQLite can open a file of this name."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        text = f"{path!r}: SQLite opens only files whose names are UTF-8: rename it"
+        raise StoreError(text, path) from error
+
+
+def _check_beside(path: str) -> None:
+    """Refuse what would have SQLite wait for ever, write elsewhere, or undo what is saved.
+
+    A rollback journal, which no store has, would be played back into it before anybody asks.
+    """
+    if os.path.lexists(path + "-journal"):
+        raise StoreError(
+            f"{path}-journal: a rollback journal, which checkpointdb never makes: another program "
+            "wrote to this store, or somebody put it here. Nothing was read or written. Move it "
+            "away if you do not know it",
+            path,
+        )
+    owners = {os.stat(path).st_uid, os.geteuid(), 0}
+    for ending in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path + ending)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
+                raise StoreError(
+                    f"{path}{ending}: no regular file, or another user's: it is none of this "
+                    "store's. Nothing was read or written. Move it away",
+                    path,
+                )
+
+
+def _identify(path: str, vfs: str | None) -> tuple[int, int]:
+    """Return a file's application id and format, from its first page alone.
+
+    A kill inside a wal_checkpoint leaves a first page that speaks of pages which are only in the
+    log yet; a power cut may tear that page itself, which is whole in the log then.
+    """
+    try:
+        return _ask(open_uri(path, "immutable=1", vfs))
+    except (apsw.NotADBError, apsw.CorruptError):
+        if not size(path + "-wal"):
+            raise
+    if left_behind(path):
+        return wal.look(uri(path, "mode=ro"), vfs or "unix-none")[0]
+    return _ask(open_uri(path, "mode=ro", vfs))  # pragma: no cover - a checkpoint in between
+
+
+def _ask(connection: apsw.Connection) -> tuple[int, int]:
+    with contextlib.closing(connection):
+        connection.pragma("writable_schema", True)  # or SQLite refuses a file that is too short
+        return connection.pragma("application_id"), connection.pragma("user_version")
+
+
+def _has_our_tables(path: str, vfs: str | None) -> bool:
+    with contextlib.closing(open_uri(path, "immutable=1", vfs)) as connection:
+        sql = "select count(*) from sqlite_schema where name in ('records', 'system_key_index')"
+        with contextlib.suppress(apsw.Error):
+            return bool(connection.execute(sql).get == 2)
+    return False  # pragma: no cover - its schema cannot be read either
+
+
+def left_behind(path: str) -> bool:
+    """Tell whether there is a log that nobody has open."""
+    return bool(size(path + "-wal")) and lockers(path) == set()
+
+
+def check_log(path: str, vfs: str | None) -> wal.Damage | None:
+    """Say that commits in the log cannot be read, before anything is written over them."""
+    if not left_behind(path):
+        return None
+    with mapped(path):
+        damage = wal.look(uri(path, "mode=ro"), vfs or "unix-none")[1]
+    if damage is not None:
+        warnings.warn(": ".join(lost_in_log(path, damage)), stacklevel=4)
+    return damage
+
+
+def lost_in_log(path: str, damage: wal.Damage) -> tuple[str, str]:
+    """Say what is damaged in a log, and what cannot be read because of it."""
+    what = f"frame {damage.frame} of {damage.frames}" if damage.frame else "the header"
+    return (
+        f"{path}-wal: {what} is damaged, and SQLite reads nothing after it",
+        f"{damage.commits:,} commits are there whole, and the next write goes over them. If they "
+        "matter, copy the store with its -wal and -shm now, and work on the copy: "
+        "`ckpt salvage COPY -o NEW` reads them",
+    )
+
+
+def refuse_other_name(path: str) -> None:
+    """Raise if somebody has the file open under another name: a hard link, or it was renamed."""
+    until = time.monotonic() + SETTLING_SECONDS
+    while others := strangers(path):
+        if time.monotonic() > until:  # not in the middle of opening or closing it
+            raise StoreError(
+                f"{path}: process {min(others)} has this file open under another name, and with "
+                "it another log: what either writes the other would not see, and overwrite. "
+                "Nothing was read or written. Use one name, or copy the file",
+                path,
+            )
+        time.sleep(0.01)
+
+
+def check_schema(connection: apsw.Connection, path: str) -> None:
+    """Raise unless the tables are as we created them."""
+    wrong = migrations.wrong_in_schema(connection)
+    if wrong is not None:
+        raise StoreCorruptError(
+            f"{path}: {safe(wrong)} is not as checkpointdb created it: another program changed the "
+            "file. Nothing was read or written",
+            path,
+        )
