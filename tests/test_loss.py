@@ -202,7 +202,7 @@ def test_a_run_says_what_a_crash_would_cost_here(store_path):
 
 
 def test_a_fixed_limit_is_not_said_where_a_burst_was_more(store_path, slow_disk):
-    """32 calls return together under every(rows=1): those that wait for a commit are not durable."""
+    """32 calls return together under every(rows=1): those that wait for it are not durable."""
 
     @ckpt.step(store_path, version=1, save=ckpt.every(rows=1))
     async def step(row):
