@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes, foreign, occurrences, probe
+from . import alike, codes, foreign, occurrences, probe
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -271,24 +271,12 @@ class Reader:
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]
 
-    def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
-        """Yield up to `limit` records of a step, the newest first, superseded ones too."""
-        last = last_id(self._connection)
-        while limit > 0:
-            with foreign.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    """
-                    select records.id from records join steps on steps.id = records.step
-                     where records.id <= ? and name = ? and version = ?
-                     order by records.id desc limit ?
-                    """,
-                    (last, step, version, min(PAGE, limit)),
-                ).fetchall()
-                rows = self._fetch([id for (id,) in page])
-            if not page:
-                return
-            yield from map(self._record, rows)
-            last, limit = page[-1][0] - 1, limit - len(page)
+    def alike(self, step: int, parts: Sequence[str | bytes]) -> list[Record]:
+        """Return the records of a step whose inputs look most like a row: see `file/alike.py`."""
+        with foreign.mapped(self.path):
+            ids = alike.alike(self._connection, step, parts)
+            rows = self._fetch(ids)
+        return [self._record(row) for row in rows]
 
     def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""
