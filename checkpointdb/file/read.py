@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import alike, codes, foreign, occurrences, probe
+from . import alike, codes, foreign, in_order, occurrences, probe
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -158,52 +158,30 @@ class Reader:
 
         With `run` only what that run wrote counts, even where a later run has written it again.
 
-        The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
-        while the caller works, however long that takes.
-
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
+        self.select(step, version, run)
+        yield from map(self._record, self._rows(status))
+
+    def select(self, step: str | None, version: int | str | None, run: int | None = None) -> None:
+        """List the newest record of each key for `selected`, as of now: see `file/in_order.py`."""
         with foreign.mapped(self.path):
-            self._select(step, version, status, run)
-        last = 0
+            in_order.select(self._connection, step, version, run)
+
+    def selected(self, status: Status | None = None) -> Iterator[Entry]:
+        """Yield what `select` has listed, values encoded, each checked."""
+        for row in self._rows(status):
+            yield self._entry(row[5], row[0], row[6:])
+
+    def _rows(self, status: Status | None) -> Iterator[tuple[Any, ...]]:
+        pages = in_order.pages(self._connection, None if status is None else status == "ok")
         while True:
             with foreign.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
-                    (last, PAGE),
-                ).fetchall()
-                rows = self._fetch([id for _, id in page])
+                page = self._fetch(next(pages, []))
             if not page:
                 return
-            for row in rows:
-                yield self._record(row)
-            last = page[-1][0]
-
-    def _select(
-        self,
-        step: str | None,
-        version: int | str | None,
-        status: Status | None,
-        run: int | None = None,
-    ) -> None:
-        self._connection.pragma("query_only", False)
-        self._connection.execute("drop table if exists temp.ordered")
-        self._connection.execute("create temp table ordered (id integer not null)")
-        self._connection.execute(
-            """
-            insert into temp.ordered
-            select newest.id
-              from (select max(id) as id, step, position, error from records
-                     where ?4 is null or run = ?4 group by key) newest
-              join steps on steps.id = newest.step
-             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
-               and (?3 is null or (error is null) = (?3 = 'ok'))
-             order by newest.step, newest.position, newest.id
-            """,
-            (step, version, status, run),
-        )
-        self._connection.pragma("query_only", True)
+            yield from page
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, 32 hex digits; None if there is none."""
