@@ -13,14 +13,18 @@ import sys
 from typing import Any
 
 import msgspec
+import prometheus_client
 import pytest
 from cli_helpers import invoke
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
 from stores import ERROR, Log, entry
 
 import checkpointdb as ckpt
 from checkpointdb import Store, every
 from checkpointdb.engine import paid
 from checkpointdb.file import key_index
+from checkpointdb.otel import Telemetry
 
 EACH = {"input_tokens": 12, "output_tokens": 40}
 
@@ -284,25 +288,17 @@ def test_the_command_line_says_what_was_used(tmp_path, monkeypatch, name):
     assert words in (tmp_path / "page.html").read_text()
 
 
-def test_prometheus_and_opentelemetry_count_tokens_by_type(store_path):
+def test_prometheus_counts_tokens_by_type(store_path):
     """Up to date while a run goes on; over runs that ended too."""
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-    from checkpointdb.otel import Telemetry
-
-    reader = InMemoryMetricReader()
-    meters = MeterProvider([reader])
+    meters = MeterProvider([PrometheusMetricReader()])
     telemetry = Telemetry(meter_provider=meters)
 
     def counted():
-        (resource,) = reader.get_metrics_data().resource_metrics
         return {
-            point.attributes["gen_ai.token.type"]: point.value
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == "checkpointdb.usage"
-            for point in metric.data.data_points
+            sample.labels["gen_ai_token_type"]: sample.value
+            for metric in prometheus_client.REGISTRY.collect()
+            for sample in metric.samples
+            if sample.name == "checkpointdb_usage_total"
         }
 
     step = ckpt.step(store_path, version=1, usage="usage", on_event=telemetry)(ask)

@@ -132,8 +132,8 @@ class Calls:
             step = self._steps.get((name, is_async))
             if step is None:
                 options: StepOptions = {
-                    "save": every(rows=1), "on_error": "record", "ledger": True, **self._options,
-                    "usage": counts_of, "name": name, "using": ("call",),
+                    "save": every(rows=1), "on_error": "record", "ledger": True,
+                    "usage": counts_of, **self._options, "name": name, "using": ("call",),
                     "on_change": "reuse", "ignore": (ITS_CODE,),
                 }  # fmt: skip
                 if self._prices is not None:
