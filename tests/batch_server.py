@@ -8,9 +8,11 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from provider import whole
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -40,6 +42,7 @@ class BatchServer:
         upload_faults: the same of uploads: "500", "hold".
         page: most batches on a page of the list.
         seconds: how long a part of an answer takes.
+        on_request: called with the kind of each request before anything is done.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class BatchServer:
         self.upload_faults: list[str] = []
         self.bad: dict[int, int] = {}
         self.requests: list[str] = []
+        self.on_request: Callable[[str], object] = id
         self.seconds = 0.0
         self.gate = threading.Event()
         self._late: list[dict[str, Any]] = []
@@ -97,11 +101,15 @@ class BatchServer:
         """Return the lines of a file."""
         return [json.loads(line) for line in self.files[file].splitlines()]
 
+    def _note(self, kind: str) -> None:
+        self.on_request(kind)
+        self.requests.append(kind)
+
     # --- files
 
     async def _upload(self, request: Request) -> Response:
-        self.requests.append("upload")
         content = await request.body()
+        self._note("upload")
         await asyncio.sleep(self.seconds)
         if self.upload_faults:
             await self._passes_gate(self.upload_faults.pop(0))
@@ -126,7 +134,7 @@ class BatchServer:
         return id
 
     async def _content(self, request: Request) -> Response:
-        self.requests.append("content")
+        self._note("content")
         content = self.files.get(request.path_params["id"])
         if content is None:
             return JSONResponse({"error": {"message": "No such File object", "code": None}}, 404)
@@ -141,8 +149,8 @@ class BatchServer:
     # --- batches
 
     async def _create(self, request: Request) -> Response:
-        self.requests.append("create")
         asked = json.loads(await request.body())
+        self._note("create")
         fault = self.faults.pop(0) if self.faults else "ok"
         if fault == "refuse":
             error = {"message": "no", "code": "billing_hard_limit_reached", "type": "x"}
@@ -180,7 +188,7 @@ class BatchServer:
         return batch
 
     async def _list(self, request: Request) -> Response:
-        self.requests.append("list")
+        self._note("list")
         newest = self.batches[::-1]
         after = request.query_params.get("after")
         start = [it["id"] for it in newest].index(after) + 1 if after else 0
@@ -197,7 +205,7 @@ class BatchServer:
         return next(it for it in self.batches if it["id"] == request.path_params["id"])
 
     async def _retrieve(self, request: Request) -> Response:
-        self.requests.append("retrieve")
+        self._note("retrieve")
         try:
             batch = self._find(request)
         except StopIteration:
@@ -243,17 +251,18 @@ class BatchServer:
     def _answered(self, line: dict[str, Any]) -> dict[str, Any]:
         self.answered[line["custom_id"]] += 1
         base = {"id": "batch_req", "custom_id": line["custom_id"], "response": None, "error": None}
-        status = self.bad.get(n_of(line["body"]), 200)
+        status = self.bad.get(n_of(line["body"]), 200) if self.bad else 200
         if status == 0:
             return base | {"error": {"code": "worker_lost", "message": "no worker was left"}}
-        body = completion(line["body"])
+        is_chat = "chat" in line["url"]
+        body = completion(line["body"]) if is_chat else whole(line["url"], line["body"], 0)
         if status != 200:
             body = {"error": {"message": f"status {status}", "code": "bad", "type": "x"}}
         response = {"status_code": status, "request_id": "r", "body": body}
         return base | {"response": response}
 
     async def _live(self, request: Request) -> Response:
-        self.requests.append("live")
+        self._note("live")
         return JSONResponse(completion(json.loads(await request.body())))
 
 
@@ -264,7 +273,8 @@ def n_of(body: dict[str, Any]) -> int:
 
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to a request: its text says which row it is for."""
-    message = {"role": "assistant", "content": f"{WORD} {n_of(body)}", "refusal": None}
+    text = json.dumps({"n": n_of(body)}) if "response_format" in body else f"{WORD} {n_of(body)}"
+    message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {
         "id": "chatcmpl", "object": "chat.completion", "created": 1_700_000_000,

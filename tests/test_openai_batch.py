@@ -8,6 +8,7 @@ import time
 
 import msgspec
 import openai
+import pydantic
 import pytest
 import stamina
 from batch_life import async_step, batches, client, cost, live, sync_step
@@ -16,6 +17,7 @@ from paid import context
 
 import checkpointdb as ckpt
 from checkpointdb import Failed, Store
+from checkpointdb.file.read import Reader
 from checkpointdb.integrations.openai_batch import Batches, BatchFailedError
 
 pytestmark = pytest.mark.loops
@@ -95,8 +97,14 @@ def test_rows_without_a_request_are_run_at_once(server, store_path):
     assert len(server.submitted) == 1
 
 
-def test_other_endpoints(server, store_path):
-    """What the SDK asks is what is submitted, whichever resource it belongs to."""
+class Number(pydantic.BaseModel):
+    """What a model answers by a schema."""
+
+    n: int
+
+
+def test_other_endpoints_and_parsed_answers(server, store_path):
+    """What the SDK asks is what is submitted, and its own classes read the answer."""
 
     @ckpt.step(store_path, version=1, using=("client",))
     def embed(row, client):
@@ -106,13 +114,41 @@ def test_other_endpoints(server, store_path):
     def respond(row, client):
         return client.responses.create(model="large", input=row).output_text
 
-    for step in (embed, respond):
-        assert Batches(step, {"client": client("sync", server.url)}).submit(["a", "b"]) == 2
-    assert [it["endpoint"] for it in server.batches] == ["/v1/embeddings", "/v1/responses"]
-    lines = server.lines(server.batches[0]["input_file_id"])
-    assert [(it["method"], it["url"], it["body"]["input"]) for it in lines] == [
-        ("POST", "/v1/embeddings", "a"), ("POST", "/v1/embeddings", "b"),
-    ]  # fmt: skip
+    @ckpt.step(store_path, version=1, using=("client",))
+    def parse(row, client):
+        messages = [{"role": "user", "content": '{"n": 7}'}]
+        answer = client.chat.completions.parse(model="m", messages=messages, response_format=Number)
+        return answer.choices[0].message.parsed.n
+
+    found = [
+        list(Batches(step, {"client": client("sync", server.url)}).run(["a"], poll=0.001))
+        for step in (embed, respond, parse)
+    ]
+    assert found == [[[0.1, -2.5e-07, 1.0, 0.0]], ["one two three four five six #0"], [7]]
+    endpoints = ["/v1/embeddings", "/v1/responses", "/v1/chat/completions"]
+    assert [it["endpoint"] for it in server.batches] == endpoints
+    (line,) = server.lines(server.batches[0]["input_file_id"])
+    assert (line["method"], line["url"], line["body"]["input"]) == ("POST", "/v1/embeddings", "a")
+
+
+def test_each_fact_is_on_the_disk_before_what_follows_it(server, store_path):
+    """The intent before anything is asked of the provider, its id before anybody waits, the results
+    before the batch counts as collected, whatever the step's save policy."""
+    seen = {}
+
+    def look(kind):
+        with Reader(store_path) as reader:
+            facts = [it.input[0] for it in reader.records("label/batches")]
+        seen.setdefault(kind, sorted(facts))
+
+    server.on_request = look
+    batch = batches("sync", server.url, store_path, step={"save": ckpt.on_exit()})
+    batch.submit(rows(5))
+    batch.collect(rows(5))
+    assert seen["upload"] == seen["create"] == ["intent"]
+    assert seen["retrieve"] == seen["content"] == ["intent", "sent"]
+    with Reader(store_path) as reader:
+        assert sum(1 for _ in reader.records("label", status="ok")) == 5
 
 
 # --- limits
@@ -434,18 +470,20 @@ def test_processes_that_submit_at_once_submit_a_row_once(server, store_path):
 def kill_at_random(server, store_path, kills, seed):
     """Kill the driver at random instants; then let it end."""
     print(f"seed {seed}")
-    chance = random.Random(seed)
-    server.looks, server.seconds = 4, 0.002
-    given = rows(60)
+    chance, given = random.Random(seed), rows(8 * kills)
+    server.looks, server.seconds = 2, 0.001
     for _ in range(kills):
-        process = start("sync", server.url, store_path, given, settle=0.1)
-        time.sleep(chance.uniform(0.05, 0.6))
+        process = start("sync", server.url, store_path, given)
+        last = len(server.requests) + chance.randrange(12)
+        until(lambda: len(server.requests) > last or not process.is_alive())
+        time.sleep(chance.uniform(0, 0.02))
         process.kill()
         process.join()
+        print(f"killed after {server.requests[-1]}, {len(server.batches)} batches")
         process.close()
-    batch = batches("sync", server.url, store_path, settle=0.1)
+    batch = batches("sync", server.url, store_path)
     assert list(batch.run(given, poll=0.001)) == right(given)
-    check_once(server, 60)
+    check_once(server, len(given))
     assert set(server.answered.values()) == {1}
     with Store(store_path) as store:
         assert {it.attempts for it in store.records("label")} == {1}
