@@ -39,7 +39,7 @@ class BatchServer:
             "late" (cut off, and made after the next list), "hold" (not made). One that holds is
             answered when `gate` is opened: "made hold", "late hold".
         bad: statuses of single rows by `n`; 0 is an error without a response.
-        upload_faults: the same of uploads: "500", "hold".
+        upload_faults: the same of uploads: "500", "hold", "wait hold" (good once `gate` is open).
         page: most batches on a page of the list.
         seconds: how long a part of an answer takes.
         on_request: called with the kind of each request before anything is done.
@@ -112,8 +112,10 @@ class BatchServer:
         self._note("upload")
         await asyncio.sleep(self.seconds)
         if self.upload_faults:
-            await self._passes_gate(self.upload_faults.pop(0))
-            return JSONResponse(BROKEN, 500)
+            fault = self.upload_faults.pop(0)
+            await self._passes_gate(fault)
+            if "wait" not in fault:
+                return JSONResponse(BROKEN, 500)
         boundary = request.headers["content-type"].partition("boundary=")[2].encode()
         parts = [part for part in content.split(b"--" + boundary) if b'name="file"' in part]
         id = self._keep(parts[0].partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -149,6 +150,32 @@ def test_each_fact_is_on_the_disk_before_what_follows_it(server, store_path):
     assert seen["retrieve"] == seen["content"] == ["intent", "sent"]
     with Reader(store_path) as reader:
         assert sum(1 for _ in reader.records("label", status="ok")) == 5
+
+
+def test_rows_of_several_arguments_and_values_for_all_rows(server, store_path):
+    """Keys are those of a live run with the same `given=` and `using=`."""
+
+    @ckpt.step(store_path, version=1, using=("client", "tone"))
+    def label(row, lang, client, tone):
+        content = json.dumps({"n": row, "lang": lang, "tone": tone})
+        messages = [{"role": "user", "content": content}]
+        return (
+            client.chat.completions.create(model="m", messages=messages).choices[0].message.content
+        )
+
+    using = {"client": client("sync", server.url), "tone": "kind"}
+    german = Batches(label, using, given={"lang": "de"}).run([1, 2], poll=0.001)
+    assert list(german) == [f"{WORD} 1", f"{WORD} 2"]
+    named = [ckpt.args(2, lang="de"), ckpt.args(2, lang="fr")]
+    assert list(Batches(label, using).run(named, poll=0.001)) == [f"{WORD} 2"] * 2
+    assert list(label.results(named)) == [f"{WORD} 2"] * 2
+    assert len(server.submitted) == 3
+    (line,) = server.lines(server.batches[1]["input_file_id"])
+    assert json.loads(line["body"]["messages"][0]["content"]) == {
+        "n": 2,
+        "lang": "fr",
+        "tone": "kind",
+    }
 
 
 # --- limits
@@ -465,6 +492,24 @@ def test_processes_that_submit_at_once_submit_a_row_once(server, store_path):
     with Store(store_path) as store:
         assert {it.attempts for it in store.records("label")} == {1}
         assert sum(1 for _ in store.records("label", "ok")) == 40
+
+
+@pytest.mark.slow
+def test_a_process_that_is_submitting_is_waited_for(server, store_path):
+    """Its rows are neither free nor submitted by another one, however long it takes."""
+    server.upload_faults = ["wait hold"]
+    processes = [start("sync", server.url, store_path, rows(10))]
+    until(lambda: "upload" in server.requests)
+    processes.append(start("sync", server.url, store_path, rows(10)))
+    with Store(store_path) as store:
+        until(lambda: len(store.runs("label/batches")) == 2)
+    time.sleep(0.2)  # it would ask for the batch, find none and submit
+    assert server.requests == ["upload"]
+    server.gate.set()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    check_once(server, 10)
 
 
 def kill_at_random(server, store_path, kills, seed):

@@ -216,7 +216,6 @@ class Batches:
         return submitted, submitted + put_off + len(taken & by_key.keys())
 
     def _failed(self) -> Iterator[str]:
-        self._step.flush()
         for record in self._step.store.records(self._step.name, "failed"):
             if record.version == self._step.version:
                 yield record.key
@@ -272,7 +271,7 @@ class Batches:
         mine = {key: by_key[key] for key in it.left & by_key.keys()}
         rows, answers = self._unsaved(mine), Answers(self._submissions.digests(it))
         for _ in self._run(self._answered(batch, rows, answers), answers):
-            pass
+            pass  # its end commits them all
         if answers.changed:
             warn(
                 f"step {self._step.name!r}: {answers.changed} answers of batch {batch.id} are to "
@@ -280,7 +279,6 @@ class Batches:
                 "asked has changed, raise version= (or name the prompt in depends=)",
                 StaleResultsWarning,
             )
-        self._step.flush()
         left = set[str]() if batch.status == "failed" else it.left - mine.keys()
         return Taken(batch.status, sorted(left))
 
