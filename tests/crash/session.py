@@ -168,10 +168,12 @@ class Part(msgspec.Struct, frozen=True):
 
 def parts(seed: int, states: int, only: tuple[str, ...]) -> Iterator[Part]:
     """Yield the parts of a session, each experiment's in turn."""
-    left: dict[str, int] = {}
-    for name, (_, share, most) in EXPERIMENTS.items():
-        if not only or name in only:
-            left[name] = min(most, max(4, round(states * (1 if only else share))))
+    chosen = {name: it for name, it in EXPERIMENTS.items() if not only or name in only}
+    shares = sum(share for _, share, _ in chosen.values())
+    left = {
+        name: min(most, max(4, round(states * share / shares)))
+        for name, (_, share, most) in chosen.items()
+    }
     size = {name: min(10 * PART, max(PART, many // 8)) for name, many in left.items()}
     while left:
         for name in list(left):
