@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Self, cast
 
 from . import interrupts
+from .cloud.shipment import Pushed
 from .errors import StoreError
 from .file import connection as files
 from .file import lifetime, probe
@@ -283,6 +284,27 @@ class Store:
                 return self.log.merge(reader)
             last, report = max(reader.last_commit()[0], 1), on_progress
             return self.log.merge(reader, lambda done: report("records", min(done / last, 1.0)))
+
+    def push(self, url: str) -> Pushed:
+        """Ship what is new to a bucket: the first time all there is, then what was not shipped.
+
+        Promise: nothing in the bucket is ever written over. A kill at any moment loses nothing
+        that is there; the next push goes on. Runs may go on meanwhile. Other stores may be shipped
+        to the same prefix: `pull` makes one store of all.
+
+        Args:
+            url: `s3://bucket/prefix`, `gs://…`, `az://…`, or `file:///folder`. Credentials come
+                from the environment.
+
+        Raises:
+            BucketError: it cannot be reached, holds something else, or another process ships this
+                store to it now.
+            ImportError: the extra `cloud` is not installed.
+            ValueError: not a URL of a bucket.
+        """
+        from .cloud.push import push
+
+        return push(self.log, url)
 
     @interrupts.whole
     def flush(self) -> None:

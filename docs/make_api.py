@@ -17,7 +17,7 @@ NAMES = {
     "Run a step": "step run arun Step Run args Args MISS Miss Failed current_key",
     "When to save": "adaptive every by_size on_exit SavePolicy Pending",
     "Before you pay, and afterwards": "Plan Why Report",
-    "The store": "Store Record StepInfo RunInfo Call Problem Merged Conflict Salvaged salvage key_of",
+    "The store": "Store Record StepInfo RunInfo Call Problem Merged Conflict Salvaged salvage pull Pulled Pushed key_of",
     "Your own types": "register",
     "Events": "Event RunStarted Committed RowFailed CameLate RunEnded",
     "Options, for type annotations": "StepOptions RunOptions AllOptions",

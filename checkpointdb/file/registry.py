@@ -18,7 +18,7 @@ from .occurrences import Counter, Kind
 from .opened import Durability, Opened
 from .processes import Process, alive, this_process
 from .records import Code, Registered, SavedCode, SentCall
-from .sql import typed
+from .sql import rows, typed
 
 MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
 
@@ -32,6 +32,21 @@ class Registry(Opened):
         self._counters: set[Counter] = set()  # that count, or whose end is not written yet
         self._done: set[Counter] = set()  # those
         super().__init__(path, durability, vfs)  # last: what is open then is whole
+
+    # --- what others keep here
+
+    def state(self, prefix: str) -> dict[str, Any]:
+        """Return the values of `system_state` whose names begin with `prefix`, by name."""
+        sql = "select name, value from system_state where substr(name, 1, length(?1)) = ?1"
+        with self._reading, foreign.mapped(self.path):
+            self._check_open()
+            return dict(rows(self._reader, sql, (prefix,)))
+
+    @interrupts.whole
+    def set_state(self, name: str, value: str) -> None:
+        """Keep a value; not synced."""
+        with self._light(), self._writing() as writer:
+            writer.execute("insert or replace into system_state values (?, ?)", (name, value))
 
     # --- steps and their codes
 
