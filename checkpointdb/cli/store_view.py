@@ -15,11 +15,11 @@ import msgspec
 from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
 from ..file.delete import COLUMNS, no_condition
-from ..file.foreign import mapped
 from ..file.key_index import KeyIndex
 from ..file.read import Reader, to_builtins
 from ..file.records import Call, Record, RunInfo, StepInfo
 from ..file.sql import ids_array, rows
+from ..file.sqlite_errors import mapped
 
 T = TypeVar("T")
 

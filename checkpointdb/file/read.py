@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes, foreign, occurrences, probe
+from . import codes, occurrences, probe, sqlite_errors
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -112,23 +112,23 @@ class Reader:
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with, in the order in which they were first used."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return codes.codes(self._connection, step)
 
     def newest_code(self, step: int) -> SavedCode | None:
         """Return the code that a step's newest run had; None if none is known."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             id = codes.newest_code(self._connection, step)
         return next((code for code in self.codes(step) if code.id == id), None)
 
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; reads the log once if there are any."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return codes.made_by(self._connection, step, ids)
 
     def runs(self, step: str | None = None) -> list[RunInfo]:
         """Return the runs, oldest first."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
@@ -164,11 +164,11 @@ class Reader:
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             self._select(step, version, status, run)
         last = 0
         while True:
-            with foreign.mapped(self.path):
+            with sqlite_errors.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
                     (last, PAGE),
@@ -247,12 +247,12 @@ class Reader:
 
     def held_occurrences(self, contents: Sequence[bytes], shared: bool) -> dict[bytes, list[int]]:
         """Return the numbers of equal rows that a run which began now could not have."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return occurrences.held(self._connection, contents, shared)
 
     def outcomes(self, keys: Sequence[bytes]) -> list[Outcome | None]:
         """Tell what the newest record of each key is, None where there is none."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             if self._index is None:
                 self._index = KeyIndex(self._connection)
             ids = self._index.ids(keys)
@@ -275,7 +275,7 @@ class Reader:
         """Yield up to `limit` records of a step, the newest first, superseded ones too."""
         last = last_id(self._connection)
         while limit > 0:
-            with foreign.mapped(self.path):
+            with sqlite_errors.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     """
                     select records.id from records join steps on steps.id = records.step
@@ -294,7 +294,7 @@ class Reader:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""
         last = 0
         while True:
-            with foreign.mapped(self.path):
+            with sqlite_errors.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     f"""
                     select id, run, checksum, {ENTRY}
@@ -333,7 +333,7 @@ class Reader:
 
     def calls(self) -> list[Call]:
         """Return the calls that were sent and not answered, oldest first; kept by `ledger=True`."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 """
                 select input, lower(hex(key)), name, version, sent_calls.run, position, sent_at
@@ -344,7 +344,7 @@ class Reader:
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             row: Any = self._connection.execute(
                 "select id, saved_at from records order by id desc limit 1"
             ).fetchone()
@@ -364,7 +364,7 @@ class Reader:
 
     def verify(self, on_progress: OnProgress | None = None) -> list[Problem]:
         """Check the whole file, and its log; return what is damaged, [] if nothing is."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             found = problems(self._connection, on_progress)
         if self._damage is not None:
             what, means = probe.lost_in_log(self.path, self._damage)
@@ -391,7 +391,7 @@ class Reader:
         entry = self._entry(id, expected, fields)
         kept = "nothing" if entry.input is None else _FORMS.get(entry.input_form, "row")
         values = decoded(entry.input), decoded(entry.result), decoded_error(entry.error)
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return typed(
                 Record, entry.key.hex(), name, version, entry.position, *values, entry.attempts,
                 entry.seconds, entry.cost, saved_at, run, id, entry.occurrence, kept,
@@ -400,7 +400,7 @@ class Reader:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
         """Have all that is read in the block be as of one moment."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             self._connection.execute("begin")
             try:
                 yield self._connection
