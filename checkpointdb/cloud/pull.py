@@ -8,10 +8,10 @@ import msgspec
 
 from ..errors import BucketError, StoreCorruptError, StoreError
 from ..file import connection as files
-from ..file.foreign import mapped
 from ..file.log import Log
 from ..file.probe import check_sqlite
 from ..file.read import Reader
+from ..file.sqlite_errors import mapped
 from ..file.temporary import beside, check_target, half_made, taken
 from ..file.verify import OnProgress, unseen
 from . import note as notes

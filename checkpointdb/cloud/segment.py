@@ -16,10 +16,10 @@ import apsw
 import msgspec
 
 from ..file import migrations, pragmas
-from ..file.foreign import mapped
 from ..file.key_index import last_id, state
 from ..file.probe import uri
 from ..file.sql import ids_array, rows
+from ..file.sqlite_errors import mapped
 
 MOST_BYTES = 16 << 20  # of a slice's values; one record may have more
 MOST_RECORDS = 50_000

@@ -38,7 +38,7 @@ class Registry(Opened):
     def state(self, prefix: str) -> dict[str, Any]:
         """Return the values of `system_state` whose names begin with `prefix`, by name."""
         sql = "select name, value from system_state where substr(name, 1, length(?1)) = ?1"
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             self._check_open()
             return dict(rows(self._reader, sql, (prefix,)))
 
