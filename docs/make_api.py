@@ -26,7 +26,7 @@ OPTIONS = {
     "What counts as the same row": "name key depends using given duplicates input redact "
     "on_changed_input",
     "When the code changes": "on_change ignore replay",
-    "When to save": "save durability",
+    "When to save": "save durability remote ship",
     "How many at once": "concurrency batch_size executor ordered shard",
     "What if it fails": "on_error retry_failed stop_on valid timeout pause_on",
     "Money": "cost usage max_cost ledger pilot",

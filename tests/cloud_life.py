@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 
 import checkpointdb as ckpt
 
@@ -65,3 +66,32 @@ def _deadly(call, die_at, before):
         return result
 
     return request
+
+
+def start(what, *args):
+    """Begin such a life."""
+    process = context.Process(target=what, args=args)
+    process.start()
+    return process
+
+
+def call_and_wait(path, url):
+    """Make direct calls, and wait for a signal."""
+    label = ckpt.step(path, version=1, remote=url, ship=ckpt.on_exit(), save=ckpt.on_exit())(row)
+    for n in range(7):
+        label(n)
+    open(path + ".ready", "w").close()
+    time.sleep(60)
+
+
+def slowly(path, url, calls, cadence):
+    """Compute rows of some milliseconds, each noted when it returns."""
+
+    def slow(row):
+        time.sleep(0.004)
+        with open(calls, "a") as file:
+            file.write(f"{row} {time.time()}\n")
+        return row * 2
+
+    label = ckpt.step(path, version=1, remote=url, ship=ckpt.every(seconds=cadence))(slow)
+    list(label.run(range(100_000)))

@@ -7,6 +7,7 @@ some seconds; whoever calls decides what to do then. No method holds a lock.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import urllib.parse
@@ -47,8 +48,17 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.url = url
         self._folder = _checked(url)
+        try:
+            import obstore.store  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"{url}: buckets need obstore: pip install 'checkpointdb[cloud]'"
+            ) from error
+
+    @functools.cached_property
+    def _objects(self) -> Any:
         with self._mapped():
-            self._objects = _opened(url, self._folder)
+            return _opened(self.url, self._folder)
 
     def manifest(self, create: bool = False) -> Manifest | None:
         """Return what the prefix says of itself, None if it is empty and `create` is not given.
@@ -175,12 +185,8 @@ def _checked(url: str) -> str | None:
 
 
 def _opened(url: str, folder: str | None) -> Any:
-    try:
-        from obstore.store import LocalStore, from_url
-    except ImportError as error:
-        raise ImportError(
-            f"{url}: buckets need obstore: pip install 'checkpointdb[cloud]'"
-        ) from error
+    from obstore.store import LocalStore, from_url
+
     if folder is not None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         return LocalStore(folder)
