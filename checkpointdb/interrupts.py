@@ -63,6 +63,7 @@ _computing: set[CodeType] = set()
 _idling: set[CodeType] = set()
 # What is to be saved before a signal ends the process: filled by who has it.
 savers: list[Callable[[], None]] = []
+last_acts: list[Callable[[], None]] = []  # after that, and as bounded: what may wait for others
 
 
 def whole(fn: Callable[P, R]) -> Callable[P, R]:
@@ -284,6 +285,8 @@ def _end_process(number: int) -> None:
     while _others_are_calling() and state.deferred is None:
         time.sleep(0.002)
     _save()
+    for act in last_acts:
+        act()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
