@@ -30,7 +30,7 @@ def run_page(page, folder, **space):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, page_left_behind):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
