@@ -98,6 +98,21 @@ def test_rows_without_a_request_are_run_at_once(server, store_path):
     assert len(server.submitted) == 1
 
 
+def test_a_step_that_catches_every_exception_asks_all_the_same(server, store_path):
+    """What ends its call before the request is sent is no `Exception`."""
+
+    @ckpt.step(store_path, version=1, using=("client",))
+    def label(row, client):
+        messages = [{"role": "user", "content": json.dumps(row)}]
+        try:
+            return client.chat.completions.create(model="m", messages=messages).id
+        except Exception:
+            return "sorry"
+
+    run = Batches(label, {"client": client("sync", server.url)}).run(rows(1), poll=0.001)
+    assert list(run) == ["chatcmpl"]
+
+
 class Number(pydantic.BaseModel):
     """What a model answers by a schema."""
 
