@@ -76,6 +76,7 @@ class Intake:
         self._content, self._is_given = spec.binder.content, spec.binder.is_given
         self._positions = itertools.count()
         self._last: Slot | None = None
+        self.expects_hit = False  # whether the last direct call was one
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
 
     # --- rows of the source
@@ -196,6 +197,26 @@ class Intake:
     def place_of(self, row: Any) -> Place:
         """Give one row its slot: a hit, a row equal to one in flight, or one to be computed."""
         return self._look_up([self._identify(row)])[0]
+
+    def hit(self, row: Any) -> tuple[bytes, str | bytes] | None:
+        """Return the key and the stored result of a row that has one, in one step without a slot.
+
+        A hit of a direct call takes less than half of the time so. None says nothing: see
+        `place_of`.
+        """
+        if self._occurrences is not None:
+            return None
+        if self._is_given or type(row) is Args:
+            row = self._content(row)
+        try:
+            key, identity, _ = self._key(row)
+        except EncodeError:
+            return None
+        data = self._saved.hit(key, identity)
+        if data is None:
+            return None
+        next(self._positions)
+        return key, data
 
     def places_of(self, rows: Sequence[Any], numbers: Sequence[int] | None = None) -> list[Place]:
         """Give some rows their slots, as `place_of` does.
