@@ -97,6 +97,14 @@ class KeyIndex:
         """Tell, without the index on disk, whether a success found in the log is the newest."""
         return not self._repeated and self._tail.get(key, id) == id
 
+    def in_tail(self, key: bytes) -> int | None:
+        """Return the id of the newest record of a key in the tail, None if it is not there."""
+        return self._tail.get(key)
+
+    def is_current(self, last: int | None, generation: int) -> bool:
+        """Tell whether nobody has appended or deleted records that this index does not know of."""
+        return last == self._seen and generation == self.generation
+
     def added(self, keys: Sequence[bytes], first: int, last: int) -> list[int]:
         """Take note of records just appended by this process, with ids `first` to `last`.
 
