@@ -308,6 +308,19 @@ def test_a_filter_holds_what_was_added_and_tells_bits_of_one_byte_apart():
     assert bits.may_hold(wanted) == {5, 5 + (1 << 24)}
 
 
+def test_a_filter_that_grew_holds_what_it_held(monkeypatch):
+    """At first it takes a megabyte; what is added later has bits of the large one."""
+    monkeypatch.setattr(key_index, "_FEW", 100)
+    bits, early, late = key_index.Filter(), range(0, 1 << 27, 1 << 21), [3 + (1 << 22), 9]
+    bits.add(early)
+    assert len(bits._bytes) == 1 << 20
+    bits.add(range(50))
+    bits.add(late)
+    assert len(bits._bytes) == 1 << 24
+    assert bits.may_hold([*early, *late]) == {*early, *late}
+    assert bits.may_hold(range(100, 200)) == set()
+
+
 def test_a_success_is_known_to_be_the_newest_of_its_key_without_the_disk(open_store):
     """As far as the tail in memory says, and unless a success ever was not."""
     store = open_store()
