@@ -15,14 +15,15 @@ from .engine.captured import Captured
 from .engine.occurrences import Counts
 from .engine.options import StepSettings
 from .engine.stale import Stale, find_stale, stale_by_newest
+from .errors import EncodeError
 from .file.read import Outcome, Reader
 from .file.records import Record, StepInfo
+from .values.canonical import ordered
+from .values.codec import encode
 from .values.keys import Keyer, Version, recipe_in_words
-from .wording import duration, money
+from .wording import duration, money, tokens
 
 BATCH = 1024
-# `why` compares a row with so many of the newest saved rows to find the nearest.
-NEAREST_OF = 100_000
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -39,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
             `key=` finds another content.
         cost: expected dollars of the calls, None if the store knows no cost.
         seconds: expected time of the calls one after the other, None if the store knows none.
+        usage: expected token counts of the calls by name, {} if the store knows none.
     """
 
     rows: int
@@ -49,12 +51,14 @@ class Plan(msgspec.Struct, frozen=True):
     cost: float | None
     seconds: float | None
     stale: int = 0
+    usage: dict[str, int] = {}
 
     def __str__(self) -> str:
         calls = self.misses + self.failed
         cost = "" if self.cost is None else f", about ${self.cost:,.2f}"
+        used = f", about {tokens(self.usage)}" if self.usage else ""
         took = "" if self.seconds is None else f", about {self.seconds:,.0f} s one after the other"
-        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{took}"
+        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{used}{took}"
 
     def _repr_html_(self) -> str:
         from . import markup
@@ -68,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
             "calls to be made": calls + again,
             "equal rows": f"{self.duplicates:,}" * bool(self.duplicates),
             "cost": "unknown" if self.cost is None else f"about {money(self.cost)}",
+            "usage": f"about {tokens(self.usage)}" * bool(self.usage),
             "time of the calls": "unknown"
             if self.seconds is None
             else f"about {duration(self.seconds)}",
@@ -139,8 +144,9 @@ def plan(
                 counts[_status(outcome, is_again(row, outcome, is_stale))] += 1
     calls = counts["misses"] + counts["failed"]
     return Plan(
-        **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls)
-    )
+        **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls),
+        usage=_expected_usage(step, calls),
+    )  # fmt: skip
 
 
 def _keys(
@@ -201,6 +207,12 @@ def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
     return total / step.records * calls
 
 
+def _expected_usage(step: StepInfo | None, calls: int) -> dict[str, int]:
+    if step is None or not step.records or not calls:
+        return {}
+    return {name: round(count / step.records * calls) for name, count in step.usage.items()}
+
+
 def why(
     path: str,
     name: str,
@@ -225,7 +237,7 @@ def why(
         return (
             _under_another_version(reader, steps, name, version, keyer, row)
             or _another_recipe(steps, name, version, recipe)
-            or _nearest(reader, name, version, keyer, row)
+            or _nearest(reader, _step(reader, name, version), keyer, row)
             or Why("miss", f"a miss: nothing is saved for step {name!r} version {version!r} yet")
         )
 
@@ -287,25 +299,20 @@ def _another_recipe(steps: list[StepInfo], name: str, version: Version, recipe: 
     return None
 
 
-def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any) -> Why | None:
-    best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
-    mine, unkept = _fields(keyer.narrowed(row)), False
-    for record in reader.newest(name, version, NEAREST_OF):
-        if record.kept == "nothing":
-            unkept = True
-            continue
+def _nearest(reader: Reader, step: StepInfo | None, keyer: Keyer, row: Any) -> Why | None:
+    if step is None or not step.records:
+        return None
+    mine = _fields(keyer.narrowed(row))
+    best: tuple[dict[str, tuple[Any, Any]], Record] | None = None
+    for record in reader.alike(step.id, _parts(mine)):
         is_whole = record.kept == "key" or (record.kept == "arguments" and not keyer.is_narrow)
         saved = record.input if is_whole else keyer.narrowed(record.input)
         differs = _difference(mine, _fields(saved))
-        if best is None or len(differs) < best[0]:
-            best = len(differs), differs, record
-        if len(differs) <= 1:
-            break
+        if best is None or len(differs) < len(best[0]):
+            best = differs, record
     if best is None:
-        if not unkept:
-            return None
         return Why("miss", "a miss: new content; nothing is kept of the rows saved so far")
-    _, differs, record = best
+    differs, record = best
     names = ", ".join(
         f"{field} is {_short(here)}, there {_short(there)}"
         for field, (here, there) in differs.items()
@@ -329,6 +336,16 @@ ABSENT: Any = _Absent()
 
 def _fields(row: Any) -> dict[str, Any]:
     return row if isinstance(row, dict) else {"the row": row}
+
+
+def _parts(row: dict[str, Any]) -> list[str] | list[bytes]:
+    """Return a row's fields as they stand in the stored form of a row like it."""
+    try:
+        if isinstance(encode(dict(row)), bytes):
+            return [ordered(value) for value in row.values()]
+    except EncodeError:  # what `input=` leaves out, say
+        return []
+    return [str(encode({name: value}))[1:-1] for name, value in row.items()]
 
 
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -274,11 +274,11 @@ def on_exit() -> OnExit:
     return OnExit()
 
 
-def check_policy(policy: object) -> SavePolicy:
+def check_policy(policy: object, name: str = "save") -> SavePolicy:
     """Return `policy` if it can be asked, else raise a TypeError that says what to pass."""
     if isinstance(policy, type) or not callable(getattr(policy, "due", None)):
         raise TypeError(
-            f"save= takes a policy such as every(rows=100), not {policy!r}: "
+            f"{name}= takes a policy such as every(rows=100), not {policy!r}: "
             "an object with a method due(pending) -> bool"
         )
     return policy  # type: ignore[return-value]
@@ -326,8 +326,7 @@ def loss_window(policy: SavePolicy, exposed: Exposed | None = None) -> str:
         return f"as {type(policy).__name__} decides"
     limits = []
     if policy.rows is not None:
-        lost = policy.rows - 1
-        limits.append(_rows(lost) if lost else "no returned row")
+        limits.append(_limit(policy.rows - 1, exposed.rows if exposed else 0))
     if policy.seconds is not None:
         limits.append(f"{policy.seconds:g} s")
     if policy.bytes is not None:
@@ -335,6 +334,14 @@ def loss_window(policy: SavePolicy, exposed: Exposed | None = None) -> str:
     if policy.cost is not None:
         limits.append(f"${policy.cost:g}")
     return " or ".join(limits)
+
+
+def _limit(rows: int, exposed: int) -> str:
+    if (
+        exposed > rows
+    ):  # many calls in flight: what returns while others are saved goes with the next
+        return f"{_rows(exposed)}, so many as returned during a commit"
+    return _rows(rows) if rows else "no returned row"
 
 
 def _in_words(exposed: Exposed) -> str:

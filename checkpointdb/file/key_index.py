@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 import apsw
 import msgspec
 
+from . import usage
 from .sql import rows
 
 TAIL = 50_000  # and, in a large store,
 TAIL_SHARE = 16  # this part of what is indexed, at most
 LONGEST = 10  # times `TAIL`: 60 MB of memory
-DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost]}
-_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float]])
+DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost, token counts]}
+_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float, usage.Usage]])
 KEY_SIZE = 16  # bytes
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
@@ -95,6 +96,14 @@ class KeyIndex:
     def is_newest(self, key: bytes, id: int) -> bool:
         """Tell, without the index on disk, whether a success found in the log is the newest."""
         return not self._repeated and self._tail.get(key, id) == id
+
+    def in_tail(self, key: bytes) -> int | None:
+        """Return the id of the newest record of a key in the tail, None if it is not there."""
+        return self._tail.get(key)
+
+    def is_current(self, last: int | None, generation: int) -> bool:
+        """Tell whether nobody has appended or deleted records that this index does not know of."""
+        return last == self._seen and generation == self.generation
 
     def added(self, keys: Sequence[bytes], first: int, last: int) -> list[int]:
         """Take note of records just appended by this process, with ids `first` to `last`.
@@ -235,8 +244,8 @@ def state(connection: apsw.Connection, name: str) -> int:
     return value
 
 
-def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float]]:
-    """Return by step the seconds and the cost of records that a compaction dropped."""
+def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float, usage.Usage]]:
+    """Return by step the seconds, cost and token counts of records that a compaction dropped."""
     value = connection.execute("select value from system_state where name = ?", (DROPPED,)).get
     try:
         return {} if value is None else _DROPPED.decode(value)
@@ -275,6 +284,7 @@ def extend(writer: apsw.Connection) -> None:
         """,
         changes,
     )
+    usage.change(writer, usage.sums(writer, "id > ? and id <= ?", (low, high)).items())
     writer.execute("update system_state set value = ? where name = 'indexed_to'", (high,))
 
 

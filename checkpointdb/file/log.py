@@ -88,10 +88,16 @@ class Log(Registry):
             self._give_up_the_rest()
             self._shorten_tail()
             self.sync()
+            self.finish()
         except StoreError:
             # another thread, a finalizer's perhaps, has closed it meanwhile
             if not self.closed:  # pragma: no branch - a race
                 raise
+
+    def finish(self) -> None:
+        """Have what goes on beside the store end."""
+        if self.companion is not None and not self.is_forked:
+            self.companion.finish()
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""
@@ -158,6 +164,17 @@ class Log(Registry):
         unsure = [key for key in keys if key not in here or here[key][1].error is not None]
         there = dict(zip(unsure, self._committed(unsure) if unsure else (), strict=True))
         return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
+
+    def saved(self, key: bytes) -> Found | None:
+        """Return the result of a key if it is found at once; None says nothing: see `find`."""
+        self._check_open()
+        self._file.check()
+        for buffer in list(self._buffers):
+            if key in buffer.pending:
+                return None
+        with self._reading:
+            self._check_open()
+            return self._finder.saved(key)
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._reading, sqlite_errors.mapped(self.path):

@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes, occurrences, probe, sqlite_errors
+from . import alike, codes, in_order, occurrences, probe, sqlite_errors, usage
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -32,6 +32,7 @@ from .records import (
     decoded_error,
 )
 from .sql import ids_array, typed
+from .usage import Usage, added, decoded_usage
 from .verify import ENTRY, PAGE, OnProgress, Problem, problems
 
 Status = Literal["ok", "failed"]
@@ -98,17 +99,21 @@ class Reader:
         with self.snapshot():
             low, high = indexed_to(self._connection), last_id(self._connection)
             newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
+            used = usage.sums(self._connection, "id > ? and id <= ?", (low, high))
             rows: list[Any] = self._connection.execute(
                 """
                 select id, name, version, key_recipe,
                        (select fingerprint from runs join step_code on step_code.id = runs.code
                          where runs.step = steps.id order by runs.id desc limit 1),
-                       created_at, results, failures, records, seconds, cost
+                       created_at, results, failures, records, seconds, cost, usage
                   from steps order by id
                 """
             ).fetchall()
-            known = [typed(StepInfo, *row) for row in rows]
-        return [_with_newer(info, newer[info.id]) if info.id in newer else info for info in known]
+            known = [typed(StepInfo, *row, decoded_usage(tokens)) for *row, tokens in rows]
+        return [
+            _with_newer(it, newer[it.id], used.get(it.id, {})) if it.id in newer else it
+            for it in known
+        ]
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with, in the order in which they were first used."""
@@ -143,7 +148,7 @@ class Reader:
                 (step,),
             ).fetchall()
             return [
-                typed(RunInfo, *row[:17], decoded(row[17]), typed(Report, *row[19:]), bool(row[18]))
+                typed(RunInfo, *row[:17], decoded(row[17]), _report(row[19:]), bool(row[18]))
                 for row in rows
             ]
 
@@ -158,52 +163,30 @@ class Reader:
 
         With `run` only what that run wrote counts, even where a later run has written it again.
 
-        The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
-        while the caller works, however long that takes.
-
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
+        self.select(step, version, run)
+        yield from map(self._record, self._rows(status))
+
+    def select(self, step: str | None, version: int | str | None, run: int | None = None) -> None:
+        """List the newest record of each key for `selected`, as of now: see `file/in_order.py`."""
         with sqlite_errors.mapped(self.path):
-            self._select(step, version, status, run)
-        last = 0
+            in_order.select(self._connection, step, version, run)
+
+    def selected(self, status: Status | None = None) -> Iterator[Entry]:
+        """Yield what `select` has listed, values encoded, each checked."""
+        for row in self._rows(status):
+            yield self._entry(row[5], row[0], row[6:])
+
+    def _rows(self, status: Status | None) -> Iterator[tuple[Any, ...]]:
+        pages = in_order.pages(self._connection, None if status is None else status == "ok")
         while True:
             with sqlite_errors.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
-                    (last, PAGE),
-                ).fetchall()
-                rows = self._fetch([id for _, id in page])
+                page = self._fetch(next(pages, []))
             if not page:
                 return
-            for row in rows:
-                yield self._record(row)
-            last = page[-1][0]
-
-    def _select(
-        self,
-        step: str | None,
-        version: int | str | None,
-        status: Status | None,
-        run: int | None = None,
-    ) -> None:
-        self._connection.pragma("query_only", False)
-        self._connection.execute("drop table if exists temp.ordered")
-        self._connection.execute("create temp table ordered (id integer not null)")
-        self._connection.execute(
-            """
-            insert into temp.ordered
-            select newest.id
-              from (select max(id) as id, step, position, error from records
-                     where ?4 is null or run = ?4 group by key) newest
-              join steps on steps.id = newest.step
-             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
-               and (?3 is null or (error is null) = (?3 = 'ok'))
-             order by newest.step, newest.position, newest.id
-            """,
-            (step, version, status, run),
-        )
-        self._connection.pragma("query_only", True)
+            yield from page
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, 32 hex digits; None if there is none."""
@@ -271,24 +254,12 @@ class Reader:
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]
 
-    def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
-        """Yield up to `limit` records of a step, the newest first, superseded ones too."""
-        last = last_id(self._connection)
-        while limit > 0:
-            with sqlite_errors.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    """
-                    select records.id from records join steps on steps.id = records.step
-                     where records.id <= ? and name = ? and version = ?
-                     order by records.id desc limit ?
-                    """,
-                    (last, step, version, min(PAGE, limit)),
-                ).fetchall()
-                rows = self._fetch([id for (id,) in page])
-            if not page:
-                return
-            yield from map(self._record, rows)
-            last, limit = page[-1][0] - 1, limit - len(page)
+    def alike(self, step: int, parts: Sequence[str | bytes]) -> list[Record]:
+        """Return the records of a step whose inputs look most like a row: see `file/alike.py`."""
+        with sqlite_errors.mapped(self.path):
+            ids = alike.alike(self._connection, step, parts)
+            rows = self._fetch(ids)
+        return [self._record(row) for row in rows]
 
     def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""
@@ -395,6 +366,7 @@ class Reader:
             return typed(
                 Record, entry.key.hex(), name, version, entry.position, *values, entry.attempts,
                 entry.seconds, entry.cost, saved_at, run, id, entry.occurrence, kept,
+                decoded_usage(entry.usage),
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -429,13 +401,18 @@ def corrupt(path: str, id: int, key: bytes) -> StoreCorruptError:
     )
 
 
-def _with_newer(info: StepInfo, newer: tuple[Any, ...]) -> StepInfo:
+def _report(counts: Sequence[Any]) -> Report:
+    *numbers, tokens = counts
+    return typed(Report, *numbers, decoded_usage(tokens))
+
+
+def _with_newer(info: StepInfo, newer: tuple[Any, ...], used: Usage) -> StepInfo:
     """Add what is newer than a step's counters."""
     names = ("results", "failures", "records", "seconds", "cost")
     sums = {
         name: getattr(info, name) + (more or 0) for name, more in zip(names, newer, strict=True)
     }
-    return msgspec.structs.replace(info, **sums)
+    return msgspec.structs.replace(info, **sums, usage=added(info.usage, used))
 
 
 def to_builtins(info: msgspec.Struct) -> dict[str, Any]:

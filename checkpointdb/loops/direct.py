@@ -14,8 +14,10 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 from .. import interrupts
 from ..engine.begin import Running, begin
 from ..engine.job import Job, Spec
+from ..engine.paid import Paid
 from ..errors import ReplayMissError, StoreError
 from ..file.opened import Durability
+from ..policy import SavePolicy
 from ..store import Store
 
 P = ParamSpec("P")
@@ -48,12 +50,21 @@ class Where:
     Its lock is held while the store is opened, and by `Direct` while its session is begun.
     """
 
-    def __init__(self, store: StoreOrPath, durability: Durability, replay: bool = False) -> None:
+    def __init__(
+        self,
+        store: StoreOrPath,
+        durability: Durability,
+        replay: bool = False,
+        remote: str | None = None,
+        ship: SavePolicy | None = None,
+    ) -> None:
         self.given, self.lock = store, threading.RLock()
-        self._durability = durability
+        self._durability, self._remote, self._ship = durability, remote, ship
         self._store: Store | None = None
         self.is_named = False  # whoever has the store finds it open
         if isinstance(store, Store):
+            if remote is not None:
+                raise TypeError("remote= belongs to the Store that is given here: Store(remote=…)")
             self._path, self.is_replayed = store.path, replay or store.readonly
             if store.readonly or not replay:
                 self._store = store
@@ -71,8 +82,17 @@ class Where:
         return self.given.path if isinstance(self.given, Store) else os.path.realpath(self._path)
 
     def exists(self) -> bool:
-        """Tell whether there is a store, or something in its place."""
-        return os.path.lexists(self.path)
+        """Tell whether there is a store, or something in its place; or in a bucket."""
+        return self._is_remote or os.path.lexists(self.path)
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._remote is not None and not self.is_replayed
+
+    def bring(self) -> None:
+        """Have the file here, for whoever looks at that alone, if it is in a bucket."""
+        if self._is_remote and not os.path.lexists(self.path):
+            self.opened()
 
     def opened(self) -> Store:
         """Return the store, opened now if it was not."""
@@ -85,7 +105,11 @@ class Where:
                         "without replay=True to record what it is to give out"
                     )
                 self._store = Store(
-                    self._path, durability=self._durability, readonly=self.is_replayed
+                    self._path,
+                    durability=self._durability,
+                    readonly=self.is_replayed,
+                    remote=self._remote if self._is_remote else None,
+                    ship=self._ship if self._is_remote else None,
                 )
             return self._store
 
@@ -140,13 +164,13 @@ class Direct:
         return self.do(_get_all, rows, numbers) if self._where.exists() else [MISS] * len(rows)
 
     def put(
-        self, row: Any, result: Any, nth: int, cost: float | None, seconds: float, replace: bool
+        self, row: Any, result: Any, nth: int, paid: Paid, seconds: float, replace: bool
     ) -> None:
         """Save a result that was computed elsewhere; see `Step.put`."""
         if self._where.is_replayed:
             raise StoreError(f"{self._where.path}: a replay saves nothing", self._where.path)
         with self._putting:
-            self.do(_put, row, result, nth, cost, seconds, replace)
+            self.do(_put, row, result, nth, paid, seconds, replace)
 
 
 def _get(running: Running, row: Any, nth: int) -> Any:
@@ -162,7 +186,7 @@ def _get_all(running: Running, rows: list[Any], numbers: list[int]) -> list[Any]
 
 @interrupts.one_call
 def _put(
-    running: Running, row: Any, result: Any, nth: int, cost: float | None, seconds: float,
+    running: Running, row: Any, result: Any, nth: int, paid: Paid, seconds: float,
     replace: bool,
 ) -> None:  # fmt: skip
     intake, calls = running.intake, running.calls
@@ -176,7 +200,7 @@ def _put(
     if is_over_good:
         intake.replace(slot)
     intake.open(slot)
-    calls.put(slot, result, seconds, cost, is_over_good)
+    calls.put(slot, result, seconds, paid, is_over_good)
 
 
 # --- open sessions
