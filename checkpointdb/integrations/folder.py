@@ -1,0 +1,214 @@
+"""A folder of segments, whole stores that nobody writes to: look-ups in them, and their number."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..decorator import Step
+from ..errors import EncodeError, StoreError
+from ..loops.direct import MISS
+from ..store import Store
+from .scratch import Scratch
+
+FAN = 8  # segments of one process that become one
+LOOK_SHARE = 0.01  # of the time, at most, goes into looking for new ones
+
+
+class Folder:
+    """The segments of a folder, as the results of a step.
+
+    Args:
+        path: made if it is not there.
+        step: whose results are looked up.
+    """
+
+    def __init__(self, path: str, step: Step[Any, Any]) -> None:
+        self.path, self._step = os.path.realpath(path), step
+        try:
+            os.makedirs(self.path, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be made ({error.strerror})", path) from error
+        self._steps: dict[str, Step[Any, Any]] = {}
+        self._own: list[str] = []
+        self.look()
+
+    def target(self, path: str) -> str:
+        """Return where the segment at `path` goes."""
+        return os.path.join(self.path, os.path.basename(path))
+
+    # --- look-ups
+
+    def look(self) -> list[Step[Any, Any]]:
+        """Open what is new, close what is gone; return what is new, the largest first."""
+        start, self._changed = time.monotonic(), self._last_change()
+        there = segments(self.path)
+        for path in self._steps.keys() - set(there):
+            self._steps.pop(path).store.close()
+        new = {}
+        for path in there:
+            if path not in self._steps:
+                with self._may_be_gone(path):
+                    new[path] = self._step.replace(store=Store(path, readonly=True))
+        self._steps |= new
+        now = time.monotonic()
+        self._next_look = now + (now - start) / LOOK_SHARE
+        return list(new.values())
+
+    def results(self, rows: list[Any]) -> list[Any]:
+        """Return the result of each row, or `MISS`.
+
+        Raises:
+            StoreError: the folder is away: its rows are not paid for again; or a store is damaged.
+        """
+        found: list[Any] = [MISS] * len(rows)
+        self._find(rows, found, list(self._steps.values()))
+        if MISS in found and self._last_change() != self._changed and self._is_worth_a_look():
+            self._find(rows, found, self.look())
+        return found
+
+    def _is_worth_a_look(self) -> bool:
+        """Tell whether looking takes little of the time; or what was open is gone, merged away."""
+        is_gone = not self._steps.keys() <= set(_named(self.path))
+        return is_gone or time.monotonic() >= self._next_look
+
+    def _find(self, rows: list[Any], found: list[Any], steps: Sequence[Step[Any, Any]]) -> None:
+        for step in steps:
+            missing = [i for i, result in enumerate(found) if result is MISS]
+            if not missing:
+                return
+            with self._may_be_gone(step.path):
+                results = _saved(step, [rows[i] for i in missing])
+                for i, result in zip(missing, results, strict=True):
+                    found[i] = result
+
+    def _last_change(self) -> int:
+        try:
+            return os.stat(self.path).st_mtime_ns
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be read ({error.strerror}), so nobody knows which rows are "
+                "saved there, and none is computed. Run again when it is back",
+                self.path,
+            ) from error
+
+    @contextlib.contextmanager
+    def _may_be_gone(self, path: str) -> Iterator[None]:
+        """Pass over a segment that another process has merged into another one meanwhile."""
+        try:
+            yield
+        except (OSError, StoreError):
+            self._last_change()
+            if os.path.exists(path):
+                raise
+
+    def close(self) -> None:
+        """Close what is open."""
+        for step in self._steps.values():
+            step.store.close()
+        self._steps.clear()
+
+    # --- what is put there
+
+    def take(self, path: str) -> None:
+        """Copy a store into the folder, unless nothing is in it."""
+        with Store(path) as store:
+            if any(step.records for step in store.steps()):
+                store.backup(self.target(path), force=True)
+
+    def add_own(self, path: str, scratch: Scratch) -> None:
+        """Look results up in a segment of this process too, and keep the number of these small."""
+        self._own = [it for it in self._own if os.path.exists(it)]
+        self._own.append(path)
+        self._steps[path] = self._step.replace(store=Store(path, readonly=True))
+        count = small_ones([os.path.getsize(it) for it in self._own])
+        if count >= FAN:
+            made = scratch.new()
+            with contextlib.suppress(OSError, StoreError):  # they are all still there
+                fold(self._own[-count:], into := self.target(made), made)
+                self._own[-count:] = [into]
+                self.look()
+
+
+def segments(folder: str) -> list[str]:
+    """Return the segments in a folder, the largest first."""
+    return sorted(filter(os.path.isfile, _named(folder)), key=lambda path: (-size_of(path), path))
+
+
+def _named(folder: str) -> list[str]:
+    return glob.glob(os.path.join(glob.escape(folder), "*.ckpt"))
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a store with its log; 0 if it is gone."""
+    return sum(os.path.getsize(it) for it in (path, f"{path}-wal") if os.path.exists(it))
+
+
+def small_ones(sizes: Sequence[int]) -> int:
+    """Return how many of the last are to become one: each is no larger than all after it.
+
+    So a record is written anew about once for each doubling of what there is.
+    """
+    count, total = 1, sizes[-1]
+    while count < len(sizes) and sizes[-count - 1] <= total:
+        count += 1
+        total += sizes[-count]
+    return count
+
+
+def fold(paths: Sequence[str], into: str, scratch: str) -> None:
+    """Merge segments into one, then delete them. After a kill they are all still there.
+
+    Args:
+        paths: of the segments; where two differ, the earlier one counts.
+        into: the new one.
+        scratch: where it is made, on a local disk.
+    """
+    with Store(scratch) as store:
+        for path in paths:
+            store.merge(path)
+        store.backup(into, force=True)
+    os.unlink(scratch)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def merge_segments(folder: str) -> int:
+    """Merge the small segments of a folder and return how many are left: before a job, say.
+
+    Promise: records of large ones are not written anew each time; whatever is killed, nothing is
+    lost; jobs may go on meanwhile.
+
+    Args:
+        folder: as it was given to the jobs.
+
+    Raises:
+        StoreError: one of them is not a store, or damaged; nothing was deleted.
+    """
+    folder = os.path.realpath(folder)
+    paths = segments(folder)
+    if paths and (count := small_ones([size_of(path) for path in paths])) > 1:
+        with tempfile.TemporaryDirectory() as directory:
+            name = f"{os.urandom(8).hex()}.ckpt"
+            fold(paths[-count:], os.path.join(folder, name), os.path.join(directory, name))
+    return len(segments(folder))
+
+
+def _saved(step: Step[Any, Any], rows: list[Any]) -> list[Any]:
+    try:
+        return list(step.results(rows))
+    except EncodeError:  # of one of them, which the run will refuse
+        return [_one(step, row) for row in rows]
+
+
+def _one(step: Step[Any, Any], row: Any) -> Any:
+    try:
+        return step.get(row)
+    except EncodeError:
+        return MISS
