@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ import ray
 import checkpointdb as ckpt
 from checkpointdb.integrations.ray import Checkpointed
 
-FOLDER, SCRATCH, LOG, ROWS, MORE = sys.argv[1:]
+FOLDER, SCRATCH, LOG, ROWS, SECONDS = sys.argv[1:]
 
 
 @ckpt.step("nowhere.ckpt", version=1, save=ckpt.every(rows=50))
@@ -24,7 +23,6 @@ def doubled(row: dict) -> dict:
 
 
 if __name__ == "__main__":
-    more = json.loads(MORE)
     ray.init(
         num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False
     )
@@ -33,7 +31,7 @@ if __name__ == "__main__":
     data = data.map_batches(
         Checkpointed,
         fn_constructor_args=(doubled, FOLDER),
-        fn_constructor_kwargs={"ship": ckpt.every(seconds=more["seconds"]), "scratch": SCRATCH},
+        fn_constructor_kwargs={"ship": ckpt.every(seconds=float(SECONDS)), "scratch": SCRATCH},
         compute=ray.data.ActorPoolStrategy(size=2),
         batch_size=500,
         num_cpus=0.5,  # the tasks that read need some too
