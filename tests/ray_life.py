@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -23,9 +24,14 @@ def doubled(row: dict) -> dict:
 
 
 if __name__ == "__main__":
-    ray.init(
-        num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False
-    )
+    for _ in range(5):
+        with contextlib.suppress(Exception):  # it gives itself too little time on a busy machine
+            ray.init(
+                num_cpus=2, object_store_memory=200 << 20, include_dashboard=False,
+                log_to_driver=False,
+            )  # fmt: skip
+            break
+        ray.shutdown()
     data = ray.data.range(int(ROWS), override_num_blocks=20)
     data = data.map_batches(lambda batch: batch | {"text": [f"row {n}" for n in batch["id"]]})
     data = data.map_batches(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .. import system
 from ..decorator import Step
 from ..errors import EncodeError, StoreError
+from ..file.temporary import half_made
 from ..loops.direct import MISS
 from ..store import Store
 from .scratch import Scratch
@@ -119,7 +122,7 @@ class Folder:
         """Copy a store into the folder, unless nothing is in it."""
         with Store(path) as store:
             if any(step.records for step in store.steps()):
-                store.backup(self.target(path), force=True)
+                put(store, self.target(path))
 
     def add_own(self, path: str, scratch: Scratch) -> None:
         """Look results up in a segment of this process too, and keep the number of these small."""
@@ -150,15 +153,31 @@ def size_of(path: str) -> int:
 
 
 def small_ones(sizes: Sequence[int]) -> int:
-    """Return how many of the last are to become one: each is no larger than all after it.
+    """Return how many of the last are to become one: each is at most twice all after it.
 
-    So a record is written anew about once for each doubling of what there is.
+    So a record is written anew only when what it lies in grows by half.
     """
     count, total = 1, sizes[-1]
-    while count < len(sizes) and sizes[-count - 1] <= total:
+    while count < len(sizes) and sizes[-count - 1] <= 2 * total:
         count += 1
         total += sizes[-count]
     return count
+
+
+def put(store: Store, target: str) -> None:
+    """Copy a store to `target`, whole or not at all: SQLite opens files of this machine alone.
+
+    Raises:
+        OSError, StoreError: it cannot be copied.
+    """
+    copy = f"{store.path}.copy"
+    store.backup(copy, force=True)
+    with half_made(target, replace=True) as temporary, open(temporary, "wb") as there:
+        with open(copy, "rb") as here:
+            shutil.copyfileobj(here, there, 1 << 20)
+        there.flush()
+        system.full_sync(there.fileno())
+    os.unlink(copy)
 
 
 def fold(paths: Sequence[str], into: str, scratch: str) -> None:
@@ -172,7 +191,7 @@ def fold(paths: Sequence[str], into: str, scratch: str) -> None:
     with Store(scratch) as store:
         for path in paths:
             store.merge(path)
-        store.backup(into, force=True)
+        put(store, into)
     os.unlink(scratch)
     for path in paths:
         with contextlib.suppress(FileNotFoundError):

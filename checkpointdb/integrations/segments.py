@@ -24,7 +24,7 @@ from ..events import Report
 from ..loops.direct import MISS
 from ..policy import POLL_SECONDS, Pending, SavePolicy, check_policy
 from ..tabular import Tabular
-from .folder import Folder, size_of
+from .folder import Folder, put, size_of
 from .scratch import Scratch
 
 RETRY_SECONDS = 10.0  # after a copy that failed
@@ -68,7 +68,7 @@ class Segment:
     def ship(self, target: str) -> None:
         """Copy it to `target`, with all that was computed so far."""
         start, counts = time.monotonic(), self._counts()
-        self.store.backup(target, force=True)
+        put(self.store, target)
         self._sent, self._oldest, self.is_shipped = counts, None, True
         self._sent_bytes, self._sent_at = size_of(self.path), time.monotonic()
         self._took = self._sent_at - start
