@@ -326,8 +326,7 @@ def loss_window(policy: SavePolicy, exposed: Exposed | None = None) -> str:
         return f"as {type(policy).__name__} decides"
     limits = []
     if policy.rows is not None:
-        lost = policy.rows - 1
-        limits.append(_rows(lost) if lost else "no returned row")
+        limits.append(_limit(policy.rows - 1, exposed.rows if exposed else 0))
     if policy.seconds is not None:
         limits.append(f"{policy.seconds:g} s")
     if policy.bytes is not None:
@@ -335,6 +334,14 @@ def loss_window(policy: SavePolicy, exposed: Exposed | None = None) -> str:
     if policy.cost is not None:
         limits.append(f"${policy.cost:g}")
     return " or ".join(limits)
+
+
+def _limit(rows: int, exposed: int) -> str:
+    if (
+        exposed > rows
+    ):  # many calls in flight: what returns while others are saved goes with the next
+        return f"{_rows(exposed)}, so many as returned during a commit"
+    return _rows(rows) if rows else "no returned row"
 
 
 def _in_words(exposed: Exposed) -> str:

@@ -34,9 +34,9 @@ from checkpointdb.file import (
     pragmas,
     probe,
 )
-from checkpointdb.file.foreign import mapped
 from checkpointdb.file.probe import check_sqlite
 from checkpointdb.file.read import Reader
+from checkpointdb.file.sqlite_errors import mapped
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -199,3 +199,17 @@ def test_a_run_says_what_a_crash_would_cost_here(store_path):
     assert int(said.split()[-2]) <= 48
     with Store(store_path) as store:
         assert store.runs()[-1].loss_window == said
+
+
+def test_a_fixed_limit_is_not_said_where_a_burst_was_more(store_path, slow_disk):
+    """32 calls return together under every(rows=1): those that wait for it are not durable."""
+
+    @ckpt.step(store_path, version=1, save=ckpt.every(rows=1))
+    async def step(row):
+        await asyncio.sleep(0.05)
+        return row
+
+    list(step.run(range(32), concurrency=32))
+    with Store(store_path) as store:
+        said = store.runs()[-1].loss_window
+    assert said.endswith(", so many as returned during a commit") and int(said.split()[0]) > 1

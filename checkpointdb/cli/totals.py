@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..file.foreign import mapped
 from ..file.records import Record
 from ..file.sql import ids_array, rows
+from ..file.sqlite_errors import mapped
 from .store_view import Look, retried
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import apsw
 
 from ..errors import StoreCorruptError, StoreError
-from .foreign import mapped
 from .read import Reader
+from .sqlite_errors import mapped
 from .temporary import check_target, half_made, taken
 from .verify import OnProgress, unseen
 

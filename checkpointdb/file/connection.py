@@ -13,7 +13,6 @@ import apsw
 from .. import interrupts, system
 from ..errors import StoreError
 from . import migrations, pragmas, wal
-from .foreign import mapped
 from .mounts import network_file_system
 from .probe import (
     check_log,
@@ -25,6 +24,7 @@ from .probe import (
     refuse_other_name,
     size,
 )
+from .sqlite_errors import mapped
 from .temporary import half_made
 
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE

@@ -9,10 +9,10 @@ from collections.abc import Container, Iterable, Sequence
 import apsw
 
 from ..errors import StoreError
-from .foreign import mapped
 from .processes import alive
 from .records import RunInfo
 from .sql import rows
+from .sqlite_errors import mapped
 
 # What a condition of the user's may name.
 COLUMNS = """

@@ -12,11 +12,11 @@ from typing import Any
 import apsw
 import msgspec
 
-from .foreign import mapped
 from .key_index import KEY_BYTES
 from .read import Reader, corrupt
 from .records import Entry, checksum
 from .sql import rows
+from .sqlite_errors import mapped
 from .verify import ENTRY
 
 PAGE = 1000  # records a transaction

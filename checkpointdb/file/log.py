@@ -10,7 +10,7 @@ import apsw
 
 from .. import interrupts
 from ..errors import StoreError
-from . import codes, foreign, lifetime
+from . import codes, lifetime, sqlite_errors
 from .append import (
     ENTRIES_PER_STATEMENT,
     delete_keys,
@@ -160,13 +160,13 @@ class Log(Registry):
         return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             self._check_open()
             return self._finder.find(keys)
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             self._check_open()
             return self._finder.row_digests(ids)
 
@@ -319,7 +319,7 @@ class Log(Registry):
         """Return what some of a step's codes made; what is pending is committed first."""
         if ids:
             self.commit_buffers()
-        with self.lock, foreign.mapped(self.path):
+        with self.lock, sqlite_errors.mapped(self.path):
             return codes.made_by(self._reader, step, ids)
 
     @interrupts.whole

@@ -19,7 +19,7 @@ import apsw
 from .. import interrupts
 from ..errors import StoreError
 from . import connection as files
-from . import foreign, pragmas
+from . import pragmas, sqlite_errors
 from .find import Finder
 from .log_file import LogFile
 
@@ -48,7 +48,7 @@ class Opened:
         reader = None
         try:
             self._writer = files.open_writer(path, durability, vfs)
-            with foreign.mapped(path):
+            with sqlite_errors.mapped(path):
                 reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
                 self._reader = reader
                 pragmas.harden(self._reader)
@@ -87,7 +87,7 @@ class Opened:
             self._file.save_if_gone()
 
     def _close(self) -> None:
-        with self.lock, self._reading, foreign.mapped(self.path):
+        with self.lock, self._reading, sqlite_errors.mapped(self.path):
             if self._writer is None:  # another thread, a finalizer's perhaps, was first
                 return
             self._is_closing = True
@@ -103,7 +103,7 @@ class Opened:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
-        with self.lock, foreign.mapped(self.path):
+        with self.lock, sqlite_errors.mapped(self.path):
             self._check_open()
             assert self._writer is not None
             if self._writer.in_transaction:  # a handler of the user's own raised inside of one

@@ -18,9 +18,9 @@ import apsw
 from ..errors import StoreCorruptError, StoreError, StoreVersionError
 from ..wording import safe
 from . import migrations, wal
-from .foreign import mapped, no_sqlite, ours
 from .locks import lockers, strangers
 from .pages import looks_like_pages
+from .sqlite_errors import mapped, mapped_error, not_sqlite
 
 OLDEST_SQLITE = (3, 51, 3)
 SETTLING_SECONDS = 1.0  # more than it takes to open or close a store
@@ -68,10 +68,12 @@ def probe(path: str, vfs: str | None) -> None:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
         if looks_like_pages(path, vfs):
-            raise ours(apsw.CorruptError("its first page is not what it was"), path) from error
-        raise no_sqlite(path, safe(error)) from error
+            raise mapped_error(
+                apsw.CorruptError("its first page is not what it was"), path
+            ) from error
+        raise not_sqlite(path, safe(error)) from error
     except apsw.Error as error:  # pragma: no cover - another user, or the disk fails
-        raise ours(error, path) from error
+        raise mapped_error(error, path) from error
     if application_id == migrations.BEFORE_FORMAT_1:
         raise StoreVersionError(
             f"{path}: written by a checkpointdb from before its first release, whose format is not "
@@ -80,7 +82,7 @@ def probe(path: str, vfs: str | None) -> None:
             path,
         )
     if application_id != migrations.APPLICATION_ID and _has_our_tables(path, vfs):
-        raise ours(apsw.CorruptError("it is not marked as a store any more"), path)
+        raise mapped_error(apsw.CorruptError("it is not marked as a store any more"), path)
     if application_id != migrations.APPLICATION_ID:
         raise StoreError(
             f"{path}: an SQLite file, but not a checkpointdb store; nothing was written. "
@@ -111,7 +113,7 @@ def check_file(path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{path}: no regular file; give the path of one, or of a new one", path)
     if 0 < status.st_size < SMALLEST_SQLITE:
-        raise no_sqlite(path, "it is too short")
+        raise not_sqlite(path, "it is too short")
     if status.st_size == 0:
         raise StoreError(
             f"{path}: an empty file, which checkpointdb never makes; nothing was written. "

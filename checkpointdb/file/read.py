@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes, foreign, occurrences, probe
+from . import alike, codes, in_order, occurrences, probe, sqlite_errors
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -112,23 +112,23 @@ class Reader:
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with, in the order in which they were first used."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return codes.codes(self._connection, step)
 
     def newest_code(self, step: int) -> SavedCode | None:
         """Return the code that a step's newest run had; None if none is known."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             id = codes.newest_code(self._connection, step)
         return next((code for code in self.codes(step) if code.id == id), None)
 
     def made_by(self, step: int, ids: Sequence[int]) -> Made:
         """Return what some of a step's codes made; reads the log once if there are any."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return codes.made_by(self._connection, step, ids)
 
     def runs(self, step: str | None = None) -> list[RunInfo]:
         """Return the runs, oldest first."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 f"""
                 select runs.id, name, version, fingerprint, runs.store, started_at,
@@ -158,52 +158,30 @@ class Reader:
 
         With `run` only what that run wrote counts, even where a later run has written it again.
 
-        The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
-        while the caller works, however long that takes.
-
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
-        with foreign.mapped(self.path):
-            self._select(step, version, status, run)
-        last = 0
+        self.select(step, version, run)
+        yield from map(self._record, self._rows(status))
+
+    def select(self, step: str | None, version: int | str | None, run: int | None = None) -> None:
+        """List the newest record of each key for `selected`, as of now: see `file/in_order.py`."""
+        with sqlite_errors.mapped(self.path):
+            in_order.select(self._connection, step, version, run)
+
+    def selected(self, status: Status | None = None) -> Iterator[Entry]:
+        """Yield what `select` has listed, values encoded, each checked."""
+        for row in self._rows(status):
+            yield self._entry(row[5], row[0], row[6:])
+
+    def _rows(self, status: Status | None) -> Iterator[tuple[Any, ...]]:
+        pages = in_order.pages(self._connection, None if status is None else status == "ok")
         while True:
-            with foreign.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
-                    (last, PAGE),
-                ).fetchall()
-                rows = self._fetch([id for _, id in page])
+            with sqlite_errors.mapped(self.path):
+                page = self._fetch(next(pages, []))
             if not page:
                 return
-            for row in rows:
-                yield self._record(row)
-            last = page[-1][0]
-
-    def _select(
-        self,
-        step: str | None,
-        version: int | str | None,
-        status: Status | None,
-        run: int | None = None,
-    ) -> None:
-        self._connection.pragma("query_only", False)
-        self._connection.execute("drop table if exists temp.ordered")
-        self._connection.execute("create temp table ordered (id integer not null)")
-        self._connection.execute(
-            """
-            insert into temp.ordered
-            select newest.id
-              from (select max(id) as id, step, position, error from records
-                     where ?4 is null or run = ?4 group by key) newest
-              join steps on steps.id = newest.step
-             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
-               and (?3 is null or (error is null) = (?3 = 'ok'))
-             order by newest.step, newest.position, newest.id
-            """,
-            (step, version, status, run),
-        )
-        self._connection.pragma("query_only", True)
+            yield from page
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, 32 hex digits; None if there is none."""
@@ -247,12 +225,12 @@ class Reader:
 
     def held_occurrences(self, contents: Sequence[bytes], shared: bool) -> dict[bytes, list[int]]:
         """Return the numbers of equal rows that a run which began now could not have."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return occurrences.held(self._connection, contents, shared)
 
     def outcomes(self, keys: Sequence[bytes]) -> list[Outcome | None]:
         """Tell what the newest record of each key is, None where there is none."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             if self._index is None:
                 self._index = KeyIndex(self._connection)
             ids = self._index.ids(keys)
@@ -271,30 +249,18 @@ class Reader:
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]
 
-    def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
-        """Yield up to `limit` records of a step, the newest first, superseded ones too."""
-        last = last_id(self._connection)
-        while limit > 0:
-            with foreign.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    """
-                    select records.id from records join steps on steps.id = records.step
-                     where records.id <= ? and name = ? and version = ?
-                     order by records.id desc limit ?
-                    """,
-                    (last, step, version, min(PAGE, limit)),
-                ).fetchall()
-                rows = self._fetch([id for (id,) in page])
-            if not page:
-                return
-            yield from map(self._record, rows)
-            last, limit = page[-1][0] - 1, limit - len(page)
+    def alike(self, step: int, parts: Sequence[str | bytes]) -> list[Record]:
+        """Return the records of a step whose inputs look most like a row: see `file/alike.py`."""
+        with sqlite_errors.mapped(self.path):
+            ids = alike.alike(self._connection, step, parts)
+            rows = self._fetch(ids)
+        return [self._record(row) for row in rows]
 
     def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""
         last = 0
         while True:
-            with foreign.mapped(self.path):
+            with sqlite_errors.mapped(self.path):
                 page: list[Any] = self._connection.execute(
                     f"""
                     select id, run, checksum, {ENTRY}
@@ -333,7 +299,7 @@ class Reader:
 
     def calls(self) -> list[Call]:
         """Return the calls that were sent and not answered, oldest first; kept by `ledger=True`."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             rows: list[Any] = self._connection.execute(
                 """
                 select input, lower(hex(key)), name, version, sent_calls.run, position, sent_at
@@ -344,7 +310,7 @@ class Reader:
 
     def last_commit(self) -> tuple[int, float | None]:
         """Return the id of the newest record and the time it was saved, (0, None) if empty."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             row: Any = self._connection.execute(
                 "select id, saved_at from records order by id desc limit 1"
             ).fetchone()
@@ -364,7 +330,7 @@ class Reader:
 
     def verify(self, on_progress: OnProgress | None = None) -> list[Problem]:
         """Check the whole file, and its log; return what is damaged, [] if nothing is."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             found = problems(self._connection, on_progress)
         if self._damage is not None:
             what, means = probe.lost_in_log(self.path, self._damage)
@@ -391,7 +357,7 @@ class Reader:
         entry = self._entry(id, expected, fields)
         kept = "nothing" if entry.input is None else _FORMS.get(entry.input_form, "row")
         values = decoded(entry.input), decoded(entry.result), decoded_error(entry.error)
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             return typed(
                 Record, entry.key.hex(), name, version, entry.position, *values, entry.attempts,
                 entry.seconds, entry.cost, saved_at, run, id, entry.occurrence, kept,
@@ -400,7 +366,7 @@ class Reader:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
         """Have all that is read in the block be as of one moment."""
-        with foreign.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
             self._connection.execute("begin")
             try:
                 yield self._connection

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import StoreError
-from . import foreign
+from . import sqlite_errors
 from .find import Finder
 from .read import Reader
 from .records import Found, Made, Registered, SavedCode
@@ -52,7 +52,7 @@ class ReadLog:
             if not self._reader.is_unchanged():
                 self._reader.close()
                 self._open()
-            with foreign.mapped(self.path):
+            with sqlite_errors.mapped(self.path):
                 yield self._reader
 
     # --- what is there

@@ -12,7 +12,7 @@ import msgspec
 
 from .. import interrupts
 from ..errors import StoreError
-from . import codes, foreign, leases, occurrences
+from . import codes, leases, occurrences, sqlite_errors
 from .append import transaction, update_run
 from .occurrences import Counter, Kind
 from .opened import Durability, Opened
@@ -74,7 +74,7 @@ class Registry(Opened):
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with."""
-        with self.lock, foreign.mapped(self.path):
+        with self.lock, sqlite_errors.mapped(self.path):
             return codes.codes(self._reader, step)
 
     @interrupts.whole
@@ -121,7 +121,7 @@ class Registry(Opened):
 
     def run_elsewhere(self, step: int) -> tuple[int, int] | None:
         """Return id and pid of a run of a step that another process of this machine has open."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             open_: list[Any] = self._reader.execute(
                 """
                 select id, host, boot, pid_namespace, pid, pid_ticks
@@ -192,7 +192,7 @@ class Registry(Opened):
 
     def is_unclaimed(self, key: bytes) -> bool:
         """Tell whether nobody alive holds this key."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             row: Any = self._reader.execute(
                 "select worker, expires from system_claims where key = ?", (key,)
             ).fetchone()
@@ -200,7 +200,7 @@ class Registry(Opened):
 
     def holders(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         """Return the worker that has claimed each key, of those that are claimed."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             return leases.holders(self._reader, keys)
 
     # --- the numbers of equal rows: `file/occurrences.py`
@@ -285,7 +285,7 @@ class Registry(Opened):
 
     def spent_before(self, step: int) -> tuple[float, int]:
         """Return the cost of all of a step's records, and the last id."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             row: Any = self._reader.execute(
                 "select cost, (select value from system_state where name = 'indexed_to')"
                 "  from steps where id = ?",
@@ -296,7 +296,7 @@ class Registry(Opened):
 
     def spent(self, step: int, run: int, after: int) -> tuple[float, int]:
         """Return the cost of a step's records after an id, one run's left out, and the last id."""
-        with self._reading, foreign.mapped(self.path):
+        with self._reading, sqlite_errors.mapped(self.path):
             row: Any = self._reader.execute(
                 """
                 select total(cost) filter (where step = ? and run <> ?), max(id) from records

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import StoreError
 from . import connection as files
-from . import foreign, pragmas, probe
+from . import pragmas, probe, sqlite_errors
 from .locks import lockers
 from .pages import Pages
 from .read import Reader
@@ -73,7 +73,7 @@ def salvage(
     progress = on_progress or unseen
     try:
         with half_made(target, force) as temporary:
-            with foreign.mapped(target):
+            with sqlite_errors.mapped(target):
                 files.lay(temporary)
             done = _salvage(source, temporary, progress)
             _check(temporary, target, progress)
@@ -86,10 +86,10 @@ def salvage(
 
 def _salvage(source: str, temporary: str, progress: OnProgress) -> Salvaged:
     with contextlib.ExitStack() as stack:
-        with foreign.mapped(source):
+        with sqlite_errors.mapped(source):
             pages = Pages(source)
             stack.callback(pages.close)
-        with foreign.mapped(temporary):
+        with sqlite_errors.mapped(temporary):
             writer = apsw.Connection(temporary, flags=apsw.SQLITE_OPEN_READWRITE)
             stack.callback(writer.close)
             pragmas.harden(writer)

@@ -18,12 +18,12 @@ def mapped(path: str) -> Iterator[None]:
     try:
         yield
     except apsw.Error as error:
-        raise ours(error, path) from error
+        raise mapped_error(error, path) from error
     except UnicodeDecodeError as error:
-        raise ours(apsw.CorruptError(f"a text is not UTF-8: {error}"), path) from error
+        raise mapped_error(apsw.CorruptError(f"a text is not UTF-8: {error}"), path) from error
 
 
-def ours(error: apsw.Error, path: str) -> StoreError:
+def mapped_error(error: apsw.Error, path: str) -> StoreError:
     """Return the error of ours that says the same of this file."""
     said = safe(error)  # it may name what stands in the file
     match error:
@@ -56,7 +56,7 @@ def ours(error: apsw.Error, path: str) -> StoreError:
             return StoreError(f"{path}: {type(error).__name__}: {said}", path)
 
 
-def no_sqlite(path: str, why: str) -> StoreError:
+def not_sqlite(path: str, why: str) -> StoreError:
     """Say that a file is none of SQLite's."""
     return StoreError(
         f"{path}: not a checkpointdb store, nor any SQLite file ({why}); nothing was written. "
