@@ -626,7 +626,7 @@ class TestColumns:
         mapped = data.map(lambda batch: step.map(dict(batch)), batched=True, keep_in_memory=True)
         assert mapped["size"][:] == [4, 3]
 
-    @pytest.mark.parametrize("integers", [[2**63, -1], [2**70, 1], [-(2**63) - 1, 1]])
+    @pytest.mark.parametrize("integers", [[2**63 + 1, -1], [2**70, 1], [-(2**63) - 1, 1]])
     def test_integers_that_numpy_does_not_hold_stay_what_they_are(self, paid, integers):
         step = paid.step(lambda row: integers[row["n"]], name="big")
         assert step.map({"n": np.arange(2)})["big"].tolist() == integers

@@ -383,6 +383,22 @@ class TestWrongUse:
             cluster.actor()
         os.unlink(path)
 
+    def test_a_folder_of_too_many_segments(self, cluster, monkeypatch):
+        """An actor that is started again finds what lay on its node all the same."""
+        for n in range(3):
+            cluster.actor()(batch(n))
+            cluster.end()
+        monkeypatch.setattr(folders, "MOST_OPEN", 2)
+        with pytest.raises(StoreError, match="merge_segments"):
+            cluster.actor()
+        step = ckpt.step("nowhere.ckpt", version=1, name="doubled")(len)
+        folder = folders.Folder(cluster.folder, step, is_restarted=True)
+        assert len(folder._steps) == 2
+        folder.close()
+        assert merge_segments(cluster.folder) == 1
+        assert twice(cluster.actor()(batch(0, 1, 2))) == [0, 2, 4]
+        assert len(cluster.calls) == 3
+
     def test_a_folder_that_cannot_be_made(self, cluster, tmp_path):
         (tmp_path / "shared").write_text("a file")
         with pytest.raises(StoreError, match="cannot be made"):

@@ -20,6 +20,7 @@ from ..store import Store
 from .scratch import Scratch
 
 FAN = 8  # segments of one process that become one
+MOST_OPEN = 500  # a process may often have 1,024 files
 LOOK_SHARE = 0.01  # of the time, at most, goes into looking for new ones
 
 
@@ -29,9 +30,14 @@ class Folder:
     Args:
         path: made if it is not there.
         step: whose results are looked up.
+        is_restarted: in the middle of a job, in which others have shipped many segments meanwhile:
+            the largest are looked into, which have what earlier jobs computed.
+
+    Raises:
+        StoreError: it cannot be made or read; there are too many segments; one is no store.
     """
 
-    def __init__(self, path: str, step: Step[Any, Any]) -> None:
+    def __init__(self, path: str, step: Step[Any, Any], is_restarted: bool = False) -> None:
         self.path, self._step = os.path.realpath(path), step
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -39,6 +45,12 @@ class Folder:
             raise StoreError(f"{path}: cannot be made ({error.strerror})", path) from error
         self._steps: dict[str, Step[Any, Any]] = {}
         self._own: list[str] = []
+        if len(_named(self.path)) > MOST_OPEN and not is_restarted:
+            raise StoreError(
+                f"{self.path}: more than {MOST_OPEN} segments, too many to look into each: nothing "
+                "was computed. Call merge_segments(folder) before the job",
+                self.path,
+            )
         self.look()
 
     def target(self, path: str) -> str:
@@ -54,14 +66,17 @@ class Folder:
         for path in self._steps.keys() - set(there):
             self._steps.pop(path).store.close()
         new = {}
-        for path in there:
-            if path not in self._steps:
-                with self._may_be_gone(path):
-                    new[path] = self._step.replace(store=Store(path, readonly=True))
+        unknown = [path for path in there if path not in self._steps]
+        for path in unknown[: max(MOST_OPEN - len(self._steps), 0)]:
+            with self._may_be_gone(path):
+                new[path] = self._opened(path)
         self._steps |= new
         now = time.monotonic()
         self._next_look = now + (now - start) / LOOK_SHARE
         return list(new.values())
+
+    def _opened(self, path: str) -> Step[Any, Any]:
+        return self._step.replace(store=Store(path, readonly=True))
 
     def results(self, rows: list[Any]) -> list[Any]:
         """Return the result of each row, or `MISS`.
@@ -119,16 +134,18 @@ class Folder:
     # --- what is put there
 
     def take(self, path: str) -> None:
-        """Copy a store into the folder, unless nothing is in it."""
+        """Copy a store into the folder and look into it too, unless nothing is in it."""
         with Store(path) as store:
             if any(step.records for step in store.steps()):
-                put(store, self.target(path))
+                put(store, target := self.target(path))
+                self._own.append(target)
+                self._steps[target] = self._opened(target)
 
     def add_own(self, path: str, scratch: Scratch) -> None:
         """Look results up in a segment of this process too, and keep the number of these small."""
         self._own = [it for it in self._own if os.path.exists(it)]
         self._own.append(path)
-        self._steps[path] = self._step.replace(store=Store(path, readonly=True))
+        self._steps[path] = self._opened(path)
         count = small_ones([os.path.getsize(it) for it in self._own])
         if count >= FAN:
             made = scratch.new()

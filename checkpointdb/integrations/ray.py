@@ -1,13 +1,14 @@
 """A step over a data set of Ray: `ds.map_batches(Checkpointed, fn_constructor_args=(…))`.
 
-Knows no name of Ray's: Ray makes an object of the class in each actor, calls it with batches, and
-drops it when the actor ends.
+Ray makes an object of the class in each actor, calls it with batches, and drops it when the actor
+ends; an actor that was killed it starts again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import Any, Unpack
 
 from .. import RunOptions, SavePolicy, Step, every
@@ -57,7 +58,8 @@ class Checkpointed:
         for name in ("max_cost", "pilot"):
             if options.get(name) is not None:
                 raise TypeError(f"{name}= counts one run, and each batch is a run of its own here")
-        self._step = Segmented(step, os.fspath(folder), ship or every(seconds=30), scratch)
+        ship = ship or every(seconds=30)
+        self._step = Segmented(step, os.fspath(folder), ship, scratch, _is_restarted())
         self._how: Any = {"columns": columns, "prefix": prefix, "error_column": error_column}
         self._how |= options
 
@@ -68,3 +70,11 @@ class Checkpointed:
     def __del__(self) -> None:  # Ray's way to say that the actor ends
         with contextlib.suppress(AttributeError):  # it was never made
             self._step.close()
+
+
+def _is_restarted() -> bool:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return bool(context.get_actor_id() and context.was_current_actor_reconstructed)

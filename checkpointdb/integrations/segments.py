@@ -88,6 +88,7 @@ class Segmented(Tabular):
         ship: when; asked after each result and twice a second. An exhausted segment is shipped too.
         scratch: a directory on this machine for segments; among the system's temporary files
             unless given.
+        is_restarted: in the middle of a job.
 
     Raises:
         ValueError: the step counts equal rows, which no process can do for the others.
@@ -95,7 +96,12 @@ class Segmented(Tabular):
     """
 
     def __init__(
-        self, step: Step[Any, Any], folder: str, ship: SavePolicy, scratch: str | None = None
+        self,
+        step: Step[Any, Any],
+        folder: str,
+        ship: SavePolicy,
+        scratch: str | None = None,
+        is_restarted: bool = False,
     ) -> None:
         self.name, self._settings, self._step = step.name, step._settings, step
         if self._settings.duplicates == "separate":
@@ -104,10 +110,9 @@ class Segmented(Tabular):
                 "processes have no common count: put a number into the row instead"
             )
         self._policy, self._lock = check_policy(ship), threading.Lock()
-        self._folder = Folder(folder, step)
+        self._folder = Folder(folder, step, is_restarted)
         self._scratch = Scratch(scratch, self._folder.path)
         self._scratch.empty_others(self._take)
-        self._folder.look()
         self._segment: Segment | None = None
         self._failed_at: float | None = None
         self._ended = threading.Event()
