@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -31,6 +32,9 @@ if __name__ == "__main__":
         Client(cluster) as client,
         client.get_executor() as executor,
     ):
-        found = list(made.run(range(int(ROWS)), executor=executor, concurrency=AT_ONCE))
+        for _ in range(3):
+            with contextlib.suppress(TypeError):  # of Dask's, in place of a result: see clusters.md
+                found = list(made.run(range(int(ROWS)), executor=executor, concurrency=AT_ONCE))
+                break
     assert found == [n * 2 for n in range(int(ROWS))]
     print("done", flush=True)
