@@ -8,6 +8,8 @@
 Killed? Run the same script again: it goes on where it stopped.
 """
 
+from .cloud.pull import Pulled, pull
+from .cloud.shipment import Pushed
 from .decorator import Step, arun, run, step
 from .engine.arguments import Args, args
 from .engine.current import current_key
@@ -15,6 +17,7 @@ from .engine.failures import Failed
 from .engine.options import AllOptions, RunOptions, StepOptions
 from .errors import (
     BindingError,
+    BucketError,
     BudgetExceeded,
     CheckpointError,
     DecodeError,
@@ -51,6 +54,7 @@ __all__ = [
     "AllOptions",
     "Args",
     "BindingError",
+    "BucketError",
     "BudgetExceeded",
     "Call",
     "CameLate",
@@ -68,6 +72,8 @@ __all__ = [
     "Pending",
     "Plan",
     "Problem",
+    "Pulled",
+    "Pushed",
     "Record",
     "ReplayMissError",
     "Report",
@@ -101,6 +107,7 @@ __all__ = [
     "every",
     "key_of",
     "on_exit",
+    "pull",
     "register",
     "run",
     "salvage",

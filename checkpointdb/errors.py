@@ -5,7 +5,8 @@
     │   ├── StoreLockedError     another process holds it
     │   ├── StoreCorruptError    its bytes are not what was written
     │   ├── StoreVersionError    a newer checkpointdb, or too old an SQLite
-    │   └── StoreFullError       no space left; nothing pending is lost
+    │   ├── StoreFullError       no space left; nothing pending is lost
+    │   └── BucketError          a bucket that cannot be used      .passing
     ├── EncodeError              a value that cannot be stored        .where .result
     ├── DecodeError              a stored value that does not fit     .key
     ├── KeyCollisionError        two rows with one key        .key .position .record
@@ -59,6 +60,17 @@ class StoreVersionError(StoreError):
 
 class StoreFullError(StoreError):
     """The disk is full. Pending rows stay in memory; the next commit tries them again."""
+
+
+class BucketError(StoreError):
+    """A bucket, or a folder in its place, cannot be used; `path` is its URL.
+
+    `passing` is True where it may be of use to try again later: the network, or the service.
+    """
+
+    def __init__(self, message: str, path: str | None = None, passing: bool = False) -> None:
+        super().__init__(message, path)
+        self.passing = passing
 
 
 class EncodeError(CheckpointError):

@@ -63,6 +63,7 @@ _computing: set[CodeType] = set()
 _idling: set[CodeType] = set()
 # What is to be saved before a signal ends the process: filled by who has it.
 savers: list[Callable[[], None]] = []
+last_acts: list[Callable[[], None]] = []  # after that, and as bounded: what may wait for others
 
 
 def whole(fn: Callable[P, R]) -> Callable[P, R]:
@@ -205,6 +206,21 @@ def is_noted() -> bool:
     return state.ending or state.deferred is not None
 
 
+def is_stopping() -> bool:
+    """Tell whether no further call begins here: a signal ends the process after those in flight.
+
+    While it waits for the main thread's async calls, those that came after it would keep it waiting
+    for ever.
+    """
+    deferred = state.deferred
+    return state.ending or (
+        type(deferred) is int
+        and threading.get_ident() == state.main
+        and deferred not in state.taken
+        and _get(deferred) is handle
+    )
+
+
 def handle(number: int, frame: FrameType | None) -> None:
     """Take a note of a signal, or do what it would have done, with everything saved."""
     if is_whole(frame):
@@ -269,6 +285,8 @@ def _end_process(number: int) -> None:
     while _others_are_calling() and state.deferred is None:
         time.sleep(0.002)
     _save()
+    for act in last_acts:
+        act()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

@@ -274,11 +274,11 @@ def on_exit() -> OnExit:
     return OnExit()
 
 
-def check_policy(policy: object) -> SavePolicy:
+def check_policy(policy: object, name: str = "save") -> SavePolicy:
     """Return `policy` if it can be asked, else raise a TypeError that says what to pass."""
     if isinstance(policy, type) or not callable(getattr(policy, "due", None)):
         raise TypeError(
-            f"save= takes a policy such as every(rows=100), not {policy!r}: "
+            f"{name}= takes a policy such as every(rows=100), not {policy!r}: "
             "an object with a method due(pending) -> bool"
         )
     return policy  # type: ignore[return-value]

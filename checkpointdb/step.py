@@ -84,7 +84,9 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         )  # fmt: skip
         self._key_recipe = describe_recipe(settings.key, settings.depends or ())
         self._save, self._meta = settings.policy, settings.meta
-        self._where = Where(store, settings.durability, settings.replay)
+        self._where = Where(
+            store, settings.durability, settings.replay, settings.remote, settings.ship
+        )
         self._binder = Binder(fn, settings.using)
         self._method = is_method(fn)
         self.__wrapped__ = fn
@@ -177,6 +179,8 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         if replay is not None:
             options["replay"] = replay
         where = self._where.again if store is None else store
+        if isinstance(where, Store):
+            options |= {"remote": None, "ship": None}
         return Step(self.__wrapped__, where, version=self.version, **options)
 
     def _options(self) -> StepOptions:
@@ -194,6 +198,7 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
             given: as `run` takes it.
         """
         rows = map(self._binder.with_values(given, None).content, checked_rows(rows, Iterable))
+        self._where.bring()
         return plans.plan(
             self.path, self.name, self.version, self._keyer, self._settings, rows,
             self._spec.capture(),
@@ -204,6 +209,7 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         return self._why(self._binder.content(self._row(args, kwargs)))
 
     def _why(self, row: Any) -> Why:
+        self._where.bring()
         return plans.why(
             self.path, self.name, self.version, self._keyer, self._key_recipe, row,
             self._spec.capture(),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any, Self, cast
 
 from . import interrupts
+from .cloud.shipment import Pushed
+from .cloud.shipper import Shipper
 from .errors import StoreError
 from .file import connection as files
 from .file import lifetime, probe
@@ -19,6 +21,7 @@ from .file.read_log import ReadLog
 from .file.records import Record, RunInfo, StepInfo
 from .file.verify import OnProgress, Problem
 from .frames.saved import Saved
+from .policy import SavePolicy, check_policy
 from .wording import duration, moment, money
 
 LAST_RUNS = 5  # that a notebook shows
@@ -39,11 +42,16 @@ class Store:
         vfs: name of an SQLite VFS to use instead of the system's.
         readonly: True to write nothing, create nothing and take no lock. Steps on this store only
             replay what is saved: see `replay=` of `step`.
+        remote: URL of a bucket, as `push` takes it, to which a thread ships what is committed while
+            the store is open. If there is no file, it is made of what is in the bucket.
+        ship: how often, a save policy of what is committed and not shipped: `every(seconds=30)`
+            unless given. A lost machine costs what that allows, and what was being uploaded.
 
     Raises:
         StoreError: a directory, an empty file, not a store, a place that cannot be written.
         StoreVersionError: written by a newer version; or an SQLite with a known data-loss bug.
         StoreCorruptError: truncated or changed by another program.
+        BucketError: the bucket does not know this store, or cannot be reached and there is no file.
     """
 
     def __init__(
@@ -54,13 +62,24 @@ class Store:
         create: bool = True,
         vfs: str | None = None,
         readonly: bool = False,
+        remote: str | None = None,
+        ship: SavePolicy | None = None,
     ) -> None:
+        check_remote(remote, ship)
+        if remote is not None and readonly:
+            raise ValueError("a store with readonly=True ships nothing: leave remote= out")
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', got {durability!r}")
         probe.check_sqlite()
         self.path = os.path.realpath(os.fspath(path))
         self.durability, self.readonly = durability, readonly
         self._vfs = vfs
+        self._shipper: Shipper | None = None
+        self._remote: str | None = None
+        if remote is not None and create:
+            from .cloud.remote import fetch
+
+            fetch(remote, self.path)
         if create and not readonly and not os.path.lexists(self.path):
             files.create(self.path, vfs)
         # of reading, it does the part; of the rest, it says what it is
@@ -70,6 +89,10 @@ class Store:
         try:
             lifetime.opened(self.log, self.log.forked)
             lifetime.give_back(self, self.log)
+            if remote is not None:
+                from .cloud.remote import ship as begin_to_ship
+
+                self._shipper, self._remote = begin_to_ship(self.log, remote, ship), remote
         except BaseException:  # no memory, say: nobody would ever close it
             self.log.close()
             raise
@@ -284,6 +307,32 @@ class Store:
             last, report = max(reader.last_commit()[0], 1), on_progress
             return self.log.merge(reader, lambda done: report("records", min(done / last, 1.0)))
 
+    def push(self, url: str | None = None) -> Pushed:
+        """Ship what is new to a bucket: the first time all there is, then what was not shipped.
+
+        Promise: nothing in the bucket is ever written over. A kill at any moment loses nothing
+        that is there; the next push goes on. Runs may go on meanwhile. Other stores may be shipped
+        to the same prefix: `pull` makes one store of all.
+
+        Args:
+            url: `s3://bucket/prefix`, `gs://…`, `az://…`, or `file:///folder`. Credentials come
+                from the environment. May be left out if the store was opened with `remote=`.
+
+        Raises:
+            BucketError: it cannot be reached, holds something else, or another process ships this
+                store to it now.
+            ImportError: the extra `cloud` is not installed.
+            ValueError: not a URL of a bucket.
+        """
+        if self._shipper is not None and url in (None, self._remote):
+            self.log.commit_buffers()
+            return self._shipper.push()
+        if url is None:
+            raise ValueError("push needs the URL of a bucket: the store has no remote=")
+        from .cloud.push import push
+
+        return push(self.log, url)
+
     @interrupts.whole
     def flush(self) -> None:
         """Commit all that is pending on this store and make it survive a power cut.
@@ -329,3 +378,13 @@ class Store:
             StoreError: another run is open on the store.
         """
         return self.log.forget(step, version, failed, where, dry_run)
+
+
+def check_remote(remote: object, ship: object) -> None:
+    """Raise unless these can be meant: nobody asks a bucket anything here."""
+    if remote is not None and not isinstance(remote, str):
+        raise TypeError(f"remote must be the URL of a bucket, got {remote!r}")
+    if ship is not None:
+        check_policy(ship, "ship")
+        if remote is None:
+            raise ValueError("ship= says how often to ship; it needs remote=, the URL of a bucket")

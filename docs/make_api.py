@@ -17,7 +17,7 @@ NAMES = {
     "Run a step": "step run arun Step Run args Args MISS Miss Failed current_key",
     "When to save": "adaptive every by_size on_exit SavePolicy Pending",
     "Before you pay, and afterwards": "Plan Why Report",
-    "The store": "Store Record StepInfo RunInfo Call Problem Merged Conflict Salvaged salvage key_of",
+    "The store": "Store Record StepInfo RunInfo Call Problem Merged Conflict Salvaged salvage pull Pulled Pushed key_of",
     "Your own types": "register",
     "Events": "Event RunStarted Committed RowFailed CameLate RunEnded",
     "Options, for type annotations": "StepOptions RunOptions AllOptions",
@@ -26,7 +26,7 @@ OPTIONS = {
     "What counts as the same row": "name key depends using given duplicates input redact "
     "on_changed_input",
     "When the code changes": "on_change ignore replay",
-    "When to save": "save durability",
+    "When to save": "save durability remote ship",
     "How many at once": "concurrency batch_size executor ordered shard",
     "What if it fails": "on_error retry_failed stop_on valid timeout pause_on",
     "Money": "cost usage max_cost ledger pilot",

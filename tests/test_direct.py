@@ -203,11 +203,13 @@ def test_an_async_direct_call_waits_too_and_leaves_in_time(store_path):
 
 
 def test_ckpt_run_goes_by_the_step(tmp_path):
-    """Without options `ckpt run` records, judges and counts dollars as the step says."""
+    """Without options `ckpt run` records, shares and counts dollars as the step says."""
     (tmp_path / "m.py").write_text(
-        "import checkpointdb as ckpt\n"
-        "@ckpt.step('r.ckpt', version=1, on_error='record', cost=lambda it: 0.25)\n"
-        "def f(row):\n    return 1 / row['n']\n"
+        "import sqlite3, checkpointdb as ckpt\n"
+        "@ckpt.step('r.ckpt', version=1, on_error='record', cost=lambda it: 0.25, shared=True)\n"
+        "def f(row):\n"
+        "    claims = sqlite3.connect('r.ckpt').execute('select * from system_claims').fetchall()\n"
+        "    return len(claims) / row['n']\n"
     )
     (tmp_path / "rows.jsonl").write_text('{"n": 0}\n{"n": 1}\n')
     told = [sys.executable, "-m", "checkpointdb", "run", "m.py:f", "rows.jsonl"]
@@ -218,6 +220,7 @@ def test_ckpt_run_goes_by_the_step(tmp_path):
     assert done.returncode == 3, done.stderr
     with Store(tmp_path / "r.ckpt") as store:
         assert store.runs()[-1].report.cost == 0.25
+        assert [record.result > 0 for record in store.records(status="ok")] == [True]
 
 
 def test_idle_direct_calls_give_their_store_back_but_not_one_that_somebody_has(tmp_path):

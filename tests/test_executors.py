@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -272,3 +276,32 @@ def test_a_dask_cluster(store_path, monkeypatch):
         assert [r if not isinstance(r, Failed) else "failed" for r in results] == [
             0, 1, 2, "failed", 4, 5,
         ]  # fmt: skip
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+from concurrent.futures import ProcessPoolExecutor
+import checkpointdb as ckpt
+
+def label(row):
+    os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("fork")) as pool:
+        list(ckpt.step(sys.argv[1], version=1)(label).run([0], executor=pool))
+"""
+
+
+def test_no_worker_outlives_a_killed_driver(tmp_path, store_path):
+    """Not even one that never had a call: a pool's own workers would wait for it for ever."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    driver = subprocess.Popen(
+        [sys.executable, script, store_path], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        driver.communicate(timeout=30)  # until the last worker has closed it, too
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL

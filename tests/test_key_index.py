@@ -15,6 +15,7 @@ from test_connection import run_script
 
 from checkpointdb import Store, StoreFullError
 from checkpointdb.file import key_index
+from checkpointdb.file.key_index import KeyIndex
 from checkpointdb.file.records import Found
 
 
@@ -123,6 +124,24 @@ def test_the_tail_is_read_back_when_a_store_is_opened(open_store, short_tail):
     log.store.close()
     again = Log(open_store())
     assert again.found(3, 4, 14, 15) == ['"new"', '"newer"', entry(14).result, None]
+
+
+def test_an_extension_by_another_handle_amid_a_look_up_is_no_damage(
+    open_store, short_tail, monkeypatch
+):
+    """The index then goes further than the last record that the look-up knew of."""
+    mine, other = Log(open_store()), Log(open_store())
+    other.add(*range(11))
+    forget = KeyIndex.forget_indexed
+
+    def forget_late(index):
+        if index is mine.store.log._finder.index:
+            other.add(*range(11, 25))
+        forget(index)
+
+    monkeypatch.setattr(KeyIndex, "forget_indexed", forget_late)
+    assert mine.found(3, 20, 30) == [entry(3).result, entry(20).result, None]
+    assert mine.store.log._finder.index._damage is None
 
 
 def test_two_handles_that_append_in_turn_see_each_others_records(open_store, short_tail):

@@ -14,6 +14,8 @@ from .inspect import inspect_command
 from .merge import merge_command
 from .plan import plan_command
 from .proxy import proxy_command
+from .pull import pull_command
+from .push import push_command
 from .report import report_command
 from .run import run_command
 from .salvage import salvage_command
@@ -24,7 +26,7 @@ from .why import why_command
 for command in (
     accept_command, adopt_command, backup_command, compact_command, demo_command, doctor_command,
     export_command, forget_command, head_command, inspect_command, merge_command, plan_command,
-    proxy_command, report_command,
+    proxy_command, pull_command, push_command, report_command,
     run_command, salvage_command, verify_command, watch_command, why_command,
 ):  # fmt: skip
     cli.add_command(command)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -55,6 +56,15 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             note("Stopped by Ctrl-C.")
             ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def bucket_errors() -> Iterator[None]:
+    """Have a URL that is none, or an extra that is not installed, end as one line."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise Failure(error) from error
 
 
 def version_of(text: str) -> int | str:

@@ -31,6 +31,8 @@ report, or call the step for a single row.
   `overdue.py`, and a time limit has one for its places. No other is taken under them.
 - A signal's handler commits in the main thread, but never while that is inside a commit or between
   a step's return and its keeping (`interrupts.py`). In a forked child all locks are made new.
+- Under `remote=` a thread ships what is committed: `Shipper._shipping` (`cloud/shipper.py`) is held
+  through requests, and nobody takes it under another lock.
 - No lock guards a `Slot`: who computes it writes it, and others read it once it is settled.
 
 So the order is: `Committer`, `Budget`, `Ledger`, `Sharing` or `Occurrences`; then `Log.lock`, the

@@ -151,7 +151,7 @@ class Calls:
         """Do as `_called`."""
         if self.pause is not None:
             await self._await_pause(slots)
-        if outer is None and interrupts.state.ending:
+        if outer is None and interrupts.is_stopping():
             await interrupts.ahalt()
         if not (slots := await self._ato_make(slots)):
             return []

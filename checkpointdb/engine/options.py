@@ -14,6 +14,7 @@ import msgspec
 from ..errors import EncodeError
 from ..file.opened import Durability
 from ..policy import SavePolicy, adaptive, check_policy
+from ..store import check_remote
 from ..values.keys import Kept, KeyRecipe, depends_digest, describe_recipe
 from ..values.redact import Redact, Redactor
 
@@ -48,6 +49,8 @@ class _OfStepUntyped(TypedDict, total=False):
     timeout: float | None
     on_event: Callable[[Any], object] | None
     pause_on: PauseOn
+    remote: str | None
+    ship: SavePolicy | None
 
 
 class _OfStep(_OfStepUntyped, total=False):
@@ -94,6 +97,11 @@ class StepOptions(_OfStep, total=False):
         timeout: see `RunOptions`; of single calls, and of runs that are not given one.
         on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
         pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
+        remote: URL of a bucket or a folder, `s3://bucket/prefix` or `file:///folder`, to which what
+            is committed is shipped in the background. On a machine without the file it is made of
+            what is there. Nothing is asked before the first use.
+        ship: how often, a save policy of what is committed and not shipped: `every(seconds=30)`
+            unless given. A lost machine costs what that allows, and what was being uploaded.
         using: names of parameters that are only means, such as a client: neither in the key nor
             stored.
         replay: True to call nothing and write nothing: a row without a saved result is a
@@ -234,6 +242,8 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     on_event: Callable[[Any], object] | None = None
     pause_on: Any = ()
+    remote: str | None = None
+    ship: SavePolicy | None = None
     using: tuple[str, ...] = ()
     replay: bool = False
 
@@ -250,6 +260,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
         check_choice("duplicates", self.duplicates, ("share", "separate"))
         check_choice("input", self.input, ("row", "key", "none"))
         describe_recipe(self.key)  # or raise
+        check_remote(self.remote, self.ship)
         if self.save is not None:
             check_policy(self.save)
 

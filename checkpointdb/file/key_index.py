@@ -137,6 +137,7 @@ class KeyIndex:
             return
         if last - self._indexed_to > TAIL:  # another process may have extended the index on disk
             self.forget_indexed()
+            last = max(last, self._seen)  # which may have come after it was asked for
         sql = f"select {KEY_BYTES}, id from records where id > ? and id <= ? order by id"
         found = rows(self._reader, sql, (self._seen, last))
         if self.generation == 0 and len(found) != last - self._seen:

@@ -20,6 +20,9 @@ class Open(Protocol):
     def flush(self) -> None:
         """Save what is pending."""
 
+    def finish(self) -> None:
+        """End what goes on beside it."""
+
     def close(self) -> None:
         """Save what is pending and close."""
 
@@ -84,6 +87,14 @@ def _save_all() -> None:
             log.exception("checkpointdb: results may be lost, a store could not be saved")
 
 
+def _finish_all() -> None:
+    for store in list(_open):
+        try:
+            store.finish()
+        except Exception:  # as above
+            log.exception("checkpointdb: what goes on beside a store could not be ended")
+
+
 def _abandon_in_child() -> None:
     """Keep the parent's connections from ever being closed here: that would disturb its locks."""
     if not _open:
@@ -97,5 +108,6 @@ def _abandon_in_child() -> None:
 
 
 interrupts.savers.append(_save_all)
+interrupts.last_acts.append(_finish_all)
 atexit.register(_close_all)
 system.at_fork(_abandon_in_child)

@@ -88,10 +88,16 @@ class Log(Registry):
             self._give_up_the_rest()
             self._shorten_tail()
             self.sync()
+            self.finish()
         except StoreError:
             # another thread, a finalizer's perhaps, has closed it meanwhile
             if not self.closed:  # pragma: no branch - a race
                 raise
+
+    def finish(self) -> None:
+        """Have what goes on beside the store end."""
+        if self.companion is not None and not self.is_forked:
+            self.companion.finish()
 
     def forked(self) -> list[Any]:
         """In a forked child, make new locks; return the SQLite connections, to be left alone."""

@@ -55,6 +55,9 @@ class ReadLog:
             with sqlite_errors.mapped(self.path):
                 yield self._reader
 
+    def finish(self) -> None:
+        """Nothing goes on beside it."""
+
     # --- what is there
 
     def find(self, keys: Sequence[bytes]) -> list[Found | None]:

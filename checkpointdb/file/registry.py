@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,9 +18,19 @@ from .occurrences import Counter, Kind
 from .opened import Durability, Opened
 from .processes import Process, alive, this_process
 from .records import Code, Registered, SavedCode, SentCall
-from .sql import typed
+from .sql import rows, typed
 
 MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be alive
+
+
+class Companion(Protocol):
+    """What goes on beside an open store."""
+
+    def wake(self) -> None:
+        """Hear that a run has ended."""
+
+    def finish(self) -> None:
+        """End, before the store is closed or the process dies."""
 
 
 class Registry(Opened):
@@ -31,7 +41,39 @@ class Registry(Opened):
         self._claiming: set[str] = set()  # workers that may hold claims
         self._counters: set[Counter] = set()  # that count, or whose end is not written yet
         self._done: set[Counter] = set()  # those
+        self.companion: Companion | None = None
         super().__init__(path, durability, vfs)  # last: what is open then is whole
+
+    # --- what others keep here
+
+    def state(self, prefix: str) -> dict[str, Any]:
+        """Return the values of `system_state` whose names begin with `prefix`, by name."""
+        sql = "select name, value from system_state where substr(name, 1, length(?1)) = ?1"
+        with self._reading, sqlite_errors.mapped(self.path):
+            self._check_open()
+            return dict(rows(self._reader, sql, (prefix,)))
+
+    @interrupts.whole
+    def set_state(self, name: str, value: str) -> None:
+        """Keep a value; not synced."""
+        with self._light(), self._writing() as writer:
+            writer.execute("insert or replace into system_state values (?, ?)", (name, value))
+
+    def newer(self, after: int, generation: int) -> tuple[int, int, float, float]:
+        """Return how many records and deletions came later, the records' bytes, seconds, cost."""
+        with self._reading, sqlite_errors.mapped(self.path):
+            self._check_open()
+            row: Any = self._reader.execute(
+                """
+                select count(*) + (select count(*) from system_forgotten where generation > ?2),
+                       coalesce(sum(octet_length(coalesce(input, ''))
+                                    + octet_length(coalesce(result, error, ''))), 0),
+                       total(seconds), total(cost)
+                  from records where id > ?1
+                """,
+                (after, generation),
+            ).fetchone()
+        return row  # type: ignore[no-any-return]
 
     # --- steps and their codes
 
@@ -146,6 +188,8 @@ class Registry(Opened):
             self._open_runs.pop(run, None)
             self._unsynced = self.durability != "power"
         self.sync()
+        if self.companion is not None:
+            self.companion.wake()
 
     def _give_up_the_rest(self) -> None:
         """End what could not be ended in its time: this process may live on for days.

@@ -16,7 +16,7 @@ from ..errors import StoreError
 from .locks import lockers
 
 MINUTE = 60.0  # more than it takes from giving up the lock to the name
-_ENDINGS = ("", "-journal", "-wal", "-shm")
+_ENDINGS = ("", "-journal", "-wal", "-shm", "-segment")
 
 
 @contextlib.contextmanager
@@ -46,6 +46,26 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
         system.sync_directory(os.path.dirname(path) or ".")
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def beside(temporary: str, data: bytes) -> Iterator[str]:
+    """Give the name of a file of these bytes, mode 0600, next to one that `half_made` gave.
+
+    It is gone after the block, and after a kill with the other one.
+    """
+    path = f"{temporary}-segment"
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        finally:
+            os.close(descriptor)
+        yield path
+    finally:
+        _remove(path)
 
 
 def _publish(temporary: str, path: str, replace: bool) -> None:

@@ -16,6 +16,7 @@ from ..engine.begin import Running, begin
 from ..engine.job import Job, Spec
 from ..errors import ReplayMissError, StoreError
 from ..file.opened import Durability
+from ..policy import SavePolicy
 from ..store import Store
 
 P = ParamSpec("P")
@@ -48,12 +49,21 @@ class Where:
     Its lock is held while the store is opened, and by `Direct` while its session is begun.
     """
 
-    def __init__(self, store: StoreOrPath, durability: Durability, replay: bool = False) -> None:
+    def __init__(
+        self,
+        store: StoreOrPath,
+        durability: Durability,
+        replay: bool = False,
+        remote: str | None = None,
+        ship: SavePolicy | None = None,
+    ) -> None:
         self.given, self.lock = store, threading.RLock()
-        self._durability = durability
+        self._durability, self._remote, self._ship = durability, remote, ship
         self._store: Store | None = None
         self.is_named = False  # whoever has the store finds it open
         if isinstance(store, Store):
+            if remote is not None:
+                raise TypeError("remote= belongs to the Store that is given here: Store(remote=…)")
             self._path, self.is_replayed = store.path, replay or store.readonly
             if store.readonly or not replay:
                 self._store = store
@@ -71,8 +81,17 @@ class Where:
         return self.given.path if isinstance(self.given, Store) else os.path.realpath(self._path)
 
     def exists(self) -> bool:
-        """Tell whether there is a store, or something in its place."""
-        return os.path.lexists(self.path)
+        """Tell whether there is a store, or something in its place; or in a bucket."""
+        return self._is_remote or os.path.lexists(self.path)
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._remote is not None and not self.is_replayed
+
+    def bring(self) -> None:
+        """Have the file here, for whoever looks at that alone, if it is in a bucket."""
+        if self._is_remote and not os.path.lexists(self.path):
+            self.opened()
 
     def opened(self) -> Store:
         """Return the store, opened now if it was not."""
@@ -85,7 +104,11 @@ class Where:
                         "without replay=True to record what it is to give out"
                     )
                 self._store = Store(
-                    self._path, durability=self._durability, readonly=self.is_replayed
+                    self._path,
+                    durability=self._durability,
+                    readonly=self.is_replayed,
+                    remote=self._remote if self._is_remote else None,
+                    ship=self._ship if self._is_remote else None,
                 )
             return self._store
 

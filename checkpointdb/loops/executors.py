@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
         TypeError: the step cannot travel to another process; the message says which object.
     """
     fn = _portable(step, executor)
+    if isinstance(executor, ProcessPoolExecutor):
+        _watch_from_the_start(executor)
 
     def loop(running: Running, signals: Signals) -> Iterator[Any]:
         submit = _Shipping(fn, running.calls, executor).submit
@@ -223,9 +225,12 @@ def _end_with_driver(_process: int) -> None:
 
     A pool's own workers wait on for a call that nobody sends.
     """
-    driver, parent = multiprocessing.parent_process(), os.getppid()
+    driver = multiprocessing.parent_process()
     if driver is None:
         return
+    # the driver is the parent, and may be gone already; under forkserver the fork server is
+    forked_by_server = multiprocessing.get_start_method() == "forkserver"
+    parent = os.getppid() if forked_by_server else driver.pid
 
     def watch() -> None:
         while driver.is_alive() and os.getppid() == parent:
@@ -233,6 +238,19 @@ def _end_with_driver(_process: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="checkpointdb-driver", daemon=True).start()
+
+
+def _watch_from_the_start(pool: ProcessPoolExecutor) -> None:
+    """Have the workers that a pool starts from now on end with the driver, even without a call."""
+    before = pool._initializer  # a pool has no other way to reach a worker before its first call
+    if getattr(before, "func", None) is not _begin_worker:
+        pool._initializer = functools.partial(_begin_worker, before)
+
+
+def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
+    _end_with_driver(os.getpid())
+    if initializer is not None:
+        initializer(*args)
 
 
 class _Row(NamedTuple):

@@ -138,16 +138,16 @@ def _processes(seed: int, states: int) -> processes.Processes:
 
 # name -> what runs it, which share of the states it is asked for, and how many are enough
 EXPERIMENTS: dict[str, tuple[Experiment, float, int]] = {
-    "power": (_power, 0.6, 1 << 60),
+    "power": (_power, 0.45, 1 << 60),
     "sharing": (_sharing, 0.1, 1 << 60),
     "sectors": (_sectors, 0.1, 1 << 60),
     "syncs": (_syncs, 0.1, 1 << 60),
     "clocks": (_clocks, 0.01, 1 << 60),
-    "faults": (_faults, 0.03, 8_000),
-    "exceptions": (_exceptions, 0.015, 5_000),
-    "rot": (_rot, 0.05, 1 << 60),
-    "kills": (_kills, 0.015, 6_000),
-    "signals": (_signals, 0.02, 8_000),
+    "faults": (_faults, 0.08, 8_000),
+    "exceptions": (_exceptions, 0.06, 5_000),
+    "rot": (_rot, 0.04, 1 << 60),
+    "kills": (_kills, 0.02, 6_000),
+    "signals": (_signals, 0.06, 8_000),
     "processes": (_processes, 0.002, 100),
 }
 
@@ -168,10 +168,12 @@ class Part(msgspec.Struct, frozen=True):
 
 def parts(seed: int, states: int, only: tuple[str, ...]) -> Iterator[Part]:
     """Yield the parts of a session, each experiment's in turn."""
-    left: dict[str, int] = {}
-    for name, (_, share, most) in EXPERIMENTS.items():
-        if not only or name in only:
-            left[name] = min(most, max(4, round(states * (1 if only else share))))
+    chosen = {name: it for name, it in EXPERIMENTS.items() if not only or name in only}
+    shares = sum(share for _, share, _ in chosen.values())
+    left = {
+        name: min(most, max(4, round(states * share / shares)))
+        for name, (_, share, most) in chosen.items()
+    }
     size = {name: min(10 * PART, max(PART, many // 8)) for name, many in left.items()}
     while left:
         for name in list(left):

@@ -1,0 +1,395 @@
+"""What was shipped is never lost and never doubled: a folder in the place of a bucket."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+
+import cloud_life as life
+import pytest
+from cli_helpers import invoke
+from conftest import verify
+from stores import ERROR, Log, entry
+from test_merge import rows_of
+
+from checkpointdb import BucketError, Store, StoreError, StoreVersionError, every, pull, step
+
+pytest.importorskip("obstore", reason="obstore is not installed")
+
+from checkpointdb.cloud import segment
+from checkpointdb.cloud.bucket import Bucket
+from checkpointdb.cloud.names import Name, in_order
+
+
+@pytest.fixture
+def at(tmp_path):
+    yield lambda name: str(tmp_path / f"{name}.ckpt")
+    for file in tmp_path.glob("*.ckpt"):
+        verify(str(file))
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"file://{tmp_path}/bucket"
+
+
+def objects(url):
+    """Return the path, time and size of each object: what is written over changes."""
+    folder = url.removeprefix("file://")
+    found = {}
+    for directory, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(directory, file)
+            status = os.stat(path)
+            found[os.path.relpath(path, folder)] = status.st_ino, status.st_mtime_ns
+    return found
+
+
+def push(path, url, *entries, name="label"):
+    with Store(path) as store:
+        if entries:
+            Log(store, name).add(*entries)
+        return store.push(url)
+
+
+def pulled(url, path):
+    pull(url, path)
+    return rows_of(path)
+
+
+def expected(*numbers):
+    return {("label", n): {"n": n, "text": f"result of {n}, naïve ☕"} for n in numbers}
+
+
+def test_what_was_pushed_is_pulled(at, url):
+    made = push(at("a"), url, 1, 2, entry(3, error=ERROR))
+    assert (made.segments, made.records) == (1, 3)
+    assert pulled(url, at("b")) == {**expected(1, 2), ("label", 3): "ValueError"}
+
+
+def test_a_run_goes_on_from_what_was_pulled_and_ships_what_is_new(at, url):
+    triple = step(at("a"), version=1, name="triple", save=every(rows=9))(lambda row: row * 3)
+    list(triple.run(range(50)))
+    triple.store.push(url)
+    done = pull(url, at("b"))
+    assert done.records == 50
+    there = triple.replace(store=at("b"))
+    run = there.run(range(60))
+    assert list(run) == [n * 3 for n in range(60)]
+    assert (run.report.hits, run.report.computed) == (50, 10)
+    assert there.store.push(url).records == 10
+    pull(url, at("c"))
+    with Store(at("c")) as store:
+        assert len(rows_of(at("c"))) == 60
+        assert [(it.report.rows, it.ended) for it in store.runs()] == [
+            (50, "finished"), (60, "finished"),
+        ]  # fmt: skip
+
+
+def test_nothing_is_shipped_twice_or_written_over(at, url):
+    push(at("a"), url, 1, 2)
+    before = objects(url)
+    assert push(at("a"), url).segments == 0
+    assert objects(url) == before
+    assert push(at("a"), url, 3).records == 1
+    assert before.items() <= objects(url).items()
+
+
+def test_slices_are_bounded(at, url, monkeypatch):
+    monkeypatch.setattr(segment, "MOST_RECORDS", 10)
+    assert push(at("a"), url, *range(35)).segments == 4
+    monkeypatch.setattr(segment, "MOST_BYTES", 1)
+    assert push(at("a"), url, 35, 36, 37).segments == 3
+    assert pulled(url, at("b")) == expected(*range(38))
+
+
+def test_a_row_computed_again_counts_even_if_that_was_shipped_by_a_later_opening(at, url):
+    push(at("a"), url, 1, 2)
+    push(at("a"), url, entry(1, result='"again"'))
+    assert pulled(url, at("b")) == {**expected(2), ("label", 1): "again"}
+
+
+def test_several_machines_ship_to_one_prefix(at, url):
+    for n, name in enumerate("abc"):
+        push(at(name), url, *range(n * 10, n * 10 + 12))
+    assert pulled(url, at("all")) == expected(*range(32))
+
+
+def test_copies_of_a_store_that_go_on_in_two_places_do_not_collide(at, url):
+    push(at("a"), url, *range(5))
+    with Store(at("a")) as store:
+        Log(store).add(5, 6)  # not shipped when the copy is made
+    shutil.copy(at("a"), at("copy"))
+    push(at("a"), url, 7, 8)
+    push(at("copy"), url, 9)
+    push(at("a"), url, 10)
+    push(at("copy"), url, 11, 12)
+    assert pulled(url, at("all")) == expected(*range(13))
+
+
+def test_an_older_copy_that_was_put_back_goes_on(at, url):
+    push(at("a"), url, 1)
+    shutil.copy(at("a"), at("old"))
+    push(at("a"), url, 2)
+    os.replace(at("old"), at("a"))
+    push(at("a"), url, 3)
+    assert pulled(url, at("all")) == expected(1, 2, 3)
+
+
+def test_records_of_a_store_that_was_merged_in_are_shipped(at, url):
+    """Of one whose older records came from the bucket: they are read in the right order."""
+    push(at("x"), url, 1, 2)
+    pull(url, at("s"))
+    with Store(at("x")) as store:
+        Log(store).add(3)
+    with Store(at("s")) as store:
+        store.merge(at("x"))
+        Log(store).add(4)
+    push(at("s"), url)
+    assert pulled(url, at("all")) == expected(1, 2, 3, 4)
+
+
+def test_a_store_that_was_compacted_meanwhile(at, url):
+    push(at("a"), url, 1, 2, 3)
+    with Store(at("a")) as store:
+        Log(store).add(entry(2, result='"again"'))
+    with Store(at("a")) as store:
+        assert store.compact() == 1
+    push(at("a"), url, 4)
+    assert pulled(url, at("b")) == {**expected(1, 3, 4), ("label", 2): "again"}
+
+
+class TestForget:
+    def test_what_was_deleted_is_not_pulled(self, at, url):
+        push(at("a"), url, 1, 2)
+        with Store(at("a")) as store:
+            store.forget(where="position = 1")
+        assert push(at("a"), url).segments == 1
+        assert pulled(url, at("b")) == expected(2)
+
+    def test_nor_what_another_machine_computed(self, at, url):
+        push(at("a"), url, 1, 2)
+        with Store(at("a")) as store:
+            store.forget(where="position = 1")
+        push(at("a"), url)
+        push(at("b"), url, 1, 3)
+        assert pulled(url, at("all")) == expected(2, 3)
+
+    def test_what_was_computed_again_counts(self, at, url):
+        push(at("a"), url, 1)
+        with Store(at("a")) as store:
+            store.forget("label")
+        push(at("a"), url)
+        push(at("a"), url, entry(1, result='"again"'))
+        assert pulled(url, at("b")) == {("label", 1): "again"}
+
+    def test_tombstones_that_were_pulled_are_not_shipped_again(self, at, url):
+        push(at("a"), url, 1)
+        with Store(at("a")) as store:
+            store.forget("label")
+        push(at("a"), url)
+        pull(url, at("b"))
+        assert push(at("b"), url).segments == 0
+
+
+def test_a_day_in_which_everything_happens_in_any_order(at, url, tmp_path):
+    """What is in the bucket is what all that ship to it had, whatever they did to each other."""
+    many(at, url, tmp_path, random.randrange(10**9), 14)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(60))
+def test_many_such_days(at, url, tmp_path, seed):
+    many(at, url, tmp_path, seed, 60)
+
+
+def many(at, url, tmp_path, seed, acts):
+    print("seed", seed)
+    choose = random.Random(seed)
+    stores, known, shipped, n = {"s0": set()}, {}, set(), 0
+    with Store(at("s0")):
+        pass
+    push(at("s0"), url)
+    for act in range(acts):
+        name = choose.choice(sorted(stores))
+        what = choose.choice(("add", "add", "push", "push", "pull", "copy", "merge", "again"))
+        if what == "add":
+            more = range(n, n := n + choose.randrange(1, 5))
+            with Store(at(name)) as store:
+                Log(store).add(*more)
+            stores[name].update(more)
+        elif what == "again" and stores[name]:
+            with Store(at(name)) as store:
+                Log(store).add(entry(choose.choice(sorted(stores[name]))))
+        elif what == "push":
+            push(at(name), url)
+            shipped |= stores[name]
+        elif what == "pull":
+            stores[f"s{act + 1}"] = set(shipped)
+            pull(url, at(f"s{act + 1}"))
+        elif what == "copy":
+            stores[f"s{act + 1}"] = set(stores[name])
+            shutil.copy(at(name), at(f"s{act + 1}"))
+        elif what == "merge" and (other := choose.choice(sorted(stores))) != name:
+            with Store(at(name)) as store:
+                store.merge(at(other))
+            stores[name] |= stores[other]
+        assert set(rows_of(at(name))) == {("label", it) for it in stores[name]}, known
+    assert pulled(url, at("all")) == expected(*shipped)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("bad", ["bucket/prefix", "s4://b/p", "s3://", "file://here/x", ""])
+    def test_no_bucket(self, at, bad):
+        with pytest.raises(ValueError, match=r"s3://bucket/prefix|three slashes"):
+            pull(bad, at("a"))
+
+    def test_something_else_is_there(self, at, url, tmp_path):
+        os.makedirs(tmp_path / "bucket" / "photos")
+        (tmp_path / "bucket" / "photos" / "cat.jpg").write_bytes(b"meow")
+        for act in (lambda: push(at("a"), url, 1), lambda: pull(url, at("b"))):
+            with pytest.raises(BucketError, match=r"holds something else.*cat.jpg"):
+                act()
+        assert list(objects(url)) == ["photos/cat.jpg"]
+
+    def test_nothing_is_there(self, at, url):
+        with pytest.raises(BucketError, match="nothing was pushed there"):
+            pull(url, at("a"))
+        assert not os.path.exists(at("a"))
+
+    @pytest.mark.parametrize("bad", [b"{}", b"\xff", b'{"format":1,"id":7}'])
+    def test_another_manifest(self, at, url, tmp_path, bad):
+        os.makedirs(tmp_path / "bucket")
+        (tmp_path / "bucket" / "checkpointdb.json").write_bytes(bad)
+        with pytest.raises(BucketError, match="holds something else"):
+            push(at("a"), url, 1)
+
+    def test_a_newer_format(self, at, url, tmp_path):
+        os.makedirs(tmp_path / "bucket")
+        (tmp_path / "bucket" / "checkpointdb.json").write_text('{"format":99,"id":"00"}')
+        with pytest.raises(StoreVersionError, match="format 99"):
+            pull(url, at("a"))
+
+    def test_a_damaged_segment(self, at, url, tmp_path):
+        push(at("a"), url, 1, 2)
+        (file,) = (tmp_path / "bucket").glob("*/*.ckpt")
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(BucketError, match=f"{file.name} is damaged"):
+            pull(url, at("b"))
+        assert not os.path.exists(at("b"))
+
+    def test_a_missing_segment(self, at, url, tmp_path, monkeypatch):
+        monkeypatch.setattr(segment, "MOST_RECORDS", 1)
+        push(at("a"), url, 1, 2, 3)
+        sorted((tmp_path / "bucket").glob("*/*.ckpt"))[1].unlink()
+        with pytest.raises(BucketError, match=r"segment 2 of writer .* is missing"):
+            pull(url, at("b"))
+
+    def test_a_store_is_there(self, at, url):
+        push(at("a"), url, 1)
+        with pytest.raises(StoreError, match="exists"):
+            pull(url, at("a"))
+
+    def test_a_folder_that_cannot_be_made(self, at, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(BucketError, match="cannot be reached"):
+            push(at("a"), f"file://{tmp_path}/file/bucket", 1)
+
+    def test_the_extra_is_not_installed(self, at, url, monkeypatch):
+        monkeypatch.setitem(sys.modules, "obstore.store", None)
+        with pytest.raises(ImportError, match=r"pip install 'checkpointdb\[cloud\]'"):
+            push(at("a"), url, 1)
+
+    def test_a_bucket_that_was_emptied_gets_it_all_again(self, at, url, tmp_path):
+        push(at("a"), url, 1, 2)
+        shutil.rmtree(tmp_path / "bucket")
+        push(at("a"), url, 3)
+        assert pulled(url, at("b")) == expected(1, 2, 3)
+
+
+class TestNames:
+    def test_bigger_ones_supersede(self):
+        names = [Name("000001-" + "a" * 16, a, b, f"{a}{b}".ljust(32, "0")) for a, b in
+                 [(1, 1), (2, 2), (3, 3), (1, 2), (4, 4), (3, 4)]]  # fmt: skip
+        assert [(it.first, it.last) for it in in_order(names)] == [(1, 2), (3, 4)]
+
+    def test_older_writers_come_first(self):
+        names = [Name(f"{age:06}-{n * 16}", 1, 1, "") for age, n in [(10, "a"), (9, "b"), (9, "a")]]
+        assert [it.writer[:8] for it in in_order(names)] == ["000009-a", "000009-b", "000010-a"]
+
+    def test_of_others_are_none(self):
+        name = Name("000001-" + "a" * 16, 1, 2, "0" * 32)
+        assert Name.parse(name.path) == name
+        for other in ("x", name.path + "#1", "a/" + name.path, name.path.upper()):
+            assert Name.parse(other) is None
+
+
+RESULTS = {("row", n): {"n": n, "result": n * 7} for n in range(30)}
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_at_each_request_of_a_push(at, url, before, tmp_path):
+    """Nothing is lost; and a segment whose note was not written any more is not shipped again."""
+    assert life.ends(life.ship, at("a"), url, 10) == 0
+    shutil.copytree(tmp_path / "bucket", tmp_path / "kept")
+    os.rename(at("a"), at("kept"))
+    for k in range(1, 100):
+        shutil.rmtree(tmp_path / "bucket")
+        shutil.copytree(tmp_path / "kept", tmp_path / "bucket")
+        shutil.copy(at("kept"), at("a"))
+        code = life.ends(life.ship, at("a"), url, 10, 30, die_at=k, before=before)
+        with Store(at("a")) as store:
+            store.push(url)
+        assert push(at("a"), url).segments == 0
+        assert rows_of(at("a")) == pulled(url, at(f"all{k}")) == RESULTS
+        assert shipped_records(url) == 30, f"doubled: killed at request {k}"
+        if code == 0:
+            break
+        assert code == -9
+    assert k > 5
+
+
+def shipped_records(url):
+    """Return how many records there are in the bucket, each counted as often as it is there."""
+    bucket, total = Bucket(url), 0
+    for name in in_order(bucket.segments()):
+        path = f"{url.removeprefix('file://')}/{name.path}"
+        with Store(path, readonly=True) as store:
+            total += sum(it.records for it in store.steps())
+    return total
+
+
+@pytest.mark.linux
+def test_killed_at_each_request_of_a_pull(at, url):
+    for numbers in (10,), (10, 20):
+        life.ends(life.ship, at("a"), url, *numbers)
+    for k in range(1, 100):
+        if life.ends(life.pull, at("b"), url, die_at=k) == 0:
+            break
+        assert not os.path.exists(at("b"))
+    assert k > 4
+    assert len(rows_of(at("b"))) == 20
+
+
+class TestCommands:
+    def test_push_and_pull(self, at, url):
+        with Store(at("a")) as store:
+            Log(store).add(1, 2, 3)
+        for args, said in (
+            (("push", at("a"), url), "3 records shipped in 1 segment of"),
+            (("push", at("a"), url), "has all of it"),
+            (("pull", url, at("b")), "3 records from 1 segment"),
+        ):
+            done = invoke(*args)
+            assert (done.exit_code, said in done.stderr) == (0, True)
+        assert rows_of(at("b")) == expected(1, 2, 3)
+
+    def test_errors_are_one_line(self, at, url):
+        for args in ("pull", "s4://x/y", at("b")), ("pull", url, at("b")), ("push", at("b"), url):
+            done = invoke(*args)
+            assert (done.exit_code, done.stderr[:7]) == (1, "Error: ")
