@@ -27,7 +27,7 @@ if __name__ == "__main__":
     for _ in range(5):
         with contextlib.suppress(Exception):  # it gives itself too little time on a busy machine
             ray.init(
-                num_cpus=2, object_store_memory=200 << 20, include_dashboard=False,
+                "local", num_cpus=2, object_store_memory=200 << 20, include_dashboard=False,
                 log_to_driver=False,
             )  # fmt: skip
             break
