@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -204,6 +206,34 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
         assert store.runs()[-1].report.cost == pytest.approx(0.2)
 
 
+class Watched(ThreadPoolExecutor):
+    """Knows which of the futures that it gave somebody still holds."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.given = weakref.WeakSet()
+
+    def submit(self, *args):
+        future = super().submit(*args)
+        self.given.add(future)
+        return future
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_call_returned_is_let_go_of(store_path, ordered):
+    """Without a word from the garbage collector: a cluster computes again what it lost and somebody
+    still holds, and keeps it in memory until then."""
+    executor, step = Watched(), ckpt.step(store_path, version=1)(where)
+    gc.disable()
+    try:
+        with step.run(range(100), executor=executor, concurrency=4, ordered=ordered) as run:
+            held = [len(executor.given) for _ in run]
+    finally:
+        gc.enable()
+        executor.shutdown()
+    assert max(held) <= 8, held
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning:distributed")
 @pytest.mark.filterwarnings("ignore::Warning:tornado")
@@ -213,7 +243,7 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
 def test_a_dask_cluster(store_path, monkeypatch):
     """Dask's Client.get_executor() on a cluster of two worker processes: each row once, in order,
     also in batches, failures recorded."""
-    import dask
+    dask = pytest.importorskip("dask", reason="uv sync --group dask")
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.ERROR)

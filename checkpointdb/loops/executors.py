@@ -99,7 +99,8 @@ class _Shipping:
         calls.sent()
         interrupts.sent.add(sent)
         kept.sent = sent
-        sent.add_done_callback(lambda _: self._receive(slots, start, sent, kept, nth))
+        # it must not hold itself: Dask computes again what it lost and somebody still holds
+        sent.add_done_callback(lambda sent: self._receive(slots, start, sent, kept, nth))
 
     def _send_later(self, slots: list[Slot], kept: _Kept, nth: int) -> None:
         """Have a thread send a call after a pause, unless it is cancelled before."""
@@ -135,6 +136,8 @@ class _Shipping:
             self._keep(slots, start, sent, kept, nth)
         finally:
             interrupts.sent.discard(sent)
+            if kept.sent is sent:
+                kept.sent = None
 
     def _keep(
         self, slots: list[Slot], start: float, sent: Future[Any], kept: _Kept, nth: int
@@ -166,10 +169,11 @@ class _Shipping:
 class _Kept(Future[None]):
     """Done when a call's result is kept; cancelled only if the call itself could be."""
 
-    sent: Future[Any]
+    sent: Future[Any] | None
 
     def cancel(self) -> bool:
-        return not self.done() and self.sent.cancel() and super().cancel()
+        sent = self.sent  # None once it has returned
+        return not self.done() and sent is not None and sent.cancel() and super().cancel()
 
 
 def _hand_over(
