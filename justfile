@@ -3,13 +3,13 @@
 default:
     @just --list --unsorted
 
-# the tests of a minute, on as many workers as suit the machine
-fast *args:
-    uv run pytest -m "not slow and not soak" {{args}}
-
-# all tests
+# the tests, on as many workers as suit the machine
 test *args:
     uv run pytest {{args}}
+
+# the tests that take seconds each
+slow *args:
+    uv run pytest -m "slow and not soak" {{args}}
 
 # the long runs: a thousand signals, a thousand kills
 soak *args:
@@ -25,7 +25,7 @@ cover_tests := "absent bad_day canonical captured cli_change cli_inspect codec c
 # branch coverage of the file, the values and the committer by these; fails below 100 %
 cover *args:
     uv run coverage erase
-    -uv run coverage run -m pytest {{args}} $(printf 'tests/test_%s.py ' {{cover_tests}})
+    -uv run coverage run -m pytest -m "not soak" {{args}} $(printf 'tests/test_%s.py ' {{cover_tests}})
     uv run coverage combine -q
     uv run coverage report -m --skip-covered --fail-under=100 --include="checkpointdb/file/*,checkpointdb/values/*,checkpointdb/engine/committer.py,checkpointdb/engine/beside.py"
 

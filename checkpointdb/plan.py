@@ -15,14 +15,15 @@ from .engine.captured import Captured
 from .engine.occurrences import Counts
 from .engine.options import StepSettings
 from .engine.stale import Stale, find_stale, stale_by_newest
+from .errors import EncodeError
 from .file.read import Outcome, Reader
 from .file.records import Record, StepInfo
+from .values.canonical import ordered
+from .values.codec import encode
 from .values.keys import Keyer, Version, recipe_in_words
 from .wording import duration, money
 
 BATCH = 1024
-# `why` compares a row with so many of the newest saved rows to find the nearest.
-NEAREST_OF = 100_000
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -225,7 +226,7 @@ def why(
         return (
             _under_another_version(reader, steps, name, version, keyer, row)
             or _another_recipe(steps, name, version, recipe)
-            or _nearest(reader, name, version, keyer, row)
+            or _nearest(reader, _step(reader, name, version), keyer, row)
             or Why("miss", f"a miss: nothing is saved for step {name!r} version {version!r} yet")
         )
 
@@ -287,25 +288,20 @@ def _another_recipe(steps: list[StepInfo], name: str, version: Version, recipe: 
     return None
 
 
-def _nearest(reader: Reader, name: str, version: Version, keyer: Keyer, row: Any) -> Why | None:
-    best: tuple[int, dict[str, tuple[Any, Any]], Record] | None = None
-    mine, unkept = _fields(keyer.narrowed(row)), False
-    for record in reader.newest(name, version, NEAREST_OF):
-        if record.kept == "nothing":
-            unkept = True
-            continue
+def _nearest(reader: Reader, step: StepInfo | None, keyer: Keyer, row: Any) -> Why | None:
+    if step is None or not step.records:
+        return None
+    mine = _fields(keyer.narrowed(row))
+    best: tuple[dict[str, tuple[Any, Any]], Record] | None = None
+    for record in reader.alike(step.id, _parts(mine)):
         is_whole = record.kept == "key" or (record.kept == "arguments" and not keyer.is_narrow)
         saved = record.input if is_whole else keyer.narrowed(record.input)
         differs = _difference(mine, _fields(saved))
-        if best is None or len(differs) < best[0]:
-            best = len(differs), differs, record
-        if len(differs) <= 1:
-            break
+        if best is None or len(differs) < len(best[0]):
+            best = differs, record
     if best is None:
-        if not unkept:
-            return None
         return Why("miss", "a miss: new content; nothing is kept of the rows saved so far")
-    _, differs, record = best
+    differs, record = best
     names = ", ".join(
         f"{field} is {_short(here)}, there {_short(there)}"
         for field, (here, there) in differs.items()
@@ -329,6 +325,16 @@ ABSENT: Any = _Absent()
 
 def _fields(row: Any) -> dict[str, Any]:
     return row if isinstance(row, dict) else {"the row": row}
+
+
+def _parts(row: dict[str, Any]) -> list[str] | list[bytes]:
+    """Return a row's fields as they stand in the stored form of a row like it."""
+    try:
+        if isinstance(encode(dict(row)), bytes):
+            return [ordered(value) for value in row.values()]
+    except EncodeError:  # what `input=` leaves out, say
+        return []
+    return [str(encode({name: value}))[1:-1] for name, value in row.items()]
 
 
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

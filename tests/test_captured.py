@@ -47,6 +47,12 @@ def write(folder, source, name="job.py"):
         file.write(text)
 
 
+def some_slow(cases):
+    """Yield the cases, all but the first twelve as slow ones: each is some processes."""
+    for n, (name, values) in enumerate(cases.items()):
+        yield pytest.param(*values, id=name, marks=[pytest.mark.slow] if n >= 12 else [])
+
+
 # before, after, how it is named; A becomes B
 EDITS = {
     "a global": (
@@ -208,7 +214,7 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize(("source", "named"), EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize(("source", "named"), some_slow(EDITS))
 def test_an_edit_is_named_in_every_run_and_shown_by_inspect(tmp_path, source, named):
     """The old answers are reused, never without a word: at the user's line, every time."""
     write(tmp_path, source)
@@ -293,7 +299,7 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("source", SILENT.values(), ids=SILENT)
+@pytest.mark.parametrize("source", some_slow({name: (source,) for name, source in SILENT.items()}))
 def test_the_same_program_run_again_is_silent(tmp_path, source):
     """Under another hash seed too: what is assigned, has no content or is secret is no change."""
     write(tmp_path, source)

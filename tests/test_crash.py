@@ -29,7 +29,7 @@ CASES = [
     ("adaptive()", ADAPTIVE_ROWS, "power", "sequential"),
     ("adaptive()", ADAPTIVE_ROWS, "process", "bridged tasks"),
 ]
-# The fast lane takes one in five.
+# Without the slow ones, one in five.
 LANES = [
     pytest.param(*case, marks=pytest.mark.slow) if n % 5 else case for n, case in enumerate(CASES)
 ]

@@ -9,6 +9,8 @@ import pytest
 from cli_helpers import invoke, read_rows, write_rows
 
 import checkpointdb as ck
+from checkpointdb.cli.shape import Shape
+from checkpointdb.values.codec import encode
 
 
 @pytest.fixture
@@ -76,6 +78,50 @@ def test_rows_that_the_last_run_did_not_have_are_said(here):
     fill([1, 3])
     assert "the last run went over 2 rows only" in export().stderr
     assert "the last run" not in export("--all").stderr
+
+
+ROWS = [
+    {}, {"n": 1}, {"": 2.5, "é\u2028": ["x"]}, {"inner": {"result": 3}}, {"t": '"result":'}, [1],
+    "text", None, 1 << 70, {"t": (1, 2)}, {"v": [0.5] * 100}, {"half": "\ud83d"}, {7: "seven"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["result", "é", "\ud83d"], ids=["plain", "letter", "half"])
+@pytest.mark.parametrize("output", ["out.jsonl", "out.json"])
+def test_what_is_spliced_is_what_would_be_written_anew(here, monkeypatch, output, column):
+    """Rows and results that are JSON in the store are not decoded; the bytes are the same."""
+    list(ck.run(lambda row: row, ROWS, store="x.ckpt", version=1, name="same"))
+    spliced = [it for it in ROWS if Shape(column).splice(encode(it), encode(it)) is not None]
+    assert ROWS[1] in spliced and len(spliced) in (3, 4)
+    arguments = ("x.ckpt", "--force", "--column", column, "-o", output)
+    assert invoke("export", *arguments).exit_code == 0
+    fast = (here / output).read_bytes()
+    monkeypatch.setattr(Shape, "splice", lambda *_: None)
+    assert invoke("export", *arguments).exit_code == 0
+    assert (here / output).read_bytes() == fast
+
+
+def test_a_row_with_a_column_of_the_results_name_is_not_spliced(here):
+    list(ck.run(lambda row: 1, [{"result": 2}], store="x.ckpt", version=1, name="same"))
+    assert "has a column 'result' of its own" in export(code=1).stderr
+
+
+def test_a_row_that_was_saved_twice_is_there_once(here):
+    """The store's counters say whether records have to be grouped by their keys."""
+    luck = iter([ValueError("no luck"), None])
+
+    def label(row):
+        if row["n"] == 2 and (error := next(luck)):
+            raise error
+        return row["n"]
+
+    for _ in range(2):
+        rows = [{"n": n} for n in range(4)]
+        list(ck.run(label, rows, store="x.ckpt", version=1, on_error="record"))
+    export()
+    assert numbers(here) == [0, 1, 2, 3]
+    with ck.Store("x.ckpt") as store:
+        assert [record.result for record in store.records()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

@@ -11,6 +11,7 @@ from stores import files_beside
 
 import checkpointdb as ckpt
 from checkpointdb import EncodeError, Store
+from checkpointdb.file import alike, read
 
 
 @pytest.fixture
@@ -162,6 +163,32 @@ def test_fields_too_many_and_too_few_are_differences(review):
     assert repr(why.differs) == "{'lang': ('de', absent)}"
     why = review.why({"id": 1, "stars": 1})
     assert repr(why.differs) == "{'text': (absent, 'review 1')}"
+
+
+@pytest.mark.parametrize("lang", ["en", ("en", "de")], ids=["json", "messagepack"])
+def test_the_nearest_of_many_is_found_and_few_are_decoded(store_path, monkeypatch, lang):
+    """An old row that differs in one field, among thousands: SQLite looks for its parts."""
+    step = ckpt.step(store_path, version=1)(len)
+    list(step.run({"id": i, "lang": lang, "text": f"review {i}"} for i in range(5_000)))
+    seen, decoded = [], read.decoded
+    monkeypatch.setattr(read, "decoded", lambda data: seen.append(data) or decoded(data))
+    why = step.why({"id": 1234, "lang": lang, "text": "review ?"})
+    assert why.record.id == 1235 and why.differs == {"text": ("review ?", "review 1234")}
+    assert 0 < len(seen) <= 2 * alike.BEST
+
+
+def test_why_looks_at_the_newest_rows_of_its_step_only(store_path, monkeypatch):
+    """Of a large store it reads the end; where another step's rows follow, what is before them."""
+    monkeypatch.setattr(alike, "NEWEST", 200)
+    monkeypatch.setattr(alike, "_PAGE", 50)
+    one, other = (ckpt.step(store_path, version=1, name=name)(len) for name in ("one", "other"))
+    for step in one, other:
+        list(step.run({"n": i, "text": f"row {i}"} for i in range(1_000)))
+    assert one.why({"n": 900, "text": "row ?"}).record.id == 901
+    assert one.why({"n": 700, "text": "row ?"}).record.id == 1_000
+    monkeypatch.setattr(alike, "BYTES", 0)
+    assert one.why({"n": 900, "text": "row ?"}).record.id == 1_000
+    assert one.why({"n": 970, "text": "row ?"}).record.id == 971
 
 
 def test_another_version_is_named_with_the_way_to_keep_its_results(store_path, review):

@@ -326,8 +326,6 @@ def test_keys_are_looked_for_by_text(tmp_path):
         with pytest.raises(ValueError, match="hex"):
             reader.find("xyz")
         assert reader.outcomes([b"n" * 16]) == [None]
-        assert list(reader.newest("label", 1, 0)) == []
-        assert [record.position for record in reader.newest("label", 1, 2)] == [40, 39]
         with reader.snapshot() as db:
             db.execute("rollback")
 

@@ -11,7 +11,6 @@ import msgspec
 from ..adopt import keyed_with
 from ..engine.occurrences import Counts
 from ..errors import EncodeError
-from ..file.read import Status
 from ..file.records import Record, RunInfo, StepInfo
 from ..values.keys import Keyer, recipe_of
 from .display import number
@@ -57,13 +56,14 @@ def step_of(reader: Look, choice: Choice) -> StepInfo:
     return one_step(reader, run.step, run.version)
 
 
-def of_step(reader: Look, info: StepInfo, choice: Choice) -> Chosen:
-    """Yield the saved rows of a step, or of one run of it, in input order.
+def select(reader: Look, info: StepInfo, choice: Choice) -> None:
+    """List the saved rows of a step, or of one run of it, in input order.
 
     Raises:
         LookError: they are of several inputs, and nobody asked for that.
     """
-    if choice.run is None and not choice.all and (mixed := reader.at_one_place(*_named(info))):
+    reader.select(*_named(info), choice.run)
+    if choice.run is None and not choice.all and (mixed := reader.at_one_place()):
         position, one, other = mixed
         runs = f"run {one} has" if one == other else f"runs {one} and {other} each have"
         raise LookError(
@@ -71,9 +71,6 @@ def of_step(reader: Look, info: StepInfo, choice: Choice) -> Chosen:
             f"({runs} another row {position}). --rows FILE exports the rows of one input, in its "
             "order; --run N what one run computed; --all all of them"
         )
-    status: Status = "failed" if choice.failures else "ok"
-    for record in reader.records(*_named(info), status=status, run=choice.run):
-        yield record.input, f"row {record.position}", record
 
 
 def of_file(reader: Look, info: StepInfo, choice: Choice, source: Source) -> Chosen:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
-from ..file.records import Record
-from .chosen import Choice, more_than_the_last_run, of_file, of_step, step_of
+from ..file.records import Record, decoded, decoded_error
+from .chosen import Choice, more_than_the_last_run, of_file, select, step_of
 from .completion import files, steps, versions
 from .display import counted, note, number, safe
-from .formats import Dialect
+from .formats import Dialect, format_of
 from .group import (
     VERSION,
     column_option,
@@ -24,6 +25,7 @@ from .group import (
 from .shape import Shape
 from .sinks import check_apart, is_same, writing
 from .sources import Source
+from .spooled import Row
 from .store_view import Look, read
 
 
@@ -148,15 +150,18 @@ def export(
         done = Exported(info.name, info.version)
         with contextlib.ExitStack() as stack:
             if rows is None:
-                chosen, columns = of_step(reader, info, choice), None
                 done.failures = 0 if choice.failures or choice.run else info.failures
+                select(reader, info, choice)
+                write = stack.enter_context(writing(output, shape, None, force))
+                for row in _selected(reader, output, shape, choice, done):
+                    write(row)
             else:
                 source = stack.enter_context(Source(rows, dialect))
-                chosen, columns = of_file(reader, info, choice, source), source.columns
-            write = stack.enter_context(writing(output, shape, columns, force))
-            for row, place, record in chosen:
-                if (out := _joined(row, place, record, shape, choice, done)) is not None:
-                    write(out)
+                chosen = of_file(reader, info, choice, source)
+                write = stack.enter_context(writing(output, shape, source.columns, force))
+                for each in chosen:
+                    if (out := _joined(*each, shape, choice, done)) is not None:
+                        write(out)
             reader.check_unchanged()
         if rows is None and choice.run is None and not (choice.failures or choice.all):
             done.warning = more_than_the_last_run(reader, info, done.rows)
@@ -166,9 +171,25 @@ def export(
     return read(store, copy, again="-" not in (output, rows))
 
 
+def _selected(
+    reader: Look, output: str, shape: Shape, choice: Choice, done: Exported
+) -> Iterator[Any]:
+    """Yield the rows of output of what is selected: dicts, or JSON that is spliced together."""
+    splices = format_of(output)[0] in ("json", "jsonl") and not choice.failures
+    for entry in reader.selected("failed" if choice.failures else "ok"):
+        if splices and (spliced := shape.splice(entry.input, entry.result)) is not None:
+            done.rows += 1
+            yield spliced
+            continue
+        values = decoded(entry.result), decoded_error(entry.error), entry.attempts
+        done.unkept += entry.input is None
+        row = decoded(entry.input)
+        yield _shaped(row, f"row {entry.position}", *values, shape, done)
+
+
 def _joined(
     row: Any, place: str, record: Record | None, shape: Shape, choice: Choice, done: Exported
-) -> dict[str, Any] | None:
+) -> Row | None:
     """Return the row of output; None for one that is left out, which is counted."""
     if record is None:
         done.absent += 1
@@ -176,10 +197,16 @@ def _joined(
     if (record.error is not None) != choice.failures:
         done.failures += not choice.failures
         return None
+    done.unkept += record.kept == "nothing" and row is None
+    return _shaped(row, place, record.result, record.error, record.attempts, shape, done)
+
+
+def _shaped(
+    row: Any, place: str, result: Any, error: dict[str, Any] | None, attempts: int,
+    shape: Shape, done: Exported,
+) -> Row:  # fmt: skip
     shape.check(row, place)
     done.rows += 1
-    done.unkept += record.kept == "nothing" and row is None
-    if record.error is None:
-        return shape.join(row, record.result, place)
-    error = record.error
-    return shape.join_error(row, error["type"], error["message"], record.attempts)
+    if error is None:
+        return shape.join(row, result, place)
+    return shape.join_error(row, error["type"], error["message"], attempts)

@@ -14,6 +14,7 @@ import msgspec
 
 from ..engine.stale import stale_by_newest
 from ..errors import CheckpointError, StoreError
+from ..file import in_order
 from ..file.delete import COLUMNS, no_condition
 from ..file.key_index import KeyIndex
 from ..file.read import Reader, to_builtins
@@ -111,22 +112,10 @@ class Look(Reader):
             sql = "select 1 from records where step = ? and occurrence > 0 limit 1"
             return bool(rows(self._connection, sql, (step,)))
 
-    def at_one_place(self, step: str, version: int | str) -> tuple[int, int, int] | None:
-        """Return a position in the input at which two runs have different rows, and the runs."""
+    def at_one_place(self) -> tuple[int, int, int] | None:
+        """Return a position in what `select` has listed that two runs have, and the runs."""
         with mapped(self.path):
-            self._select(step, version, None)
-            found: list[Any] = rows(
-                self._connection,
-                """
-                select one.position, one.run, other.run
-                  from temp.ordered as here
-                  join temp.ordered as next on next.rowid = here.rowid + 1
-                  join records as one on one.id = here.id
-                  join records as other on other.id = next.id
-                 where one.position = other.position limit 1
-                """,
-            )
-        return found[0] if found else None
+            return in_order.at_one_place(self._connection)
 
     def history(self, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Return the attempts at each row, oldest first, for keys in hex."""

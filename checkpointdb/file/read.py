@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import codes, occurrences, probe, sqlite_errors
+from . import alike, codes, in_order, occurrences, probe, sqlite_errors
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -158,52 +158,30 @@ class Reader:
 
         With `run` only what that run wrote counts, even where a later run has written it again.
 
-        The snapshot is a list of ids in a temporary table: no lock is held and no cursor is open
-        while the caller works, however long that takes.
-
         Raises:
             StoreCorruptError: a record is not what was written; the message names it.
         """
+        self.select(step, version, run)
+        yield from map(self._record, self._rows(status))
+
+    def select(self, step: str | None, version: int | str | None, run: int | None = None) -> None:
+        """List the newest record of each key for `selected`, as of now: see `file/in_order.py`."""
         with sqlite_errors.mapped(self.path):
-            self._select(step, version, status, run)
-        last = 0
+            in_order.select(self._connection, step, version, run)
+
+    def selected(self, status: Status | None = None) -> Iterator[Entry]:
+        """Yield what `select` has listed, values encoded, each checked."""
+        for row in self._rows(status):
+            yield self._entry(row[5], row[0], row[6:])
+
+    def _rows(self, status: Status | None) -> Iterator[tuple[Any, ...]]:
+        pages = in_order.pages(self._connection, None if status is None else status == "ok")
         while True:
             with sqlite_errors.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    "select rowid, id from temp.ordered where rowid > ? order by rowid limit ?",
-                    (last, PAGE),
-                ).fetchall()
-                rows = self._fetch([id for _, id in page])
+                page = self._fetch(next(pages, []))
             if not page:
                 return
-            for row in rows:
-                yield self._record(row)
-            last = page[-1][0]
-
-    def _select(
-        self,
-        step: str | None,
-        version: int | str | None,
-        status: Status | None,
-        run: int | None = None,
-    ) -> None:
-        self._connection.pragma("query_only", False)
-        self._connection.execute("drop table if exists temp.ordered")
-        self._connection.execute("create temp table ordered (id integer not null)")
-        self._connection.execute(
-            """
-            insert into temp.ordered
-            select newest.id
-              from (select max(id) as id, step, position, error from records
-                     where ?4 is null or run = ?4 group by key) newest
-              join steps on steps.id = newest.step
-             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
-               and (?3 is null or (error is null) = (?3 = 'ok'))
-             order by newest.step, newest.position, newest.id
-            """,
-            (step, version, status, run),
-        )
-        self._connection.pragma("query_only", True)
+            yield from page
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, 32 hex digits; None if there is none."""
@@ -271,24 +249,12 @@ class Reader:
                 raise apsw.CorruptError("the key index names records that are not there")
         return [None if id is None else good[id] for id in ids]
 
-    def newest(self, step: str, version: int | str, limit: int) -> Iterator[Record]:
-        """Yield up to `limit` records of a step, the newest first, superseded ones too."""
-        last = last_id(self._connection)
-        while limit > 0:
-            with sqlite_errors.mapped(self.path):
-                page: list[Any] = self._connection.execute(
-                    """
-                    select records.id from records join steps on steps.id = records.step
-                     where records.id <= ? and name = ? and version = ?
-                     order by records.id desc limit ?
-                    """,
-                    (last, step, version, min(PAGE, limit)),
-                ).fetchall()
-                rows = self._fetch([id for (id,) in page])
-            if not page:
-                return
-            yield from map(self._record, rows)
-            last, limit = page[-1][0] - 1, limit - len(page)
+    def alike(self, step: int, parts: Sequence[str | bytes]) -> list[Record]:
+        """Return the records of a step whose inputs look most like a row: see `file/alike.py`."""
+        with sqlite_errors.mapped(self.path):
+            ids = alike.alike(self._connection, step, parts)
+            rows = self._fetch(ids)
+        return [self._record(row) for row in rows]
 
     def entries(self, step: int) -> Iterator[list[tuple[int, Entry]]]:
         """Yield the newest successes of a step, each with its run, in pages, values encoded."""

@@ -1,0 +1,84 @@
+"""The newest record of each key, in input order, as of one moment. Knows ids and SQL; no values.
+
+They are listed in a temporary table, so that no lock is held and no cursor is open while the caller
+works, however long that takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apsw
+
+from .key_index import indexed_to, last_id, tally
+from .sql import rows
+from .verify import PAGE
+
+_NEWEST = """(
+    select max(id) as id, step, position, run, error from records
+     where ?3 is null or run = ?3 group by key)
+"""
+
+
+def select(
+    connection: apsw.Connection, step: str | None, version: int | str | None, run: int | None
+) -> None:
+    """List records; with `run` only what that run wrote, even where a later one has again."""
+    connection.pragma("query_only", False)
+    connection.execute("drop table if exists temp.ordered")
+    connection.execute("begin")  # so that the counters and the records are of one moment
+    try:
+        is_grouped = run is not None or _has_superseded(connection)
+        newest = _NEWEST if is_grouped else "records"
+        connection.execute(
+            f"""
+            create temp table ordered as
+            select newest.id, position, run, error is null as good
+              from {newest} as newest join steps on steps.id = newest.step
+             where (?1 is null or name = ?1) and (?2 is null or version = ?2)
+               and (?3 is null or run = ?3)
+             order by newest.step, position, newest.id
+            """,
+            (step, version, run),
+        )
+        connection.execute("commit")
+    finally:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        connection.pragma("query_only", True)
+
+
+def _has_superseded(connection: apsw.Connection) -> bool:
+    """Tell, by the steps' counters, whether a key has more than one record.
+
+    Where none has, to read them does, and to group them by their keys would take twice as long.
+    """
+    counted = rows(connection, "select records, results + failures from steps")
+    newer = tally(connection, indexed_to(connection), last_id(connection))
+    counted += [(records, results + failures) for _, results, failures, records, *_ in newer]
+    return bool(sum(records - keys for records, keys in counted))
+
+
+def pages(connection: apsw.Connection, good: bool | None) -> Iterator[list[int]]:
+    """Yield the ids of what is listed, in pages; only successes or failures, if so asked."""
+    last = 0
+    sql = """
+        select rowid, id from temp.ordered
+         where rowid > ?1 and (?2 is null or good = ?2) order by rowid limit ?3
+        """
+    while page := rows(connection, sql, (last, good, PAGE)):
+        yield [id for _, id in page]
+        last = page[-1][0]
+
+
+def at_one_place(connection: apsw.Connection) -> tuple[int, int, int] | None:
+    """Return a position in the input at which two runs have different rows, and the runs."""
+    found = rows(
+        connection,
+        """
+        select here.position, here.run, next.run
+          from temp.ordered as here join temp.ordered as next on next.rowid = here.rowid + 1
+         where here.position = next.position limit 1
+        """,
+    )
+    return found[0] if found else None
