@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from .engine.captured import DEPENDS
 from .engine.stale import roots_of
@@ -147,8 +148,8 @@ class _Copying:
             keys = [_rekey(it, self._before, self._after, self._store.path) for it in entries]
             there = self._store.log.find(keys)
             fresh = [
-                # its cost is counted where it was paid
-                msgspec.structs.replace(it, key=key, cost=None, replaces=found.id if found else 0)
+                # what it cost is counted where it was paid
+                replace(it, key=key, cost=None, usage=None, replaces=found.id if found else 0)
                 for key, it, found in zip(keys, entries, there, strict=True)
                 if found is None or found.error is not None
             ]

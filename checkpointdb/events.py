@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ class Report(msgspec.Struct, frozen=True):
         seconds: run time.
         commit_seconds: seconds in commits, even those made while calls run.
         cost: dollars paid in this run.
+        usage: token counts of this run by name, as `usage=` returns them.
     """
 
     rows: int = 0
@@ -45,6 +47,7 @@ class Report(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     commit_seconds: float = 0.0
     cost: float = 0.0
+    usage: dict[str, int] = {}
 
     def in_words(self, of: str = "") -> dict[str, str]:
         """Return the counts for a person, "" for what there is nothing of; `of` ends the rows."""
@@ -57,12 +60,21 @@ class Report(msgspec.Struct, frozen=True):
             "time": wording.duration(self.seconds) * bool(self.seconds),
             "commits": f"{self.commits:,} of {wording.duration(each)}" * bool(self.commits),
             "cost": wording.money(self.cost) * bool(self.cost),
+            "usage": wording.tokens(self.usage),
         }
 
     def _repr_html_(self) -> str:
         from . import markup
 
         return markup.facts("report of a run", self.in_words())
+
+
+def added(*usages: Mapping[str, int]) -> dict[str, int]:
+    """Return the sum of token counts, name by name; what becomes nothing is left out."""
+    total = Counter[str]()
+    for usage in usages:
+        total.update(usage)
+    return {name: count for name, count in total.items() if count}
 
 
 class RunStarted(msgspec.Struct, frozen=True):

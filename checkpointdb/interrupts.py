@@ -206,6 +206,21 @@ def is_noted() -> bool:
     return state.ending or state.deferred is not None
 
 
+def is_stopping() -> bool:
+    """Tell whether no further call begins here: a signal ends the process after those in flight.
+
+    While it waits for the main thread's async calls, those that came after it would keep it waiting
+    for ever.
+    """
+    deferred = state.deferred
+    return state.ending or (
+        type(deferred) is int
+        and threading.get_ident() == state.main
+        and deferred not in state.taken
+        and _get(deferred) is handle
+    )
+
+
 def handle(number: int, frame: FrameType | None) -> None:
     """Take a note of a signal, or do what it would have done, with everything saved."""
     if is_whole(frame):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .events import CameLate, Committed, Paused, Report, RowFailed, RunEnded, RunStarted
+import msgspec
+
+from .events import CameLate, Committed, Paused, Report, RowFailed, RunEnded, RunStarted, added
 
 try:
     from opentelemetry import metrics, trace
@@ -29,6 +31,11 @@ _COUNTS = {  # a field of the report, and its unit
     "checkpointdb.cost": ("cost", "USD"),
 }
 _FIELDS = [field for field, _ in _COUNTS.values()]
+# what OpenTelemetry's conventions for generative AI call the kinds of tokens that providers count
+_TOKEN_TYPES = {
+    "prompt_tokens": "input", "input_tokens": "input",
+    "completion_tokens": "output", "output_tokens": "output",
+}  # fmt: skip
 
 
 class Telemetry:
@@ -42,8 +49,10 @@ class Telemetry:
 
     While runs go on, whoever reads the metrics gets, for each step and over all runs of this
     object: `checkpointdb.rows`, `checkpointdb.rows.hits`, `checkpointdb.rows.computed`,
-    `checkpointdb.cost` (dollars), and the gauge `checkpointdb.rows.pending`: what a crash would
-    lose, calls in flight aside.
+    `checkpointdb.cost` (dollars), `checkpointdb.usage` (tokens), and the gauge
+    `checkpointdb.rows.pending`: what a crash would lose, calls in flight aside. Tokens have the
+    attribute `gen_ai.token.type`: `input` or `output`, and for other counts of `usage=` their own
+    name. The histogram `gen_ai.client.token.usage` is left to the instrumentation of a client.
 
     Its lock is held for its own tables alone.
     """
@@ -58,10 +67,12 @@ class Telemetry:
         self._pauses = meter.create_counter("checkpointdb.pauses", "{pause}")
         for name, (field, unit) in _COUNTS.items():
             meter.create_observable_counter(name, [self._observing(field)], unit)
+        meter.create_observable_counter("checkpointdb.usage", [self._used], "{token}")
         meter.create_observable_gauge("checkpointdb.rows.pending", [self._pending], "{row}")
         self._spans: dict[tuple[str, int], Any] = {}
         self._watched: dict[tuple[str, int], tuple[str, Callable[[], Any]]] = {}
         self._ended: dict[str, dict[str, float]] = {}  # what ended runs add to a step's counts
+        self._ended_usage: dict[str, dict[str, int]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, event: Any) -> None:
@@ -128,6 +139,17 @@ class Telemetry:
             sums[step] = sums.get(step, 0) + pending
         return [metrics.Observation(n, {"checkpointdb.step": it}) for it, n in sums.items()]
 
+    def _used(self, _: Any) -> list[metrics.Observation]:
+        with self._lock:
+            sums = dict(self._ended_usage)
+        for step, report, _pending in self._now():
+            sums[step] = added(sums.get(step, {}), report.usage)
+        return [
+            metrics.Observation(count, {"checkpointdb.step": step, "gen_ai.token.type": kind})
+            for step, usage in sums.items()
+            for kind, count in _by_type(usage).items()
+        ]
+
     def _start(self, event: RunStarted, attributes: dict[str, Any]) -> None:
         span = self._tracer.start_span(
             "checkpointdb.run",
@@ -148,12 +170,21 @@ class Telemetry:
             ended = self._ended.setdefault(event.step, dict.fromkeys(_FIELDS, 0.0))
             for field in _FIELDS:
                 ended[field] += getattr(event.report, field)
+            used = self._ended_usage.get(event.step, {})
+            self._ended_usage[event.step] = added(used, event.report.usage)
         if span is None:
             return
         span.set_attribute("checkpointdb.ended", event.ended)
         span.set_attribute("checkpointdb.loss_window", event.loss_window)
-        for name in event.report.__struct_fields__:
-            span.set_attribute(f"checkpointdb.{name}", getattr(event.report, name))
+        counts = msgspec.structs.asdict(event.report)
+        counts |= {f"usage.{name}": count for name, count in counts.pop("usage").items()}
+        for name, count in counts.items():
+            span.set_attribute(f"checkpointdb.{name}", count)
         if event.ended.startswith("failed"):
             span.set_status(trace.Status(trace.StatusCode.ERROR, event.ended))
         span.end()
+
+
+def _by_type(usage: Mapping[str, int]) -> dict[str, int]:
+    """Return token counts by OpenTelemetry's names, where it has one; else by their own."""
+    return added(*({_TOKEN_TYPES.get(name, name): count} for name, count in usage.items()))

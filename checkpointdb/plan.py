@@ -21,7 +21,7 @@ from .file.records import Record, StepInfo
 from .values.canonical import ordered
 from .values.codec import encode
 from .values.keys import Keyer, Version, recipe_in_words
-from .wording import duration, money
+from .wording import duration, money, tokens
 
 BATCH = 1024
 
@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
             `key=` finds another content.
         cost: expected dollars of the calls, None if the store knows no cost.
         seconds: expected time of the calls one after the other, None if the store knows none.
+        usage: expected token counts of the calls by name, {} if the store knows none.
     """
 
     rows: int
@@ -50,12 +51,14 @@ class Plan(msgspec.Struct, frozen=True):
     cost: float | None
     seconds: float | None
     stale: int = 0
+    usage: dict[str, int] = {}
 
     def __str__(self) -> str:
         calls = self.misses + self.failed
         cost = "" if self.cost is None else f", about ${self.cost:,.2f}"
+        used = f", about {tokens(self.usage)}" if self.usage else ""
         took = "" if self.seconds is None else f", about {self.seconds:,.0f} s one after the other"
-        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{took}"
+        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{used}{took}"
 
     def _repr_html_(self) -> str:
         from . import markup
@@ -69,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
             "calls to be made": calls + again,
             "equal rows": f"{self.duplicates:,}" * bool(self.duplicates),
             "cost": "unknown" if self.cost is None else f"about {money(self.cost)}",
+            "usage": f"about {tokens(self.usage)}" * bool(self.usage),
             "time of the calls": "unknown"
             if self.seconds is None
             else f"about {duration(self.seconds)}",
@@ -140,8 +144,9 @@ def plan(
                 counts[_status(outcome, is_again(row, outcome, is_stale))] += 1
     calls = counts["misses"] + counts["failed"]
     return Plan(
-        **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls)
-    )
+        **counts, cost=_expected(step, "cost", calls), seconds=_expected(step, "seconds", calls),
+        usage=_expected_usage(step, calls),
+    )  # fmt: skip
 
 
 def _keys(
@@ -200,6 +205,12 @@ def _expected(step: StepInfo | None, what: str, calls: int) -> float | None:
         return None
     total: float = getattr(step, what)
     return total / step.records * calls
+
+
+def _expected_usage(step: StepInfo | None, calls: int) -> dict[str, int]:
+    if step is None or not step.records or not calls:
+        return {}
+    return {name: round(count / step.records * calls) for name, count in step.usage.items()}
 
 
 def why(

@@ -12,7 +12,7 @@ from .engine.callables import checked_rows
 from .engine.job import Spec
 from .engine.occurrences import Counts
 from .engine.options import StepSettings, check_count
-from .engine.outcomes import dollars
+from .engine.paid import Paid, counts, dollars
 from .loops.direct import Direct, Miss
 
 P = ParamSpec("P")
@@ -89,6 +89,7 @@ class Rows(Generic[P, R]):
         result: Any,
         *,
         cost: float | None = None,
+        usage: Any = None,
         seconds: float = 0.0,
         nth: int = 0,
         replace: bool = False,
@@ -103,6 +104,7 @@ class Rows(Generic[P, R]):
             row: as the function takes it; `args(...)` for several arguments.
             result: what the function would have returned.
             cost: dollars; by the step's `cost=` unless given. It counts for `max_cost`.
+            usage: token counts, as the step's `usage=` returns them; by that unless given.
             seconds: how long it took.
             nth: which of equal rows, from 0, under `duplicates="separate"`.
             replace: True to take the place of a saved result.
@@ -113,11 +115,13 @@ class Rows(Generic[P, R]):
             EncodeError: the row or the result cannot be stored; nothing is changed.
             StoreError: the commit failed; the result stays pending.
         """
-        if cost is not None:
-            cost = dollars(cost, "cost is")
+        paid = Paid(
+            None if cost is None else dollars(cost, "cost is"),
+            None if usage is None else counts(usage, "usage is"),
+        )
         if not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
             raise ValueError(f"seconds must be a number of at least 0, got {seconds!r}")
-        self._direct.put(row, result, self._number(nth), cost, seconds, replace)
+        self._direct.put(row, result, self._number(nth), paid, seconds, replace)
 
     @overload
     def many(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Mapping
 
 # Control characters steer terminals; the invisible ones that turn text round deceive readers.
 _UNSAFE = re.compile(
@@ -37,6 +38,15 @@ def money(dollars: float | None) -> str:
     if dollars is None:
         return "–"
     return f"${dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"${dollars:.2g}"
+
+
+def tokens(usage: Mapping[str, float]) -> str:
+    """Return token counts: `12,345 input tokens, 40 output tokens`; parts of a count are left out.
+
+    A part has a dot in its name: `prompt_tokens_details.cached_tokens`.
+    """
+    whole = {name: count for name, count in usage.items() if "." not in name} or usage
+    return ", ".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in whole.items())
 
 
 def size(count: int) -> str:

@@ -8,7 +8,8 @@ What is what:
 - `pause_on=` has ALL calls wait when one of them is told "rate limit, come back after N s";
 - aiolimiter keeps below the limit that you know of, so that this is rare;
 - `insufficient_quota` is a rate limit to the SDK, but no waiting helps: `stop_on=` ends the run;
-- each answer's cost comes from its `usage`, and `max_cost=` is the budget over all runs.
+- each answer's tokens are saved with it, `usage=`; its cost comes from them, and `max_cost=` is the
+  budget over all runs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import checkpointdb as ckpt
 
 MODEL = "gpt-4o-mini"
 PROMPT = "Answer with one word: is this review positive, negative or mixed?"
-DOLLARS_A_TOKEN = {"input": 0.15e-6, "output": 0.60e-6}
+DOLLARS_A_TOKEN = {"prompt_tokens": 0.15e-6, "completion_tokens": 0.60e-6}
 BUDGET = 5.00  # dollars, over all runs
 AT_ONCE = 32
 A_MINUTE = 3000  # requests that the account may make
@@ -42,7 +43,7 @@ class QuotaSpentError(Exception):
 
 def cost(result: dict[str, Any]) -> float:
     """Return what an answer cost, in dollars."""
-    return sum(result["tokens"][kind] * DOLLARS_A_TOKEN[kind] for kind in DOLLARS_A_TOKEN)
+    return sum(result["usage"][kind] * DOLLARS_A_TOKEN[kind] for kind in DOLLARS_A_TOKEN)
 
 
 @ckpt.step(
@@ -51,6 +52,7 @@ def cost(result: dict[str, Any]) -> float:
     depends={"model": MODEL, "prompt": PROMPT},  # another prompt: other answers
     using=("client", "limiter"),  # neither in the key nor stored
     cost=cost,
+    usage="usage",  # the field of the result that has the token counts
     pause_on=openai.RateLimitError,
 )
 @stamina.retry(on=MAY_PASS, attempts=4, wait_initial=0.5)
@@ -73,8 +75,7 @@ async def label(
                 raise QuotaSpentError(str(error)) from error
             raise
     assert answer.usage is not None
-    tokens = {"input": answer.usage.prompt_tokens, "output": answer.usage.completion_tokens}
-    return {"label": answer.choices[0].message.content, "tokens": tokens}
+    return {"label": answer.choices[0].message.content, "usage": answer.usage.model_dump()}
 
 
 def rows_of(path: str) -> Iterator[dict[str, Any]]:

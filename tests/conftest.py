@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import glob
 import os
 import threading
 import time
+import warnings
 
 import apsw
 import hypothesis
@@ -48,6 +50,15 @@ def no_leaks(tmp_path):
     while (left := leaks(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.01)  # a timer thread ends soon after its run, not at once
     assert not left, f"left open by the test: {left}"
+
+
+@pytest.fixture
+def page_left_behind():
+    """Close the clients that a page's code leaves open: a reader's process ends there, not ours."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

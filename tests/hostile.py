@@ -177,19 +177,20 @@ def text_in_utf_16(path):
         db.pragma("user_version", 1)
         db.execute("insert into system_state values ('generation', 0), ('indexed_to', 0),"
                    " ('flushes', 0), ('repeated', 0), ('store_id', 'x'), ('created_at', 1)")  # fmt: skip
-        db.execute("insert into steps values (1, 'lä', 1, 'null', 1.0, 0, 0, 0, 0, 0, null)")
+        db.execute("insert into steps values (1, 'lä', 1, 'null', 1.0, 0, 0, 0, 0, 0, '{}', null)")
 
 
 # --- what is in the tables
 
 COLUMNS = {
-    "steps": "id name version key_recipe created_at results failures records seconds cost on_change",
+    "steps": "id name version key_recipe created_at results failures records seconds cost usage"
+    " on_change",
     "step_code": "step fingerprint captured first_used accepted_at",
     "runs": "id step code store started_at updated_at ended host boot pid_namespace pid pid_ticks"
     " policy loss_window durability meta rows hits computed failed commits seconds commit_seconds"
-    " cost",
-    "records": "id key identity step run position occurrence attempts seconds cost saved_at checksum"
-    " error result input input_form row_digest",
+    " cost usage",
+    "records": "id key identity step run position occurrence attempts seconds cost usage saved_at"
+    " checksum error result input input_form row_digest",
     "sent_calls": "key step run position sent_at input input_form",
     "system_claims": "key worker expires",
     "system_counters": "kind shared worker expires ended deaths",

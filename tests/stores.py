@@ -18,11 +18,12 @@ def identity(n: int) -> bytes:
     return n.to_bytes(16, "big")
 
 
-def entry(n, result=None, error=None, attempts=1, cost=None):
+def entry(n, result=None, error=None, attempts=1, cost=None, usage=None):
     """Return what `Log.append` takes: row `n` with a result, or with an error."""
     if error is None and result is None:
         result = f'{{"n":{n},"text":"result of {n}, naïve ☕"}}'
-    return Entry(key(n), identity(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}')
+    return Entry(key(n), identity(n), n, attempts, 0.25, cost, error, result, f'{{"row":{n}}}',
+                 usage=usage)  # fmt: skip
 
 
 ERROR = '{"type":"ValueError","message":"no luck","traceback":"…"}'

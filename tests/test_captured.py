@@ -48,9 +48,11 @@ def write(folder, source, name="job.py"):
 
 
 def some_slow(cases):
-    """Yield the cases, all but the first twelve as slow ones: each is some processes."""
-    for n, (name, values) in enumerate(cases.items()):
-        yield pytest.param(*values, id=name, marks=[pytest.mark.slow] if n >= 12 else [])
+    """Return the cases, all but the first twelve as slow ones: each is some processes."""
+    return [
+        pytest.param(*values, id=name, marks=[pytest.mark.slow] if n >= 12 else [])
+        for n, (name, values) in enumerate(cases.items())
+    ]
 
 
 # before, after, how it is named; A becomes B

@@ -28,6 +28,8 @@ from paid import (
 
 import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
+from checkpointdb.engine.in_flight import InFlight
+from checkpointdb.engine.saved import Saved
 
 pytestmark = pytest.mark.loops
 
@@ -430,3 +432,43 @@ def test_a_signal_with_calls_in_flight_loses_none_of_them(tmp_path, kind, name):
 def test_hundreds_of_signals_with_calls_in_flight_lose_nothing(tmp_path, kind, name):
     """The same at 200 instants each with a new seed."""
     stop_at_random(tmp_path, kind, name, random.SystemRandom().randrange(10**6), 200)
+
+
+def test_hits_do_not_enter_and_rows_that_do_are_looked_up_first(store_path, monkeypatch):
+    """Where nothing is in flight; equal rows among those that are computed still share a call."""
+    entered, calls = [], []
+    enter = InFlight.enter
+
+    def spy(self, slots):
+        entered.extend(slot.row for slot in slots if not slot.settled)
+        return enter(self, slots)
+
+    monkeypatch.setattr(InFlight, "enter", spy)
+    step = ckpt.step(store_path, version=1, name="s")(lambda row: calls.append(row) or row)
+    list(step.run(range(50)))
+    entered.clear(), calls.clear()
+    assert list(step.run([*range(60), 55, 5, 55])) == [*range(60), 55, 5, 55]
+    assert calls == list(range(50, 60)) and set(entered) == set(range(50, 60))
+
+
+def test_a_row_that_settles_while_its_equal_is_looked_up_is_not_paid_again(store_path, monkeypatch):
+    """While a call is in flight rows enter first: what leaves in between is found either way."""
+    calls, release, settle = [], threading.Event(), Saved.settle
+
+    def step(row):
+        calls.append(row)
+        assert release.wait(10) if row == "slow" else not release.set()
+        return row
+
+    def late(self, slots, *more):
+        misses = settle(self, slots, *more)
+        if calls and any(slot.row == "slow" for slot in slots):
+            release.set()
+            while len(self._in_flight):
+                time.sleep(0.001)
+        return misses
+
+    monkeypatch.setattr(Saved, "settle", late)
+    rows = ["slow", "slow", "fast", "other"]
+    assert list(ckpt.step(store_path, version=1)(step).run(rows, concurrency=2)) == rows
+    assert sorted(calls) == ["fast", "other", "slow"]

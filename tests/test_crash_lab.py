@@ -50,6 +50,16 @@ def test_the_store_passes(experiment):
     assert sum(done.totals.values()) or done.experiments[experiment]["processes"]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", kinds.ALONE)
+def test_each_operation_fails_in_turn(kind):
+    """With EIO and ENOSPC, once and from then on; a seed of its own each time."""
+    seed = power.random.SystemRandom().randrange(10**9)
+    done = session.run(seed, 0, (), lambda *_: None, everywhere=[kind])
+    print(seed, report.line(kind, done.experiments["faults"]))
+    assert done.violations == []
+
+
 def test_the_disk_keeps_what_was_synced_and_may_lose_the_rest():
     """In each mode; a name counts as a file does."""
     operations = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,11 +12,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import apsw
 import pytest
 from drivers import ASYNC, SEQUENTIAL
 
 import checkpointdb as ckpt
 from checkpointdb import Store
+from checkpointdb.engine.intake import Intake
+from checkpointdb.file.append import transaction
+from checkpointdb.file.key_index import extend
 from checkpointdb.loops import direct
 
 pytestmark = pytest.mark.loops
@@ -203,11 +208,13 @@ def test_an_async_direct_call_waits_too_and_leaves_in_time(store_path):
 
 
 def test_ckpt_run_goes_by_the_step(tmp_path):
-    """Without options `ckpt run` records, judges and counts dollars as the step says."""
+    """Without options `ckpt run` records, shares and counts dollars as the step says."""
     (tmp_path / "m.py").write_text(
-        "import checkpointdb as ckpt\n"
-        "@ckpt.step('r.ckpt', version=1, on_error='record', cost=lambda it: 0.25)\n"
-        "def f(row):\n    return 1 / row['n']\n"
+        "import sqlite3, checkpointdb as ckpt\n"
+        "@ckpt.step('r.ckpt', version=1, on_error='record', cost=lambda it: 0.25, shared=True)\n"
+        "def f(row):\n"
+        "    claims = sqlite3.connect('r.ckpt').execute('select * from system_claims').fetchall()\n"
+        "    return len(claims) / row['n']\n"
     )
     (tmp_path / "rows.jsonl").write_text('{"n": 0}\n{"n": 1}\n')
     told = [sys.executable, "-m", "checkpointdb", "run", "m.py:f", "rows.jsonl"]
@@ -218,6 +225,7 @@ def test_ckpt_run_goes_by_the_step(tmp_path):
     assert done.returncode == 3, done.stderr
     with Store(tmp_path / "r.ckpt") as store:
         assert store.runs()[-1].report.cost == 0.25
+        assert [record.result > 0 for record in store.records(status="ok")] == [True]
 
 
 def test_idle_direct_calls_give_their_store_back_but_not_one_that_somebody_has(tmp_path):
@@ -233,3 +241,89 @@ def test_idle_direct_calls_give_their_store_back_but_not_one_that_somebody_has(t
     assert [step(-n) for n, step in enumerate(steps)] == list(range(len(steps)))
     steps[1].store.flush()
     assert len(list(steps[1].store.records())) == 1
+
+
+@pytest.fixture
+def echo(store_path):
+    """A step of which five rows are saved and found by the index on disk or the tail."""
+
+    @ckpt.step(store_path, version=1, name="echo")
+    def echo(row, more=0):
+        calls.append(row)
+        return {"row": row, "more": more}
+
+    calls = echo.calls = []
+    for n in range(5):
+        echo(n)
+    echo.flush()
+    assert echo(0) == echo(0)  # from now on a hit is expected
+    calls.clear()
+    return echo
+
+
+def found_at_once(step, monkeypatch, *args, **kwargs):
+    """Return the result of a call that must be a hit in one step."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Intake, "place_of", None)
+        return step(*args, **kwargs)
+
+
+@pytest.mark.parametrize("is_indexed", [False, True], ids=["tail", "index"])
+def test_a_hit_is_found_in_one_step_and_every_caller_has_a_value_of_its_own(
+    echo, monkeypatch, is_indexed
+):
+    """With several arguments, too; what a caller does to its result, no other caller sees."""
+    echo(7, more=1)
+    echo.flush()
+    if is_indexed:
+        with echo.store.log._writing() as writer, transaction(writer):
+            extend(writer)
+        echo.store.log._finder.index.forget_indexed()
+    before = echo._direct.running().report()
+    echo(0)
+    one = found_at_once(echo, monkeypatch, 3)
+    one["row"] = "spoilt"
+    assert found_at_once(echo, monkeypatch, 3) == {"row": 3, "more": 0}
+    assert found_at_once(echo, monkeypatch, 7, more=1) == {"row": 7, "more": 1}
+    report = echo._direct.running().report()
+    assert (report.rows - before.rows, report.hits - before.hits) == (4, 4)
+    assert echo.calls == [7]
+
+
+def test_a_hit_in_one_step_sees_what_others_did_to_its_row(echo, store_path, monkeypatch):
+    """Replaced here and not committed, or committed; or replaced by another handle."""
+    echo.put(1, "pending", replace=True)
+    assert echo(1) == "pending"
+    echo.flush()
+    assert echo(1) == found_at_once(echo, monkeypatch, 1) == "pending"
+    with Store(store_path) as store:
+        other = ckpt.step(store, version=1, name="echo")(echo.__wrapped__)
+        other.put(2, "theirs", replace=True)
+        other.flush()
+        assert echo(2) == "theirs"
+    assert echo.calls == []
+
+
+def test_a_row_of_another_content_and_results_of_other_code_are_no_hits(echo, monkeypatch):
+    """They are looked up in full, which refuses the one and computes the other again."""
+    intake = echo._direct.running().intake
+    key = intake._key
+    monkeypatch.setattr(intake, "_key", lambda row: (key(3)[0], *key(row)[1:]))
+    with pytest.raises(ckpt.KeyCollisionError):
+        echo("another")
+    monkeypatch.undo()
+    assert echo(0) == echo(0)
+    intake._saved._stale_runs = frozenset([1])
+    assert echo(3) == {"row": 3, "more": 0} and echo.calls == [3]
+
+
+@pytest.mark.damages_store
+def test_a_rotten_hit_is_named_however_it_is_found(echo, store_path):
+    """One flipped bit of a result, and text that is none."""
+    for n, rotten in ((2, 'cast(\'{"row":8,"more":0}\' as text)'), (3, "cast(x'ff' as text)")):
+        echo.store.close()
+        with contextlib.closing(apsw.Connection(store_path)) as db:
+            db.execute(f"update records set result = {rotten} where position = ?", (n,))
+        assert echo(0) == echo(0)
+        with pytest.raises(ckpt.StoreCorruptError, match=f"record {n + 1} .* bits have rotted"):
+            echo(n)

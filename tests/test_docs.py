@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from batch_server import BatchServer
 from paid_server import PaidServer
 
 import checkpointdb as ckpt
@@ -29,7 +30,7 @@ def run_page(page, folder, **space):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, page_left_behind):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,6 +48,16 @@ def test_the_openai_page_runs(folder, monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         run_page("openai", folder)
         assert len(server.paid) == 25
+
+
+def test_the_batches_page_runs(folder, monkeypatch):
+    """With the real SDK, against a server on loopback: each row was in one batch."""
+    with BatchServer() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        run_page("batches", folder)
+        assert len(server.submitted) == 50
+        assert set(server.submitted.values()) == {1}
 
 
 class Site(BaseHTTPRequestHandler):

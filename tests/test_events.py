@@ -301,9 +301,14 @@ def exported():
 def test_a_run_is_a_span_with_its_report(store_path, paid, exported):
     """One span a run, from start to end, with the loss window and the report as attributes."""
     step = ckpt.step(store_path, version=1, save=every(rows=5))(label)
-    run = step.run(paid.rows(20, {7: "boom"}), on_error="record", on_event=exported.telemetry)
+    run = step.run(
+        paid.rows(20, {7: "boom"}), on_error="record", on_event=exported.telemetry,
+        usage=lambda _: {"input_tokens": 2},
+    )  # fmt: skip
     list(run)
     (span,) = exported.spans
+    counts = msgspec.structs.asdict(run.report)
+    assert counts.pop("usage") == {"input_tokens": 38}
     assert span.name == "checkpointdb.run"
     assert dict(span.attributes) == {
         "checkpointdb.step": "label",
@@ -311,7 +316,8 @@ def test_a_run_is_a_span_with_its_report(store_path, paid, exported):
         "checkpointdb.store": store_path,
         "checkpointdb.loss_window": "4 rows",
         "checkpointdb.ended": "finished",
-        **{f"checkpointdb.{k}": v for k, v in msgspec.structs.asdict(run.report).items()},
+        "checkpointdb.usage.input_tokens": 38,
+        **{f"checkpointdb.{k}": v for k, v in counts.items()},
     }
     assert span.status.status_code is StatusCode.UNSET
     # the span is opened after the run has begun, and closed after it has ended

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -200,6 +206,34 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
         assert store.runs()[-1].report.cost == pytest.approx(0.2)
 
 
+class Watched(ThreadPoolExecutor):
+    """Knows which of the futures that it gave somebody still holds."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.given = weakref.WeakSet()
+
+    def submit(self, *args):
+        future = super().submit(*args)
+        self.given.add(future)
+        return future
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_call_returned_is_let_go_of(store_path, ordered):
+    """Without a word from the garbage collector: a cluster computes again what it lost and somebody
+    still holds, and keeps it in memory until then."""
+    executor, step = Watched(), ckpt.step(store_path, version=1)(where)
+    gc.disable()
+    try:
+        with step.run(range(100), executor=executor, concurrency=4, ordered=ordered) as run:
+            held = [len(executor.given) for _ in run]
+    finally:
+        gc.enable()
+        executor.shutdown()
+    assert max(held) <= 8, held
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning:distributed")
 @pytest.mark.filterwarnings("ignore::Warning:tornado")
@@ -209,7 +243,7 @@ def test_the_ledger_knows_calls_in_other_processes(store_path, paid):
 def test_a_dask_cluster(store_path, monkeypatch):
     """Dask's Client.get_executor() on a cluster of two worker processes: each row once, in order,
     also in batches, failures recorded."""
-    import dask
+    dask = pytest.importorskip("dask", reason="uv sync --group dask")
     from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -242,3 +276,32 @@ def test_a_dask_cluster(store_path, monkeypatch):
         assert [r if not isinstance(r, Failed) else "failed" for r in results] == [
             0, 1, 2, "failed", 4, 5,
         ]  # fmt: skip
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+from concurrent.futures import ProcessPoolExecutor
+import checkpointdb as ckpt
+
+def label(row):
+    os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("fork")) as pool:
+        list(ckpt.step(sys.argv[1], version=1)(label).run([0], executor=pool))
+"""
+
+
+def test_no_worker_outlives_a_killed_driver(tmp_path, store_path):
+    """Not even one that never had a call: a pool's own workers would wait for it for ever."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    driver = subprocess.Popen(
+        [sys.executable, script, store_path], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        driver.communicate(timeout=30)  # until the last worker has closed it, too
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL

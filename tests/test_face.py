@@ -128,6 +128,7 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "on_error": "record",
         "valid": bool,
         "cost": float,
+        "usage": "usage",
         "shared": True,
         "ledger": True,
         "timeout": 60.0,

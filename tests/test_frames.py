@@ -577,3 +577,69 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     """docs/frames.md is true; the part about datasets is in test_datasets.py."""
     monkeypatch.chdir(tmp_path)
     assert run_docs(tmp_path, lambda block: "datasets" not in block) >= 6
+
+
+class TestColumns:
+    """A dict of columns: what Ray Data, and `datasets` under `batched=True`, hand over."""
+
+    def test_arrays_give_arrays(self, paid):
+        """Rows have values of Python; a column has a type of numpy's if that changes no value."""
+        batch = {"n": np.array([1, 2]), "text": np.array(["a", None], object), "v": np.eye(2)}
+        kinds = []
+
+        def judge(row):
+            kinds.append([type(it) for it in row.values()])
+            n = row["n"]
+            return {"twice": 2 * n, "half": n / 2, "some": n if n > 1 else None, "v2": row["v"] * 2,
+                    "many": [n] * n}  # fmt: skip
+
+        found = paid.step(judge, name="judge").map(batch)
+        assert kinds == [[int, str, np.ndarray], [int, type(None), np.ndarray]]
+        assert list(found) == ["n", "text", "v", "twice", "half", "some", "v2", "many"]
+        assert found["n"] is batch["n"]
+        assert [str(it.dtype) for it in found.values()] == [
+            "int64", "object", "float64", "int64", "float64", "object", "float64", "object",
+        ]  # fmt: skip
+        assert found["v2"].tolist() == [[2, 0], [0, 2]]
+        assert [list(found[name]) for name in ("twice", "half", "some", "many")] == [
+            [2, 4], [0.5, 1.0], [None, 2], [[1], [2, 2]],
+        ]  # fmt: skip
+
+    def test_a_row_is_the_same_as_of_other_frames(self, paid):
+        step = paid.step(judge)
+        step.map(pa.Table.from_pylist(ROWS))
+        columns = {name: np.array([row[name] for row in ROWS]) for name in ("text", "n")}
+        found = step.map(columns)
+        assert list(found["label"]) == [row["label"] for row in JUDGED]
+        assert len(paid.calls) == len(ROWS)
+
+    def test_lists_give_lists(self, paid):
+        found = paid.step(lambda n: n * 2, name="twice").map(
+            {"n": [1, 2], "m": [3, 4]}, columns="n"
+        )
+        assert found == {"n": [1, 2], "m": [3, 4], "twice": [2, 4]}
+
+    def test_datasets_hands_over_such(self, paid):
+        datasets = pytest.importorskip("datasets")
+        data = datasets.Dataset.from_list([{"text": "good"}, {"text": "bad"}])
+        step = paid.step(lambda row: {"size": len(row["text"])}, name="size")
+        mapped = data.map(lambda batch: step.map(dict(batch)), batched=True, keep_in_memory=True)
+        assert mapped["size"][:] == [4, 3]
+
+    @pytest.mark.parametrize("integers", [[2**63 + 1, -1], [2**70, 1], [-(2**63) - 1, 1]])
+    def test_integers_that_numpy_does_not_hold_stay_what_they_are(self, paid, integers):
+        step = paid.step(lambda row: integers[row["n"]], name="big")
+        assert step.map({"n": np.arange(2)})["big"].tolist() == integers
+
+    @pytest.mark.parametrize(
+        "batch", [{"n": np.array([1]), "m": np.array([])}, {"n": [1, 2], "m": [1]}]
+    )
+    def test_columns_of_two_lengths_are_refused(self, paid, batch):
+        with pytest.raises(ValueError, match="the columns are of lengths"):
+            paid.step(judge).map(batch)
+
+    @pytest.mark.parametrize("batch", [{"n": 1}, {"n": "text"}, {"n": np.float64(1)}])
+    def test_what_is_no_batch_is_refused(self, paid, batch):
+        with pytest.raises(TypeError, match="'n' is a"):
+            paid.step(judge).map(batch)
+        assert paid.calls == []

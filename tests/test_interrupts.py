@@ -76,7 +76,7 @@ ROWS = """
     async def alabel(row):
         await asyncio.sleep(0)
         note(row)
-        await asyncio.sleep(0.0001)
+        await asyncio.sleep(row % 7 / 10 if how == "64 tasks" else 0.0001)
         note(-row)
         return row
 
@@ -84,8 +84,8 @@ ROWS = """
         for row in rows:
             label(row)
 
-    async def aloop():
-        await asyncio.gather(*(some(range(n, 10**6, 4)) for n in range(4)))
+    async def aloop(at_once):
+        await asyncio.gather(*(some(range(n, 10**6, at_once)) for n in range(at_once)))
 
     async def some(rows):
         for row in rows:
@@ -108,7 +108,9 @@ ROWS = """
         [t.start() for t in threads]
         [t.join() for t in threads]
     elif how == "asyncio.run":
-        asyncio.run(aloop())
+        asyncio.run(aloop(4))
+    elif how == "64 tasks":
+        asyncio.run(aloop(64))
     elif how == "run in a thread":
         thread(run)
     elif how == "run in a thread, threads":
@@ -118,7 +120,10 @@ ROWS = """
             label.replace(store=store)
             loop(itertools.count())
 """
-HOW = ["calls", "calls in threads", "asyncio.run", "run in a thread", "run in a thread, threads"]
+HOW = [
+    "calls", "calls in threads", "asyncio.run", "64 tasks",
+    "run in a thread", "run in a thread, threads",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -128,7 +133,7 @@ def test_a_signal_to_calls_of_single_rows_loses_nothing(tmp_path, how, number):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed={seed}")
     chance = random.Random(seed)
-    for life in range(3):
+    for life in range(2):
         directory = tmp_path / str(life)
         directory.mkdir()
         process = start(directory, ROWS, how)
@@ -610,7 +615,15 @@ FORKS = """
 """
 
 
-@pytest.mark.parametrize("where", ["call", "step", "threads", "async", "body"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "call",
+        "threads",
+        "async",
+        *(pytest.param(it, marks=pytest.mark.slow) for it in ("step", "body")),
+    ],
+)
 @pytest.mark.parametrize("what", ["pool", "terminate", "subprocess", "exit"])
 def test_a_child_forked_during_a_run_is_its_own(tmp_path, what, where):
     """It does not have our signal handlers, and it ends; the run goes on."""

@@ -15,6 +15,7 @@ from test_connection import run_script
 
 from checkpointdb import Store, StoreFullError
 from checkpointdb.file import key_index
+from checkpointdb.file.key_index import KeyIndex
 from checkpointdb.file.records import Found
 
 
@@ -123,6 +124,24 @@ def test_the_tail_is_read_back_when_a_store_is_opened(open_store, short_tail):
     log.store.close()
     again = Log(open_store())
     assert again.found(3, 4, 14, 15) == ['"new"', '"newer"', entry(14).result, None]
+
+
+def test_an_extension_by_another_handle_amid_a_look_up_is_no_damage(
+    open_store, short_tail, monkeypatch
+):
+    """The index then goes further than the last record that the look-up knew of."""
+    mine, other = Log(open_store()), Log(open_store())
+    other.add(*range(11))
+    forget = KeyIndex.forget_indexed
+
+    def forget_late(index):
+        if index is mine.store.log._finder.index:
+            other.add(*range(11, 25))
+        forget(index)
+
+    monkeypatch.setattr(KeyIndex, "forget_indexed", forget_late)
+    assert mine.found(3, 20, 30) == [entry(3).result, entry(20).result, None]
+    assert mine.store.log._finder.index._damage is None
 
 
 def test_two_handles_that_append_in_turn_see_each_others_records(open_store, short_tail):
@@ -287,6 +306,19 @@ def test_a_filter_holds_what_was_added_and_tells_bits_of_one_byte_apart():
     bits.add([5, 5 + (1 << 24)])
     wanted = [5, 5 + (1 << 24), 5 + (2 << 24), 6]
     assert bits.may_hold(wanted) == {5, 5 + (1 << 24)}
+
+
+def test_a_filter_that_grew_holds_what_it_held(monkeypatch):
+    """At first it takes a megabyte; what is added later has bits of the large one."""
+    monkeypatch.setattr(key_index, "_FEW", 100)
+    bits, early, late = key_index.Filter(), range(0, 1 << 27, 1 << 21), [3 + (1 << 22), 9]
+    bits.add(early)
+    assert len(bits._bytes) == 1 << 20
+    bits.add(range(50))
+    bits.add(late)
+    assert len(bits._bytes) == 1 << 24
+    assert bits.may_hold([*early, *late]) == {*early, *late}
+    assert bits.may_hold(range(100, 200)) == set()
 
 
 def test_a_success_is_known_to_be_the_newest_of_its_key_without_the_disk(open_store):

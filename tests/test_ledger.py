@@ -69,6 +69,21 @@ def test_a_call_whose_exception_ends_the_run_stays_listed(store_path):
     assert open_calls(store_path) == []
 
 
+def test_a_result_that_is_put_answers_the_call_that_was_sent(store_path):
+    """Somebody has found it in the provider's list, say."""
+
+    @ckpt.step(store_path, version=1)
+    def step(row):
+        raise OSError("the connection broke")
+
+    with pytest.raises(OSError):
+        list(step.run([1], ledger=True))
+    assert [call.input for call in open_calls(store_path)] == [1]
+    step.put(1, "found")
+    step.store.flush()
+    assert open_calls(store_path) == []
+
+
 def test_calls_at_once_share_a_write():
     """Calls that come while a write is under way are written together by the next."""
     writes, first = [], threading.Event()

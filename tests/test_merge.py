@@ -21,7 +21,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stores import ERROR, Log, entry, key
 
-from checkpointdb import KeyCollisionError, Store, StoreCorruptError, StoreError, every, step
+from checkpointdb import (
+    KeyCollisionError,
+    Store,
+    StoreCorruptError,
+    StoreError,
+    every,
+    on_exit,
+    step,
+)
 
 
 def triple(row):
@@ -125,6 +133,17 @@ def test_between_successes_what_is_there_stays_and_the_other_is_history(at):
         assert db.execute(sql, (told.other,)).fetchone() == ('"second"',)
         assert db.execute("select result from results").fetchall() == [('"first"',)]
         assert db.execute("select count(*) from records").fetchone() == (5,)
+
+
+def test_what_is_pending_here_is_here(at):
+    """It is committed first: what the other store has of that row is history."""
+    list(step(at("b"), version=1, name="label")(lambda row: "theirs").run([1]))
+    with Store(at("a")) as store:
+        label = step(store, version=1, name="label", save=on_exit())(lambda row: "ours")
+        assert label(1) == "ours"
+        merged = store.merge(at("b"))
+        assert (merged.added, merged.different) == (0, 1)
+        assert label.get(1) == "ours"
 
 
 def test_the_newest_of_one_origin_wins_even_if_it_comes_later(at):

@@ -59,4 +59,6 @@ def test_the_example_survives_limits_quotas_and_budgets(job, monkeypatch):
     labelled = [json.loads(line) for line in Path("labelled.jsonl").read_text().splitlines()]
     assert [row["label"] for row in labelled] == [answer(n) for n in range(60)]
     assert sorted(server.paid) == list(range(60)), "a row was paid for twice"
-    assert module.label.store.steps()[0].cost == pytest.approx(60 * 6e-6)
+    (step,) = module.label.store.steps()
+    assert step.cost == pytest.approx(60 * 6e-6)
+    assert step.usage["prompt_tokens"] == sum(row["usage"]["prompt_tokens"] for row in labelled) > 0

@@ -161,8 +161,8 @@ def ids(store):
 
 def test_the_counts_stand_once(store, ids):
     """`Report` is the list of counts: the store's columns, a run's info and the tally have it."""
-    counts = {name: n for n, name in enumerate(Report.__struct_fields__, 1)}
-    store.log.end_run(ids[1], counts, "finished")
+    counts = {name: n for n, name in enumerate(Report.__struct_fields__, 1)} | {"usage": {"in": 9}}
+    store.log.end_run(ids[1], counts | {"usage": '{"in": 9}'}, "finished")
     assert msgspec.structs.asdict(store.runs()[0].report) == counts
     assert not set(RunInfo.__struct_fields__) & set(counts)
     assert set(msgspec.structs.asdict(Tally("s").report())) == set(counts)

@@ -339,6 +339,7 @@ def test_usage_is_found(provider, store_path, kind):
     (record,) = records(store_path)
     cached = 10 if kind == "anthropic" else 0
     assert tokens_of(record.result) == Tokens(20, 6, cached)
+    assert {20, 6} <= set(record.usage.values())
 
 
 # --- the proxy

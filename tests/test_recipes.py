@@ -25,7 +25,7 @@ def run_blocks(page, folder, space):
     return space
 
 
-def test_rate_limits(tmp_path, monkeypatch, capsys):
+def test_rate_limits(tmp_path, monkeypatch, capsys, page_left_behind):
     """Each recipe labels every row, though the server refuses some calls; none is paid twice."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import random
 import shutil
@@ -106,7 +107,8 @@ def is_good(outcome):
 class StoreMachine(RuleBasedStateMachine):
     """`saved` is what any reader finds: (version, row) -> a result, or that it failed.
 
-    `past` is how it was after each operation since the last one that is on the disk.
+    `past` is how it was after each operation since the last one that is on the disk, `forgotten`
+    what was deleted, and `there` what another store has.
     """
 
     @initialize(
@@ -118,6 +120,8 @@ class StoreMachine(RuleBasedStateMachine):
         key_index.TAIL, pragmas.WAL_PAGES = tail, pages
         PROVIDER.calls, PROVIDER.broken = 0, {1, 4}
         self.worlds, self.saved, self.durability = [], {}, durability
+        self.forgotten, self.there = set(), {}
+        self.elsewhere = tempfile.mkdtemp(prefix="ckpt-machine-", dir=power.MEMORY)
         self.lay({}, policy)
 
     def lay(self, files, policy):
@@ -298,6 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not dry_run:
             for key in chosen:
                 del self.saved[key]
+            self.forgotten.update(chosen)
             self.note()
             if chosen:
                 self.synced(handle)
@@ -338,6 +343,27 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.found(copy) == self.saved
             assert copy.verify() == []
 
+    @rule(n=st.integers(0, 1), version=VERSIONS, rows=st.lists(ROWS, max_size=4))
+    def merge(self, n, version, rows):
+        """What was computed elsewhere comes here, and takes the place of failures alone; what was
+        forgotten stays away."""
+        handle = self.handles[n]
+        path = os.path.join(self.elsewhere, "rows.ckpt")
+        there = Handle(path, None, "power", ckpt.every(rows=1))
+        for result in there.steps[version, "plain"].run(rows, on_error="record"):
+            failed = isinstance(result, ckpt.Failed)
+            row = result.row if failed else result["row"]
+            self.there[version, row] = FAILED if failed else result
+        there.store.close()
+        self.commit(handle)  # which it does first
+        handle.store.merge(path)
+        for key, outcome in self.there.items():
+            is_better = is_good(outcome) and not is_good(self.saved.get(key))
+            if key not in self.forgotten and (key not in self.saved or is_better):
+                self.saved[key] = outcome
+        self.note()
+        self.synced(handle)
+
     @rule(n=st.integers(0, 1), version=VERSIONS, undo=st.booleans())
     def accept(self, n, version, undo):
         """Whose code a result is of changes nothing of it."""
@@ -373,8 +399,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.lay(files, policy)
         self.saved = self.found()
         assert any(map(self.is_between, past, [*past[1:], past[-1]])), (self.saved, past)
-        self.past = [dict(self.saved)]
+        self.past, self.forgotten = [dict(self.saved)], self.tombstones()
         assert self.handles[0].store.verify() == []
+
+    def tombstones(self):
+        sql = "select distinct lower(hex(key)) from system_forgotten"
+        there = {key for (key,) in self.handles[0].store.log._reader.execute(sql)}
+        keys = itertools.product((1, 2), range(6))
+        return {it for it in keys if ckpt.key_of("label", *it) in there}
 
     def is_between(self, before, after):
         """Tell whether what was found is what was saved between two operations, or inside one."""
@@ -413,6 +445,7 @@ class StoreMachine(RuleBasedStateMachine):
             finally:
                 close_all(force=True)
                 key_index.TAIL, pragmas.WAL_PAGES = self.limits
+                shutil.rmtree(self.elsewhere)
                 for directory, log in self.worlds:
                     shutil.rmtree(directory)
                     os.unlink(log)

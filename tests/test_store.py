@@ -342,12 +342,12 @@ def test_a_step_is_its_name_and_its_version(open_store):
 
 TABLES = {
     "steps": "id name version key_recipe created_at results failures records seconds cost"
-    " on_change version_text",
+    " usage on_change version_text",
     "step_code": "id step fingerprint captured first_used accepted_at",
     "runs": "id step code store uid merged_to started_at updated_at ended host boot pid_namespace"
     " pid pid_ticks policy loss_window durability total meta rows hits computed failed commits"
-    " seconds commit_seconds cost",
-    "records": "id key identity step run position occurrence attempts seconds cost saved_at"
+    " seconds commit_seconds cost usage",
+    "records": "id key identity step run position occurrence attempts seconds cost usage saved_at"
     " checksum error result input input_form row_digest origin_id key_hex input_text result_text"
     " error_type error_message error_traceback seconds_rounded saved_text",
     "sent_calls": "key step run position sent_at input input_form",
@@ -361,9 +361,9 @@ TABLES = {
     "system_superseded": "id",
     "sqlite_sequence": "name seq",
     "results": "id key step version run position occurrence input result attempts seconds cost"
-    " saved_at",
+    " usage saved_at",
     "failures": "id key step version run position occurrence input error_type message traceback"
-    " result attempts seconds cost saved_at",
+    " result attempts seconds cost usage saved_at",
 }
 
 
@@ -407,7 +407,7 @@ def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
     """By two views, with the newest record of each key, JSON as text, and times as text."""
     log = Log(open_store())
     log.add(entry(1, error=ERROR), 2, entry(3, result=b"\x93\x01\x02\x03"), entry(4, error=ERROR))
-    log.add(entry(1, result='{"label":"good"}', attempts=2, cost=0.5))
+    log.add(entry(1, result='{"label":"good"}', attempts=2, cost=0.5, usage='{"in":7}'))
     log.store.close()
     with contextlib.closing(sqlite3.connect(store_path)) as db:
         db.row_factory = sqlite3.Row
@@ -430,6 +430,7 @@ def test_any_sqlite_tool_reads_results_and_failures(open_store, store_path):
         "attempts": 2,
         "seconds": 0.25,
         "cost": 0.5,
+        "usage": '{"in":7}',
     }
     assert json.loads(results[1]["result"]) == {"bytes": 4, "MessagePack": "93010203"}
     assert [tuple(row) for row in labels] == [("good",)]

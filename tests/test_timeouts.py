@@ -488,11 +488,17 @@ PROGRAM = """
     import os, signal, sys, threading, time, checkpointdb as ckpt
 
     directory, how = sys.argv[1:3]
+    is_deep = threading.Event()
+
+    @ckpt.step(directory + "/deeper.ckpt", version=1)
+    def deeper(row):  # a call inside the overdue one is nobody's to wait for either
+        is_deep.set()
+        time.sleep(600)
 
     @ckpt.step(directory + "/rows.ckpt", version=1, save=ckpt.on_exit(), timeout=0.3)
     def label(row):
         if row == 1:
-            time.sleep(600)
+            deeper(row)
         return row
 
     def run():
@@ -515,6 +521,7 @@ PROGRAM = """
         thread = threading.Thread(target=lambda: label(1))
         thread.start()
         thread.join()
+        is_deep.wait()
         print("too late", flush=True)
         time.sleep(600)
 """
@@ -542,6 +549,42 @@ def test_a_signal_does_not_wait_for_an_overdue_call(tmp_path, how, number):
     assert status == (143 if (how, number) == ("run", signal.SIGTERM) else -number)
     kept = [it for it in results(tmp_path / "rows.ckpt") if it is not None]
     assert kept == ([0, 2, 3] if how == "run" else [0])
+
+
+LATE = """
+    import sys, threading, time, checkpointdb as ckpt
+
+    told = threading.Event()
+
+    def slowly(result):
+        print("judging", flush=True)
+        time.sleep(0.3)
+        return True
+
+    @ckpt.step(
+        sys.argv[1] + "/rows.ckpt", version=1, save=ckpt.on_exit(), timeout=0.05, valid=slowly,
+        ignore=("told",),
+    )
+    def label(row):
+        told.wait()
+        return row
+
+    try:
+        label(1)
+    except TimeoutError:
+        told.set()
+    time.sleep(600)
+"""
+
+
+def test_a_signal_waits_while_a_late_result_is_kept(tmp_path):
+    """It was paid for, and it is there."""
+    process = start(tmp_path, LATE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    status, _, _ = end(process)
+    assert status == -signal.SIGTERM
+    assert results(tmp_path / "rows.ckpt") == [1]
 
 
 OTHERS = ["executor", "async call", "async run", "arun"]

@@ -23,6 +23,7 @@ from ..wording import number as number
 from ..wording import rate as rate
 from ..wording import safe as safe
 from ..wording import size as size
+from ..wording import tokens as tokens
 
 
 class Json(str):

@@ -34,8 +34,8 @@ def forget_command(
 
     Counts first, then asks; where there is no terminal to ask on, it needs --yes. A row is deleted
     if all the options given hold for it. SQL is a condition on a record's columns: key, step,
-    version, position, input, result, error, error_type, message, attempts, seconds, cost, saved_at,
-    run. One transaction: all or nothing. Refused while a run is open on the store.
+    version, position, input, result, error, error_type, message, attempts, seconds, cost, usage,
+    saved_at, run. One transaction: all or nothing. Refused while a run is open on the store.
 
     \b
     Examples:

@@ -22,6 +22,7 @@ from .display import (
     safe_json,
     shown,
     size,
+    tokens,
 )  # fmt: skip
 from .store_view import Look, failures, one_record, overview, read, record_numbered
 
@@ -109,6 +110,7 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         screen.line(f"{len(runs) - len(recent):,} earlier runs: add --runs", "dim")
     _show_policies(screen, steps, runs)
     _show_money(screen, steps, recent)
+    _show_usage(screen, steps, recent)
     _show_calls(screen, seen["calls"])
     if any(step["failures"] for step in steps):
         screen.line()
@@ -221,6 +223,19 @@ def _show_money(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str
         screen.line("saved is an estimate: each hit counts as the average cost of a call", "dim")
 
 
+def _show_usage(screen: Screen, steps: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+    """Show the tokens of steps and their runs; nothing if none were counted."""
+    lines: list[tuple[str, str]] = []
+    for step in (step for step in steps if step["usage"]):
+        identity = (step["name"], step["version"])
+        own = [run for run in runs if (run["step"], run["version"]) == identity]
+        lines.append((f"{step['name']} {step['version']}", tokens(step["usage"])))
+        lines += [(f"  run {run['id']}", tokens(run["usage"])) for run in own if run["usage"]]
+    if lines:
+        screen.line()
+        screen.table([("usage", "left"), ("tokens", "left")], lines)
+
+
 def _show_calls(screen: Screen, calls: list[dict[str, Any]]) -> None:
     """Show the calls that were sent and have no saved answer, and how many may still get one."""
     lost = [call for call in calls if call["state"] != "open"]
@@ -292,6 +307,7 @@ def show_record(screen: Screen, record: dict[str, Any]) -> None:
         ("saved", f"{moment(record['saved_at'])} ({ago(record['saved_at'])})"),
         ("took", f"{duration(record['seconds'])}, attempt {record['attempts']}"),
         ("cost", "" if record["cost"] is None else money(record["cost"])),
+        ("usage", tokens(record["usage"])),
     ):
         if text:
             screen.line(f"{name:<9} {safe(text)}")

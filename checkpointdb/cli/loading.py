@@ -96,6 +96,16 @@ def look_up(text: str, step: str) -> Any:
     return found
 
 
+def function_or_field(text: str, step: str) -> Any:
+    """Return what `text` names, or the text itself: then it is the name of a field."""
+    try:
+        return look_up(text, step)
+    except LoadError:
+        if ":" in text:
+            raise
+        return text
+
+
 def _find(where: str) -> Any:
     place, colon, name = where.rpartition(":")
     if not colon or not place or not name:

@@ -14,7 +14,7 @@ import msgspec
 from ..file.records import Record
 from ..markup import element, to_html
 from .abridged import clipped, fitted
-from .display import duration, moment, money, safe, safe_json, shown
+from .display import duration, moment, money, safe, safe_json, shown, tokens
 from .sections import Facts, sections
 from .store_view import overview
 from .totals import PER_DECADE, Course, Totals
@@ -85,6 +85,7 @@ def _told(record: Record) -> dict[str, Any]:
         line = clipped(f"{error.get('type')}: {error.get('message')}", LINE)
         whole = _cut(f"{line}\n\n{error.get('traceback', '')}")
     attempt = f", attempt {record.attempts}" if record.attempts > 1 else ""
+    used = f", {tokens(record.usage)}" if record.usage else ""
     return {
         "id": record.id,
         "key": record.key,
@@ -98,7 +99,7 @@ def _told(record: Record) -> dict[str, Any]:
         "cost": "–" if record.cost is None else money(record.cost),
         "cut": max(map(len, (whole_input, whole))) > WHOLE,
         "about": f"{record.step} {record.version}, row {record.position} of run {record.run}, "
-        f"saved {moment(record.saved_at)}{attempt}",
+        f"saved {moment(record.saved_at)}{attempt}{used}",
     }
 
 

@@ -8,7 +8,7 @@ import click
 
 from ..plan import Plan
 from .completion import files
-from .display import Screen, counted, duration, money, number, safe, safe_json, shown
+from .display import Screen, counted, duration, money, number, safe, safe_json, shown, tokens
 from .formats import Dialect
 from .group import dialect_options, limit_option, store_option, version_option
 from .loading import load
@@ -75,4 +75,6 @@ def _show(title: str, plan: Plan) -> None:
     cost = "unknown" if plan.cost is None else f"about {money(plan.cost)}"
     time = "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}"
     screen.line(f"cost  {cost} for {counted(calls, 'call')}")
+    if plan.usage:
+        screen.line(f"usage about {tokens(plan.usage)}")
     screen.line(f"time  {time}, one call after the other")

@@ -26,6 +26,7 @@ from .display import (
     safe,
     safe_json,
     shown,
+    tokens,
 )
 from .running import FileRun
 
@@ -153,10 +154,12 @@ def _show_rest(work: FileRun, rest: Plan | None) -> None:
         return
     at_once = work.options.get("concurrency", 1)
     cost = "at an unknown cost" if rest.cost is None else f"about {money(rest.cost)}"
+    used = f", about {tokens(rest.usage)}" if rest.usage else ""
     took = "" if rest.seconds is None else f", about {duration(rest.seconds / at_once)}"
     beside = f" at concurrency {at_once}" if at_once > 1 else ""
     note(
-        f"the rest: {counted(calls, 'call')}, {cost}{took}{beside}; run it without --pilot to go on"
+        f"the rest: {counted(calls, 'call')}, {cost}{used}{took}{beside}; run it without "
+        "--pilot to go on"
     )
 
 
@@ -165,7 +168,8 @@ def _show_counts(work: FileRun, store: str) -> None:
     report = work.run.report
     speed = rate(report.rows, report.seconds)
     each = 1e3 * report.commit_seconds / report.commits if report.commits else 0
-    cost = f", {money(report.cost)} paid" if report.cost else ""
+    paid = [money(report.cost)] * bool(report.cost) + [tokens(report.usage)] * bool(report.usage)
+    cost = f", {', '.join(paid)} paid" if paid else ""
     note(
         f"{number(report.rows)} rows in {duration(report.seconds)} ({speed}): "
         f"{number(report.hits)} hits, {number(report.computed)} computed{cost}"

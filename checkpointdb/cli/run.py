@@ -25,7 +25,7 @@ from .group import (
     store_option,
     version_option,
 )
-from .loading import load, look_up
+from .loading import function_or_field, load, look_up
 from .reporting import ending, show_report
 from .running import FileRun
 from .saving import parse_save
@@ -88,6 +88,9 @@ from .sources import Source
     help="How long a call may take; then its row fails.",
 )
 @click.option("--cost", metavar="NAME", help="Function from a result to its dollars.")
+@click.option(
+    "--usage", metavar="NAME", help="Function from a result to its token counts, or their field."
+)
 @click.option("--max-cost", type=float, metavar="DOLLARS", help="The step's budget, over all runs.")
 @click.option("--shared", is_flag=True, help="Other processes run the same rows at the same time.")
 @click.option("--ledger", is_flag=True, help="Note each call on disk before it is made.")
@@ -187,6 +190,7 @@ def _asked(
     pause_on: tuple[str, ...],
     timeout: float | None,
     cost: str | None,
+    usage: str | None,
     on_error: Any,
     shared: bool,
     **rest: Any,
@@ -202,6 +206,7 @@ def _asked(
         "ordered": not retry_failed_last,
         "stop_on": tuple(look_up(name, step) for name in stop_on),
         "cost": settings.cost if cost is None else look_up(cost, step),
+        "usage": settings.usage if usage is None else function_or_field(usage, step),
         "on_error": on_error or settings.on_error,
         "shared": shared or settings.shared,
     }

@@ -12,7 +12,7 @@ from ..engine.stale import differences, roots_of
 from ..file.records import Record, SavedCode
 from ..markup import element
 from .abridged import clipped, fitted
-from .display import counted, duration, moment, money, number, rate, size
+from .display import counted, duration, moment, money, number, rate, size, tokens
 from .parts import bar, chart, legend, rect, section, table
 from .totals import PER_DECADE, Kind, Totals
 
@@ -251,17 +251,19 @@ def _kind(kind: Kind, names: dict[int, str], example: Record, most: int, facts: 
 
 
 def _money(facts: Facts) -> Element | None:
-    if not facts.sum("cost"):
+    paid = [step for step in facts.steps if step["cost"] or step["usage"]]
+    if not paid:
         return None
     rows = []
-    for step in (step for step in facts.steps if step["cost"]):
+    for step in paid:
         calls = step["records"]
         each = money(step["cost"] / calls) if calls else "–"
         name = f"{step['name']} {step['version']}"
         wasted = money(step["wasted"]) if step["wasted"] else "–"
         saved = f"≈ {money(step['saved'])}" if step["saved"] else "–"
-        rows.append((name, money(step["cost"]), each, saved, wasted))
-    heads = ("step", "spent", "a call", "saved by hits", "wasted on failures")
+        used = tokens(step["usage"]) or "–"
+        rows.append((name, money(step["cost"]), each, saved, wasted, used))
+    heads = ("step", "spent", "a call", "saved by hits", "wasted on failures", "tokens")
     said = "Saved is an estimate: each hit counts as the average cost of a call of its step."
     return section("Money", said, table("By step", heads, rows, ", ".join(heads[1:])))
 

@@ -19,7 +19,19 @@ from ..file.records import RunInfo
 from ..loops.bars import steady_console
 from ..loops.pace import Look, Pace, clock
 from .completion import files
-from .display import ago, moment, money, note, number, rate, rich_table, safe, safe_line, shown
+from .display import (
+    ago,
+    moment,
+    money,
+    note,
+    number,
+    rate,
+    rich_table,
+    safe,
+    safe_line,
+    shown,
+    tokens,
+)
 from .store_view import Look as StoreLook
 from .store_view import read, state
 
@@ -190,6 +202,7 @@ def _cells(run: dict[str, Any]) -> dict[str, str]:
         "speed": run["speed"] if going else rate(run["rows"], run["seconds"]),
         "left": "" if run["seconds_left"] is None else clock(run["seconds_left"]),
         "cost": money(run["cost"]) if run["cost"] else "",
+        "usage": tokens(run["usage"]),
         "sent, not saved": number(run["open_calls"]) if run["open_calls"] else "",
         "a crash costs": f"at most {run['loss_window']}" if going else "",
     }

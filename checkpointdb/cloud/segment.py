@@ -150,7 +150,10 @@ def _copy_small(connection: apsw.Connection, everything: bool) -> None:
     """Copy what the records and runs refer to, and say whose log it is."""
     _copy(connection, "steps", "1")
     connection.execute(
-        "update main.steps set results = 0, failures = 0, records = 0, seconds = 0, cost = 0"
+        """
+        update main.steps
+           set results = 0, failures = 0, records = 0, seconds = 0, cost = 0, usage = '{}'
+        """
     )
     _copy(connection, "step_code", "? or id in (select code from main.runs)", (everything,))
     _copy(connection, "system_superseded", "id in (select id from main.records)")

@@ -83,7 +83,7 @@ class Calls:
         self._needs_begin = any(it is not None for it in (budget, ledger, self._limit))
         self._keep_whole = interrupts.one_call(self.keep)
         # the user's own functions may take long: not on the event loop that other calls are on
-        judges = (options.cost, options.valid, options.on_event)
+        judges = (options.cost, options.usage, options.valid, options.on_event)
         is_judged = callable(options.pause_on) or any(judge is not None for judge in judges)
         self._is_judged = spec.is_async and is_judged
         self._sharing = sharing
@@ -151,7 +151,7 @@ class Calls:
         """Do as `_called`."""
         if self.pause is not None:
             await self._await_pause(slots)
-        if outer is None and interrupts.state.ending:
+        if outer is None and interrupts.is_stopping():
             await interrupts.ahalt()
         if not (slots := await self._ato_make(slots)):
             return []

@@ -13,6 +13,7 @@ from .. import interrupts
 from ..errors import StoreError
 from ..file.log import Log
 from ..file.records import Entry
+from ..file.usage import as_json
 from ..policy import (
     POLL_SECONDS,
     SOONEST,
@@ -201,7 +202,8 @@ class Committer:
 
     def counts(self) -> dict[str, Any]:
         """Return the columns of `runs` that change as the run goes."""
-        return msgspec.structs.asdict(self._tally.report()) | {"loss_window": self.loss_window}
+        counts = msgspec.structs.asdict(self._tally.report())
+        return counts | {"usage": as_json(counts["usage"]), "loss_window": self.loss_window}
 
     @property
     def loss_window(self) -> str:

@@ -70,12 +70,14 @@ class Intake:
             log, spec, options, run, in_flight, tally, source.is_calls, stale_runs, replay
         )
         self.changed, self._is_replayed = self._saved.changed, replay is not None
+        self._is_alone = not source.is_calls  # rows enter in one thread, that of the loop
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
         self._is_unchanged = spec.keyer.is_unchanged
         self._content, self._is_given = spec.binder.content, spec.binder.is_given
         self._positions = itertools.count()
         self._last: Slot | None = None
+        self.expects_hit = False  # whether the last direct call was one
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
 
     # --- rows of the source
@@ -197,6 +199,26 @@ class Intake:
         """Give one row its slot: a hit, a row equal to one in flight, or one to be computed."""
         return self._look_up([self._identify(row)])[0]
 
+    def hit(self, row: Any) -> tuple[bytes, str | bytes] | None:
+        """Return the key and the stored result of a row that has one, in one step without a slot.
+
+        A hit of a direct call takes less than half of the time so. None says nothing: see
+        `place_of`.
+        """
+        if self._occurrences is not None:
+            return None
+        if self._is_given or type(row) is Args:
+            row = self._content(row)
+        try:
+            key, identity, _ = self._key(row)
+        except EncodeError:
+            return None
+        data = self._saved.hit(key, identity)
+        if data is None:
+            return None
+        next(self._positions)
+        return key, data
+
     def places_of(self, rows: Sequence[Any], numbers: Sequence[int] | None = None) -> list[Place]:
         """Give some rows their slots, as `place_of` does.
 
@@ -288,12 +310,15 @@ class Intake:
     def _look_up(self, slots: Sequence[Slot]) -> list[Place]:
         if self._occurrences is not None and slots:
             self._number(slots)
+        looked_up = self._is_alone and not len(self._in_flight)
+        if looked_up:  # no row can leave before ours enter: hits need not
+            self._saved.settle([slot for slot in slots if not slot.settled])
         places, entered, collided = self._in_flight.enter(slots)
         if self.changed.is_watched:
             self.changed.among_equal(slots, places)
         if entered:
             try:
-                self._settle_hits(entered)
+                self._settle_hits(entered, looked_up)
             except BaseException as error:
                 self._in_flight.give_up([slot for slot in entered if not slot.settled], error)
                 raise
@@ -304,8 +329,11 @@ class Intake:
                 (places[i],) = self._look_up([slot])
         return places
 
-    def _settle_hits(self, slots: list[Slot]) -> None:
-        misses = self._saved.settle(slots)
+    def _settle_hits(self, slots: list[Slot], looked_up: bool = False) -> None:
+        if looked_up:
+            misses = [slot for slot in slots if not slot.is_put_off]
+        else:
+            misses = self._saved.settle(slots)
         if self._is_replayed:
             self._saved.miss(misses)
             return

@@ -23,6 +23,8 @@ OnChange = Literal["warn", "reuse", "recompute", "error"]
 PauseOn = (
     type[Exception] | tuple[type[Exception], ...] | Callable[[Any], float | bool | None] | None
 )
+# a function from a result to its token counts, or the name of the field that has them
+Usage = Callable[[Any], Any] | str | None
 OnError = Literal["raise", "record"]
 Duplicates = Literal["share", "separate"]
 
@@ -44,6 +46,7 @@ class _OfStepUntyped(TypedDict, total=False):
     ignore: tuple[str, ...]
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
+    usage: Usage
     shared: bool
     ledger: bool
     timeout: float | None
@@ -91,6 +94,9 @@ class StepOptions(_OfStep, total=False):
         valid: a result that it refuses is saved as a failure; a direct call raises a `ValueError`
             with the result attached.
         cost: a function from a result to its dollars, which are saved with it.
+        usage: a function from a result to its token counts, or the name of the field that has
+            them: a mapping, `{"input_tokens": 12, "output_tokens": 40}`, or a provider's usage
+            object. They are saved with it, and summed in reports.
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
         ledger: note each call durably before it is made; see `RunOptions`.
@@ -125,6 +131,7 @@ class _OfRunUntyped(TypedDict, total=False):
     stop_on: type[BaseException] | tuple[type[BaseException], ...]
     valid: Callable[[Any], bool] | None
     cost: Callable[[Any], float] | None
+    usage: Usage
     max_cost: float | None
     shared: bool
     ledger: bool
@@ -171,6 +178,9 @@ class RunOptions(_OfRun, total=False):
         stop_on: exceptions that end the run even under `"record"`: a spent quota.
         valid: a predicate on results; a result it refuses is a failure, saved all the same.
         cost: a function from a result to its dollars, which are saved with it.
+        usage: a function from a result to its token counts, or the name of the field that has
+            them: a mapping, `{"input_tokens": 12, "output_tokens": 40}`, or a provider's usage
+            object. They are saved with it, and summed in reports.
         max_cost: the step's budget in dollars over all runs; `BudgetExceeded` ends the run. Calls
             in flight when it is reached are awaited, so up to `concurrency` calls more are paid.
         shared: True when several processes run the same rows on one store at once: each row is
@@ -237,6 +247,7 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError = "raise"
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
+    usage: Usage = None
     shared: bool = False
     ledger: bool = False
     timeout: float | None = None
@@ -300,6 +311,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stop_on: Any = ()
     valid: Callable[[Any], bool] | None = None
     cost: Callable[[Any], float] | None = None
+    usage: Usage = None
     max_cost: float | None = None
     shared: bool = False
     ledger: bool = False
@@ -333,6 +345,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a function, got {value!r}")
+        if not (self.usage is None or isinstance(self.usage, str) or callable(self.usage)):
+            raise TypeError(f"usage must be a function or a field's name, got {self.usage!r}")
         self._check_stop_on()
         msgspec.structs.force_setattr(self, "pause_on", _checked_pause_on(self.pause_on))
         self._check_budget()

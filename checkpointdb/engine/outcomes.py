@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 from collections.abc import Callable
 from time import perf_counter
@@ -20,6 +19,7 @@ from .job import Spec
 from .kept import as_text
 from .options import Options
 from .overdue import is_copied
+from .paid import NOTHING_SAID, Paid, asked
 from .rows import Slot
 from .tally import Tally
 from .warn import warn
@@ -63,7 +63,9 @@ class Outcomes:
         # bound once: they are asked for each row
         self._encode, self._notices = spec.codec.encode, spec.codec.notices
         self._redactor, self._is_batch = spec.settings.redactor, options.batch_size is not None
-        self._needs_check = options.cost is not None or options.valid is not None
+        self._needs_check = any(
+            it is not None for it in (options.cost, options.usage, options.valid)
+        )
         self._add = committer.put if spec.is_async else committer.add
         self.unstorable: Exception | None = None
 
@@ -91,9 +93,7 @@ class Outcomes:
             self.settle_rest(slots, error)
             raise
 
-    def put(
-        self, slot: Slot, value: Any, seconds: float, cost: float | None, is_over_good: bool
-    ) -> None:
+    def put(self, slot: Slot, value: Any, seconds: float, paid: Paid, is_over_good: bool) -> None:
         """Keep a result that was computed elsewhere; commit before this returns if that is due.
 
         Raises:
@@ -107,12 +107,12 @@ class Outcomes:
             raise self._refused(slot, value)
         self._committer.answers_calls()
         self._tally.gave(False)
-        self._keep(slot, value, seconds, perf_counter(), cost, self._committer.add)
+        self._keep(slot, value, seconds, perf_counter(), paid, self._committer.add)
         if slot.error is not None:
             raise slot.error
 
     def _keep(
-        self, slot: Slot, value: Any, seconds: float, now: float, cost: float | None = None,
+        self, slot: Slot, value: Any, seconds: float, now: float, paid: Paid = NOTHING_SAID,
         add: Callable[..., int | None] | None = None,
     ) -> None:  # fmt: skip
         if slot.mutated is not None:
@@ -125,15 +125,16 @@ class Outcomes:
             raise
         slot.value, slot.data = value, data
         problem = text = None
-        if self._needs_check or cost is not None:
-            cost, problem = self._check_result(slot, value, cost)
+        if self._needs_check or paid is not NOTHING_SAID:
+            paid, problem = self._check_result(slot, value, paid)
         if slot.failed is None:
             self._tally.computed()
         else:
             text = to_error_text(slot.failed)
         entry = Entry(
-            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, cost, text, data,
-            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, paid.cost, text,
+            data, slot.input, slot.input_form, slot.row_digest, slot.occurrence, paid.as_json(),
+            slot.replaces,
         )  # fmt: skip
         self._take(slot, entry, now, add)
         if problem is not None:
@@ -209,23 +210,19 @@ class Outcomes:
         return error
 
     def _check_result(
-        self, slot: Slot, value: Any, cost: float | None
-    ) -> tuple[float | None, BaseException | None]:
-        """Ask the user's `cost`, if it is not known, and `valid`.
+        self, slot: Slot, value: Any, paid: Paid
+    ) -> tuple[Paid, BaseException | None]:
+        """Ask the user's `cost` and `usage`, if they are not known, and `valid`.
 
         What they raise waits until the result is kept.
         """
-        problem: BaseException | None = None
-        try:
-            if cost is None and self._options.cost is not None:
-                cost = dollars(self._options.cost(value), "cost= returned", "; the result is saved")
-            if cost is not None:
-                self._tally.paid(cost)
-        except BaseException as error:  # noqa: BLE001 - the result is paid for: keep it first
-            return cost, error
+        paid, problem = asked(self._options, value, paid)
+        self._tally.paid(paid.cost, paid.usage)
+        if problem is not None:
+            return paid, problem
         try:
             if self._options.valid is None or self._options.valid(value):
-                return cost, None
+                return paid, None
         except BaseException as error:  # noqa: BLE001 - not judged is not good: a failure, with its result
             problem = error
             slot.failed = slot.failed_by(error, self._redactor)
@@ -237,7 +234,7 @@ class Outcomes:
         if self._is_direct or not recorded:
             slot.error = problem
         self._tally.failed([slot], problem, recorded)
-        return cost, None if recorded else problem
+        return paid, None if recorded else problem
 
     def _refused(self, slot: Slot, value: Any) -> ValueError:
         error = ValueError(f"valid= refused the result of row {slot.position}: {value!r:.200}")
@@ -321,13 +318,6 @@ class Outcomes:
         """Make a failure pending; only now may anybody have it."""
         entry = Entry(
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
-            slot.input, slot.input_form, slot.row_digest, slot.occurrence, slot.replaces,
+            slot.input, slot.input_form, slot.row_digest, slot.occurrence, None, slot.replaces,
         )  # fmt: skip
         self._take(slot, entry, now)
-
-
-def dollars(cost: Any, what: str, more: str = "") -> float:
-    """Return a cost; raise `ValueError` if it is none."""
-    if isinstance(cost, int | float) and 0 <= cost < math.inf:
-        return float(cost)
-    raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")

@@ -219,8 +219,7 @@ class TimedCall:
         pid, me = os.getpid(), threading.get_ident()
         with _lock:
             self._thread = me
-            if is_late := self._is_overdue:
-                interrupts.forsaken.add(me)
+            is_late = self._is_overdue
         try:
             self._context.run(self._call, is_late)
         except BaseException as error:

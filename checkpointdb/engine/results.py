@@ -37,12 +37,16 @@ class Results:
             self._gave(False)
             value, slot.value = slot.value, None
             return value
-        self._gave(True)
         assert slot.data is not None
+        return self.give(slot.key, slot.data)
+
+    def give(self, key: bytes, data: str | bytes) -> Any:
+        """Return the result of a hit."""
+        self._gave(True)
         try:
-            return self._decode(slot.data)
+            return self._decode(data)
         except DecodeError as error:
-            error.key = slot.key.hex()
+            error.key = key.hex()
             error.add_note(f"key {error.key} in {self._path}")
             raise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 from ..events import CameLate, Committed, Paused, Report, RowFailed, emit
 from ..file.records import Appended
+from ..file.usage import added
 from ..values.redact import Redactor
 from .failures import text_of
 from .rows import Slot
@@ -56,10 +57,12 @@ class Tally:
         with self._lock:
             self._counts["computed"] += 1
 
-    def paid(self, dollars: float) -> None:
-        """Count the cost of a result."""
+    def paid(self, dollars: float | None, usage: Mapping[str, int] | None = None) -> None:
+        """Count what a result cost, as far as that is known."""
         with self._lock:
-            self._counts["cost"] += dollars
+            self._counts["cost"] += dollars or 0.0
+            if usage:
+                self._counts["usage"] = added(self._counts["usage"], usage)
 
     def failed(self, slots: Sequence[Slot], error: BaseException, recorded: bool) -> None:
         """Count rows that failed, and tell whether the run goes on."""

@@ -34,6 +34,7 @@ def insert(writer: apsw.Connection, step: int, run: int, entries: Sequence[Entry
             or entry.input_form
             or entry.row_digest is not None
             or entry.occurrence
+            or entry.usage is not None
         ):
             simple = False
     if not simple:
@@ -52,7 +53,16 @@ def _with_rare(values: list[Any], entries: Sequence[Entry]) -> list[Any]:
     return [
         value
         for row, e in zip(rows, entries, strict=True)
-        for value in (*row, e.attempts, e.cost, e.error, e.input_form, e.row_digest, e.occurrence)
+        for value in (
+            *row,
+            e.attempts,
+            e.cost,
+            e.error,
+            e.input_form,
+            e.row_digest,
+            e.occurrence,
+            e.usage,
+        )
     ]
 
 
@@ -63,11 +73,11 @@ def _insert_sql(entries: int, simple: bool) -> str:
     A simple insert of 1,000 entries is under the 16 KiB up to which apsw keeps a statement
     prepared: 0.7 µs a row.
     """
-    row = "(?,?,?,?,?,?,?)" if simple else "(?,?,?,?,?,?,?,?,?,?,?,?,?)"
-    rare = ",1,null,null,0,null,0" if simple else ""
+    row = "(?,?,?,?,?,?,?)" if simple else "(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    rare = ",1,null,null,0,null,0,null" if simple else ""
     return f"""
 insert into records (step, run, saved_at, key, identity, position, seconds, checksum, result, input,
-                     attempts, cost, error, input_form, row_digest, occurrence)
+                     attempts, cost, error, input_form, row_digest, occurrence, usage)
 select ?1,?2,?3,*{rare} from (values {",".join([row] * entries)})"""
 
 

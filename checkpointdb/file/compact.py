@@ -11,14 +11,15 @@ import contextlib
 import apsw
 import msgspec
 
+from . import usage
 from .connection import wait_for_locks
 from .key_index import DROPPED, dropped, extend
 from .sql import rows
 
 _SUPERSEDED = """
 create temp table superseded as
-select id, step, seconds, cost
-  from (select records.id, step, records.seconds, records.cost, error is null as good,
+select id, step, seconds, cost, usage
+  from (select records.id, step, records.seconds, records.cost, usage, error is null as good,
                row_number() over newest_first as place,
                sum(error is null) over newest_first as successes
           from records
@@ -56,9 +57,11 @@ def _delete(writer: apsw.Connection) -> None:
     sums = """
     select step, count(*), total(seconds), total(cost) from temp.superseded group by step
     """
+    counts = usage.sums(writer, "true", table="temp.superseded")
     for step, count, seconds, cost in rows(writer, sums):
-        before = gone.get(step, (0.0, 0.0))
-        gone[step] = (before[0] + seconds, before[1] + cost)
+        before = gone.get(step, (0.0, 0.0, {}))
+        counted = usage.added(before[2], counts.get(step, {}))
+        gone[step] = (before[0] + seconds, before[1] + cost, counted)
         writer.execute("update steps set records = records - ? where id = ?", (count, step))
     writer.execute(  # so that a merge knows that they were here: see `incoming.py`
         """

@@ -9,6 +9,8 @@ from collections.abc import Container, Iterable, Sequence
 import apsw
 
 from ..errors import StoreError
+from . import usage
+from .key_index import indexed_to
 from .processes import alive
 from .records import RunInfo
 from .sql import rows
@@ -18,7 +20,7 @@ from .sqlite_errors import mapped
 COLUMNS = """
          records.id, lower(hex(records.key)) as key, steps.name as step, version, position, input,
          result, error, error ->> 'type' as error_type, error ->> 'message' as message, attempts,
-         records.seconds, records.cost, saved_at, run
+         records.seconds, records.cost, records.usage, saved_at, run
 """
 _SELECT = f"""
 select id from (
@@ -74,7 +76,7 @@ def no_condition(where: str | None, error: apsw.Error) -> ValueError:
     return ValueError(
         f"where={where!r} is not a condition on a record's columns (key, step, version, "
         f"position, input, result, error, error_type, message, attempts, seconds, cost, "
-        f"saved_at, run): {error}{hint}"
+        f"usage, saved_at, run): {error}{hint}"
     )
 
 
@@ -127,6 +129,9 @@ def delete_forgotten(writer: apsw.Connection, events: Sequence[tuple[bytes, byte
 
 def _uncount(writer: apsw.Connection) -> None:
     """Take the chosen records that the counters hold out of them."""
+    chosen = "key in (select key from temp.chosen) and id <= ?"
+    gone = usage.sums(writer, chosen, (indexed_to(writer),))
+    usage.change(writer, ((step, usage.negative(counts)) for step, counts in gone.items()))
     writer.execute(
         """
         with held as (

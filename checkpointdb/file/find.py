@@ -12,6 +12,12 @@ from .read import corrupt, first_corrupt
 from .records import Found, is_intact
 from .sql import ids_array
 
+_SAVED = """
+select (select max(id) from records), (select value from system_state where name = 'generation'),
+       id, attempts, key, result, error, checksum, run, identity
+  from records where id = coalesce(?, (select id from system_key_index where key = ?))
+"""
+
 
 class Finder:
     """Find records on one reading connection; the caller holds the lock and maps the errors."""
@@ -42,6 +48,17 @@ class Finder:
             for id, key in zip(ids, rest, strict=True)
         ]
         return found
+
+    def saved(self, key: bytes) -> Found | None:
+        """Return the result of a key if one statement finds it; None says nothing: see `find`."""
+        index = self.index
+        try:
+            row: Any = self._reader.execute(_SAVED, (index.in_tail(key), key)).get
+            if row is None or not index.is_current(row[0], row[1]) or row[6] is not None:
+                return None
+            return self._found(row[2:], key)
+        except (apsw.Error, UnicodeDecodeError):
+            return None
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""

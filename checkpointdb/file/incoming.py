@@ -22,7 +22,7 @@ from .verify import ENTRY
 PAGE = 1000  # records a transaction
 _COUNTS = (
     "updated_at, ended, loss_window, rows, hits, computed, failed, commits, seconds, "
-    "commit_seconds, cost"
+    "commit_seconds, cost, usage"
 )
 _PROCESS = "started_at, host, boot, pid_namespace, pid, pid_ticks, policy, durability, total, meta"
 

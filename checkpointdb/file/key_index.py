@@ -8,18 +8,19 @@ in sorted bulk when the tail is long enough. What another process appended is re
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import apsw
 import msgspec
 
+from . import usage
 from .sql import rows
 
 TAIL = 50_000  # and, in a large store,
 TAIL_SHARE = 16  # this part of what is indexed, at most
 LONGEST = 10  # times `TAIL`: 60 MB of memory
-DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost]}
-_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float]])
+DROPPED = "dropped"  # the row of `system_state`: JSON, {step: [seconds, cost, token counts]}
+_DROPPED = msgspec.json.Decoder(dict[int, tuple[float, float, usage.Usage]])
 KEY_SIZE = 16  # bytes
 # A flipped bit may make a key another type, even null: as bytes it is only a key nobody asks for.
 KEY_BYTES = "coalesce(cast(records.key as blob), x'')"
@@ -96,6 +97,14 @@ class KeyIndex:
         """Tell, without the index on disk, whether a success found in the log is the newest."""
         return not self._repeated and self._tail.get(key, id) == id
 
+    def in_tail(self, key: bytes) -> int | None:
+        """Return the id of the newest record of a key in the tail, None if it is not there."""
+        return self._tail.get(key)
+
+    def is_current(self, last: int | None, generation: int) -> bool:
+        """Tell whether nobody has appended or deleted records that this index does not know of."""
+        return last == self._seen and generation == self.generation
+
     def added(self, keys: Sequence[bytes], first: int, last: int) -> list[int]:
         """Take note of records just appended by this process, with ids `first` to `last`.
 
@@ -137,6 +146,7 @@ class KeyIndex:
             return
         if last - self._indexed_to > TAIL:  # another process may have extended the index on disk
             self.forget_indexed()
+            last = max(last, self._seen)  # which may have come after it was asked for
         sql = f"select {KEY_BYTES}, id from records where id > ? and id <= ? order by id"
         found = rows(self._reader, sql, (self._seen, last))
         if self.generation == 0 and len(found) != last - self._seen:
@@ -179,31 +189,42 @@ class KeyIndex:
         return found
 
 
-_MASK = (1 << 24) - 1
+_SMALL, _LARGE = 1 << 20, 1 << 24  # bytes of a filter, which is small
+_FEW = 250_000  # up to so many keys
 
 
 class Filter:
-    """A set of keys that may hold some more: one bit a key, of 2^27 (a Bloom filter of one hash).
+    """A set of keys that may hold some more: one bit a key (a Bloom filter of one hash).
 
-    At 10 million keys it holds 7 % of all others too. Its 16 MB are zero pages until they are used.
+    At 250,000 keys, of 2^23 bits, it holds 3 % of all others too, and at 10 million, of 2^27, a
+    tenth. A small one stays in the processor's cache.
     """
 
     def __init__(self) -> None:
-        self._bytes = mmap.mmap(-1, _MASK + 1)
+        self._bytes, self._mask, self._count = mmap.mmap(-1, _SMALL), _SMALL - 1, 0
 
-    def add(self, keys: Iterable[bytes]) -> None:
+    def add(self, keys: Collection[bytes]) -> None:
         """Add keys."""
-        table = self._bytes
+        self._count += len(keys)
+        if self._count > _FEW and self._mask < _LARGE - 1:
+            self._grow()
+        table, mask = self._bytes, self._mask
         for place in map(hash, keys):  # which a dict has computed already
-            table[place & _MASK] |= 1 << (place >> 24 & 7)
+            table[place & mask] |= 1 << (place >> 24 & 7)
+
+    def _grow(self) -> None:
+        """Have each bit stand wherever the key that set it may have its place now."""
+        small, self._bytes, self._mask = self._bytes, mmap.mmap(-1, _LARGE), _LARGE - 1
+        for begin in range(0, _LARGE, _SMALL):
+            self._bytes[begin : begin + _SMALL] = small[:]
 
     def may_hold(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return those of the keys that were added, and perhaps some that were not."""
-        table = self._bytes
+        table, mask = self._bytes, self._mask
         return {
             key
             for key in keys
-            if (bits := table[(place := hash(key)) & _MASK]) and bits >> (place >> 24 & 7) & 1
+            if (bits := table[(place := hash(key)) & mask]) and bits >> (place >> 24 & 7) & 1
         }
 
 
@@ -234,8 +255,8 @@ def state(connection: apsw.Connection, name: str) -> int:
     return value
 
 
-def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float]]:
-    """Return by step the seconds and the cost of records that a compaction dropped."""
+def dropped(connection: apsw.Connection) -> dict[int, tuple[float, float, usage.Usage]]:
+    """Return by step the seconds, cost and token counts of records that a compaction dropped."""
     value = connection.execute("select value from system_state where name = ?", (DROPPED,)).get
     try:
         return {} if value is None else _DROPPED.decode(value)
@@ -274,6 +295,7 @@ def extend(writer: apsw.Connection) -> None:
         """,
         changes,
     )
+    usage.change(writer, usage.sums(writer, "id > ? and id <= ?", (low, high)).items())
     writer.execute("update system_state set value = ? where name = 'indexed_to'", (high,))
 
 

@@ -165,6 +165,17 @@ class Log(Registry):
         there = dict(zip(unsure, self._committed(unsure) if unsure else (), strict=True))
         return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
 
+    def saved(self, key: bytes) -> Found | None:
+        """Return the result of a key if it is found at once; None says nothing: see `find`."""
+        self._check_open()
+        self._file.check()
+        for buffer in list(self._buffers):
+            if key in buffer.pending:
+                return None
+        with self._reading:
+            self._check_open()
+            return self._finder.saved(key)
+
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:
         with self._reading, sqlite_errors.mapped(self.path):
             self._check_open()

@@ -60,8 +60,12 @@ class LogFile:
         if not os.path.lexists(self._path + "-wal"):
             self._writer.wal_checkpoint()
 
-    def check_replaced(self) -> None:
-        """Raise if writing would go to a file that nobody can find, or against another one."""
+    def check_replaced(self) -> bool:
+        """Raise if writing would go to a file that nobody can find, or against another one.
+
+        Returns:
+            whether the log is there.
+        """
         log = files.identity(self._path + "-wal")
         if files.identity(self._path) != self._main or log not in (self._log, None):
             raise StoreError(
@@ -69,11 +73,11 @@ class LogFile:
                 "was replaced; what is pending is kept in memory. Put the file back to go on",
                 self._path,
             )
+        return log is not None
 
     def check(self) -> None:
         """Raise if the file or its log is not what was opened."""
-        self.check_replaced()
-        if files.identity(self._path + "-wal") is None:
+        if not self.check_replaced():
             raise StoreError(
                 f"{self._path}-wal was deleted while the store was open. What was committed has "
                 "been brought into the main file, and what is pending still is. Find out what "

@@ -25,7 +25,7 @@ from .sql import ids_array, rows
 MOST_LISTED = 1000  # conflicts that are named one by one
 _COLUMNS = (
     "step, run, saved_at, checksum, origin_id, key, identity, position, attempts, seconds, cost, "
-    "error, result, input, input_form, row_digest, occurrence"
+    "usage, error, result, input, input_form, row_digest, occurrence"
 )
 
 
@@ -183,7 +183,7 @@ class _Placing:
         e = it.entry
         self._rows.append(
             (it.step, it.run, it.saved_at, it.checksum, it.origin, e.key, e.identity, e.position,
-             e.attempts, e.seconds, e.cost, e.error, e.result, e.input, e.input_form,
+             e.attempts, e.seconds, e.cost, e.usage, e.error, e.result, e.input, e.input_form,
              e.row_digest, e.occurrence)
         )  # fmt: skip
         self.keys.append(e.key)
@@ -214,7 +214,8 @@ class _Placing:
         marks = ", ".join("?" * len(self._rows[0]))
         writer.executemany(f"insert into records ({_COLUMNS}) values ({marks})", self._rows)
         copied = _COLUMNS.replace("origin_id", "coalesce(origin_id, id)")
-        copied = copied.replace("seconds, cost", "0.0, null")  # they count where they were paid
+        # they count where they were paid
+        copied = copied.replace("seconds, cost, usage", "0.0, null, null")
         for key in self._lost:
             id = self._newest[key].id
             sql = f"insert into records ({_COLUMNS}) select {copied} from records where id = ?"

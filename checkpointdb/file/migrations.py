@@ -29,6 +29,7 @@ create table steps (
   records     integer not null default 0,
   seconds     real not null default 0,
   cost        real not null default 0,
+  usage       text not null default '{}',
   on_change   text,
   version_text  text generated always as (cast(version as text)),
   unique (name, version)
@@ -69,7 +70,8 @@ create table runs (
   commits         integer not null default 0,
   seconds         real not null default 0,
   commit_seconds  real not null default 0,
-  cost            real not null default 0
+  cost            real not null default 0,
+  usage           text not null default '{}'
 );
 create table records (
   id          integer primary key autoincrement,
@@ -82,6 +84,7 @@ create table records (
   attempts    integer not null,
   seconds     real not null,
   cost        real,
+  usage       text,
   saved_at    real not null,
   checksum    integer not null,
   error       text,
@@ -157,7 +160,7 @@ create table system_superseded (
 create view results as
   select records.id, key_hex as key, steps.name as step, version_text as version,
          records.run, position, occurrence, input_text as input, result_text as result,
-         attempts, seconds_rounded as seconds, records.cost, saved_text as saved_at
+         attempts, seconds_rounded as seconds, records.cost, records.usage, saved_text as saved_at
     from records join steps on steps.id = records.step
                  left join system_superseded on system_superseded.id = records.id
    where error is null and system_superseded.id is null;
@@ -165,7 +168,7 @@ create view failures as
   select records.id, key_hex as key, steps.name as step, version_text as version,
          records.run, position, occurrence, input_text as input, error_type,
          error_message as message, error_traceback as traceback, result_text as result,
-         attempts, seconds_rounded as seconds, records.cost, saved_text as saved_at
+         attempts, seconds_rounded as seconds, records.cost, records.usage, saved_text as saved_at
     from records join steps on steps.id = records.step
                  left join system_superseded on system_superseded.id = records.id
    where error is not null and system_superseded.id is null;

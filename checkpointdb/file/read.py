@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
 from ..values.keys import ARGUMENTS, KEY, ROW
-from . import alike, codes, in_order, occurrences, probe, sqlite_errors
+from . import alike, codes, in_order, occurrences, probe, sqlite_errors, usage
 from . import connection as files
 from .key_index import KEY_BYTES, KeyIndex, indexed_to, last_id, tally
 from .records import (
@@ -32,6 +32,7 @@ from .records import (
     decoded_error,
 )
 from .sql import ids_array, typed
+from .usage import Usage, added, decoded_usage
 from .verify import ENTRY, PAGE, OnProgress, Problem, problems
 
 Status = Literal["ok", "failed"]
@@ -98,17 +99,21 @@ class Reader:
         with self.snapshot():
             low, high = indexed_to(self._connection), last_id(self._connection)
             newer = {row[0]: row[1:] for row in tally(self._connection, low, high)}
+            used = usage.sums(self._connection, "id > ? and id <= ?", (low, high))
             rows: list[Any] = self._connection.execute(
                 """
                 select id, name, version, key_recipe,
                        (select fingerprint from runs join step_code on step_code.id = runs.code
                          where runs.step = steps.id order by runs.id desc limit 1),
-                       created_at, results, failures, records, seconds, cost
+                       created_at, results, failures, records, seconds, cost, usage
                   from steps order by id
                 """
             ).fetchall()
-            known = [typed(StepInfo, *row) for row in rows]
-        return [_with_newer(info, newer[info.id]) if info.id in newer else info for info in known]
+            known = [typed(StepInfo, *row, decoded_usage(tokens)) for *row, tokens in rows]
+        return [
+            _with_newer(it, newer[it.id], used.get(it.id, {})) if it.id in newer else it
+            for it in known
+        ]
 
     def codes(self, step: int) -> list[SavedCode]:
         """Return the codes that a step was run with, in the order in which they were first used."""
@@ -143,7 +148,7 @@ class Reader:
                 (step,),
             ).fetchall()
             return [
-                typed(RunInfo, *row[:17], decoded(row[17]), typed(Report, *row[19:]), bool(row[18]))
+                typed(RunInfo, *row[:17], decoded(row[17]), _report(row[19:]), bool(row[18]))
                 for row in rows
             ]
 
@@ -361,6 +366,7 @@ class Reader:
             return typed(
                 Record, entry.key.hex(), name, version, entry.position, *values, entry.attempts,
                 entry.seconds, entry.cost, saved_at, run, id, entry.occurrence, kept,
+                decoded_usage(entry.usage),
             )  # fmt: skip
 
     @contextlib.contextmanager
@@ -395,13 +401,18 @@ def corrupt(path: str, id: int, key: bytes) -> StoreCorruptError:
     )
 
 
-def _with_newer(info: StepInfo, newer: tuple[Any, ...]) -> StepInfo:
+def _report(counts: Sequence[Any]) -> Report:
+    *numbers, tokens = counts
+    return typed(Report, *numbers, decoded_usage(tokens))
+
+
+def _with_newer(info: StepInfo, newer: tuple[Any, ...], used: Usage) -> StepInfo:
     """Add what is newer than a step's counters."""
     names = ("results", "failures", "records", "seconds", "cost")
     sums = {
         name: getattr(info, name) + (more or 0) for name, more in zip(names, newer, strict=True)
     }
-    return msgspec.structs.replace(info, **sums)
+    return msgspec.structs.replace(info, **sums, usage=added(info.usage, used))
 
 
 def to_builtins(info: msgspec.Struct) -> dict[str, Any]:

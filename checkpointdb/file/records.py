@@ -33,6 +33,7 @@ class Entry(msgspec.Struct, gc=False):
         input_form: what `input` is: see `values/keys.py`.
         row_digest: 16 bytes, the digest of the whole row where the key has only part of it.
         occurrence: which of equal rows it is, from 0.
+        usage: token counts, a JSON object; None if none are known.
         replaces: id of the record of this key so far, 0 if there is none.
     """
 
@@ -48,6 +49,7 @@ class Entry(msgspec.Struct, gc=False):
     input_form: int = 0
     row_digest: bytes | None = None
     occurrence: int = 0
+    usage: str | None = None
     replaces: int = 0
 
 
@@ -142,6 +144,7 @@ class Record(msgspec.Struct, frozen=True):
         occurrence: which of equal rows it is under `duplicates="separate"`, from 0.
         kept: what `input` is: the `row`, the `arguments` of a call, what `key=` makes the `key`
             of, or `nothing`.
+        usage: token counts by name, {} if none are known.
     """
 
     key: str
@@ -159,13 +162,14 @@ class Record(msgspec.Struct, frozen=True):
     id: int
     occurrence: int
     kept: Literal["row", "arguments", "key", "nothing"]
+    usage: dict[str, int] = {}
 
 
 class StepInfo(msgspec.Struct, frozen=True):
     """A step in a store: its identity and what is saved of it.
 
     `key_recipe` is JSON: see `values/keys.py`. `fingerprint` is of the code that the newest run
-    used, None if that could not be seen.
+    used, None if that could not be seen. `usage` are the token counts of its records, summed.
     """
 
     id: int
@@ -179,6 +183,7 @@ class StepInfo(msgspec.Struct, frozen=True):
     records: int
     seconds: float
     cost: float
+    usage: dict[str, int] = {}
 
 
 class Call(msgspec.Struct, frozen=True):

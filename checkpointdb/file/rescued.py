@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 
+from . import usage
 from .cells import BrokenError, types
 from .key_index import DROPPED, dropped, extend
 from .records import Entry, checksum
@@ -30,7 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 # What stands for a number of a record that is none any more.
 _USUAL: dict[str, Any] = {
     "step": 0, "run": 0, "position": 0, "occurrence": 0, "attempts": 1, "seconds": 0.0,
-    "cost": None, "saved_at": 0.0, "input_form": 0,
+    "cost": None, "usage": None, "saved_at": 0.0, "input_form": 0,
 }  # fmt: skip
 _TABLES = ("records", "runs", "steps", "step_code", "sent_calls")
 
@@ -288,7 +289,9 @@ class Rescued:
     def _count(self) -> None:
         writer = self._writer
         self.records = writer.execute("select count(*) from records").get
-        writer.execute("update steps set results=0, failures=0, records=0, seconds=0, cost=0")
+        writer.execute(
+            "update steps set results=0, failures=0, records=0, seconds=0, cost=0, usage='{}'"
+        )
         extend(writer)
         # ids are missing, which means damage where nothing was ever deleted
         writer.execute("update system_state set value = 1 where name = 'generation'")
@@ -309,8 +312,9 @@ class Rescued:
             return
         self._writer.executemany(
             "update steps set seconds = seconds + ?2, cost = cost + ?3 where id = ?1",
-            [(step, *both) for step, both in sums.items()],
+            [(step, seconds, cost) for step, (seconds, cost, _) in sums.items()],
         )
+        usage.change(self._writer, ((step, counts) for step, (*_, counts) in sums.items()))
 
     def _tell(self, what: str, means: str, record: int | None = None, key: Any = None) -> None:
         if len(self.problems) < MOST_NAMED:

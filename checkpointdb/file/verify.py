@@ -14,6 +14,7 @@ from typing import Any
 import apsw
 import msgspec
 
+from . import usage
 from .key_index import IDENTITY_BYTES, KEY_BYTES, dropped, indexed_to, state, tally
 from .records import Entry, checksum
 from .sql import rows
@@ -24,7 +25,7 @@ STEPS_OF_SQLITE = 200_000  # of its virtual machine, between two looks at signal
 # What an `Entry` is made of, up to `replaces`.
 ENTRY = f"""
        {KEY_BYTES}, {IDENTITY_BYTES}, position, attempts, records.seconds, records.cost, error,
-       result, input, input_form, cast(row_digest as blob), occurrence
+       result, input, input_form, cast(row_digest as blob), occurrence, records.usage
 """
 
 OnProgress = Callable[[str, float | None], object]
@@ -170,6 +171,8 @@ def _of_record(id: int, expected: int, step: Any, run: Any, *fields: Any) -> Ite
         yield Problem(
             f"record {id}: a numeric column no longer holds a number", _ELSEWHERE, id, key
         )
+    elif not usage.is_sound(entry.usage):
+        yield Problem(f"record {id}: its token counts are not numbers by name", _ELSEWHERE, id, key)
 
 
 def _page(connection: apsw.Connection, last: int) -> list[tuple[Any, ...]]:
@@ -254,17 +257,20 @@ select records.id, records.key
 def _counters(connection: apsw.Connection, _progress: OnProgress) -> Iterator[Problem]:
     connection.execute("begin")
     try:
-        truth = {row[0]: row[1:] for row in tally(connection, 0, indexed_to(connection))}
+        high = indexed_to(connection)
+        truth = {row[0]: row[1:] for row in tally(connection, 0, high)}
+        used = usage.sums(connection, "id <= ?", (high,))
         gone = dropped(connection)
         counted: list[Any] = connection.execute(
-            "select id, name, version, results, failures, records, seconds, cost from steps"
+            "select id, name, version, results, failures, records, seconds, cost, usage from steps"
         ).fetchall()
     finally:
         connection.execute("rollback")
     for id, name, version, *counts in counted:
-        seconds, cost = gone.get(id, (0.0, 0.0))
+        seconds, cost, more = gone.get(id, (0.0, 0.0, {}))
         *numbers, measured, paid = truth.get(id, (0, 0, 0, 0.0, 0.0))
-        right = [*numbers, measured + seconds, paid + cost]
+        tokens = usage.as_json(usage.added(used.get(id, {}), more))
+        right = [*numbers, measured + seconds, paid + cost, tokens]
         if not all(map(_equal, counts, right)):
             yield Problem(
                 f"step {name!r} version {version!r}: its counters say {_listed(counts)}; its "
@@ -275,12 +281,15 @@ def _counters(connection: apsw.Connection, _progress: OnProgress) -> Iterator[Pr
 
 def _equal(one: Any, other: Any) -> bool:
     """Compare two sums; those of fractions depend on the order of adding."""
+    if isinstance(other, str):
+        return usage.is_equal(one, other)
     return type(one) in (int, float) and bool(abs(one - other) <= 1e-6 * max(1, abs(other)))
 
 
 def _listed(counts: list[Any]) -> str:
-    results, failures, records, seconds, cost = counts
-    return f"{results} results, {failures} failures, {records} records, {seconds} s, ${cost}"
+    results, failures, records, seconds, cost, tokens = counts
+    said = f"{results} results, {failures} failures, {records} records, {seconds} s, ${cost}"
+    return said if tokens == usage.NOTHING else f"{said}, {tokens}"
 
 
 def _ids(connection: apsw.Connection, _progress: OnProgress) -> Iterator[Problem]:

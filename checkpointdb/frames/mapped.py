@@ -6,6 +6,7 @@ from typing import Any
 
 from .kinds import kind_of
 from .of_arrow import map_arrow
+from .of_columns import map_columns
 from .of_datasets import map_datasets
 from .of_pandas import map_pandas
 from .of_polars import map_polars
@@ -26,13 +27,13 @@ def mapped(frame: Any, one: Pass) -> Any:
     package, name = kind = kind_of(frame)
     if kind in _LINES:
         raise TypeError(f"map: a {package} {name}: give {_LINES[kind]}")
-    do = _DO.get(package)
+    do = map_columns if kind == ("builtins", "dict") else _DO.get(package)
     if do is None and hasattr(frame, "__arrow_c_stream__"):
         do = map_arrow
     if do is None:
         raise TypeError(
-            f"map takes a data frame, a table or a data set, not a {package} {name}: for other "
-            "rows, use run"
+            "map takes a data frame, a table, a data set or a dict of columns, not a "
+            f"{package} {name}: for other rows, use run"
         )
     (one.check_series if name == "Series" else one.check_frame)()
     return do(frame, name, one)

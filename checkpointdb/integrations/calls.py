@@ -22,7 +22,7 @@ from ..store import Store
 from ..values.keys import key_of
 from .answers import Reading, UpstreamError, content_of, events_of, is_stream
 from .live import Live
-from .prices import Prices
+from .prices import Prices, counts_of
 from .recipes import Asked
 
 
@@ -132,8 +132,9 @@ class Calls:
             step = self._steps.get((name, is_async))
             if step is None:
                 options: StepOptions = {
-                    "save": every(rows=1), "on_error": "record", "ledger": True, **self._options,
-                    "name": name, "using": ("call",), "on_change": "reuse", "ignore": (ITS_CODE,),
+                    "save": every(rows=1), "on_error": "record", "ledger": True,
+                    "usage": counts_of, **self._options, "name": name, "using": ("call",),
+                    "on_change": "reuse", "ignore": (ITS_CODE,),
                 }  # fmt: skip
                 if self._prices is not None:
                     options["cost"] = self._prices.cost

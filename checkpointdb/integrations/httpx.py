@@ -110,7 +110,7 @@ class Checkpointed:
         """Return the transport beneath, of the package that the request is of."""
         if self._transport is not None:
             return self._transport
-        package = _package(request)
+        package = package_of(request)
         inner = self._inner.get((package.__name__, is_async))
         if inner is None:
             make = package.AsyncHTTPTransport if is_async else package.HTTPTransport
@@ -125,7 +125,7 @@ class Checkpointed:
         return refusal(request, 404, "not_saved", f"{what}, and a replay calls nothing")
 
     def _response(self, request: Any, live: Live, how: str) -> Any:
-        package, headers = _package(request), [*live.headers, (HOW, how or live.how)]
+        package, headers = package_of(request), [*live.headers, (HOW, how or live.how)]
         more = {"request": request, "headers": headers, "extensions": {"live": live}}
         if live.error is not None and not live.is_stream:
             return _of_error(request, live.error)
@@ -166,7 +166,7 @@ class Checkpointed:
         await self.aclose()
 
 
-def _package(request: Any) -> Any:
+def package_of(request: Any) -> Any:
     """Return `httpx` or `httpx2`, whichever a request is of."""
     return importlib.import_module(type(request).__module__.partition(".")[0])
 
@@ -175,7 +175,7 @@ def _of_error(request: Any, error: BaseException) -> Any:
     """Return the answer that an error stands for; raise it if it stands for none."""
     if isinstance(error, UpstreamError):
         headers, content = error.headers, error.content
-        return _package(request).Response(
+        return package_of(request).Response(
             error.status, headers=headers, content=content, request=request
         )
     if isinstance(error, BudgetExceeded):
@@ -190,7 +190,7 @@ def refusal(request: Any, status: int, kind: str, message: str) -> Any:
     body = {"error": {"message": f"checkpointdb: {message}", "type": kind, "code": kind}}
     headers = {"content-type": "application/json", "x-should-retry": "false"}
     content = json.dumps(body).encode()
-    return _package(request).Response(status, headers=headers, content=content, request=request)
+    return package_of(request).Response(status, headers=headers, content=content, request=request)
 
 
 @functools.cache

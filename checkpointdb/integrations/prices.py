@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ..file.usage import MOST
 from .answers import content_of, decoded, events_of, is_stream, parts_of
 
 _MILLION = 1e6
@@ -92,15 +93,35 @@ class Prices:
 
 def tokens_of(answer: Mapping[str, Any]) -> Tokens:
     """Return how many tokens a saved answer took; estimated if its provider does not say."""
+    usage = usage_of(answer)
+    if not usage:
+        return Tokens(output=len(content_of(answer)) / _BYTES_A_TOKEN)
+    return _counted(usage)
+
+
+def usage_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a saved answer says of its usage, in its provider's words; {} if nothing."""
     usage = dict[str, Any]()
     for body in _bodies(answer):
         for holder in (body.get("message"), body.get("response"), body):
             for name in ("usage", "usageMetadata"):
                 found = holder.get(name) if isinstance(holder, dict) else None
                 usage |= found if isinstance(found, dict) else {}
-    if not usage:
-        return Tokens(output=len(content_of(answer)) / _BYTES_A_TOKEN)
-    return _counted(usage)
+    return usage
+
+
+def counts_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole numbers of what a saved answer says of its usage: `usage=` of a step."""
+    return _whole_numbers(usage_of(answer))
+
+
+def _whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out dollars, labels and what no provider should say: the answer is good anyway."""
+    return {
+        name: _whole_numbers(value) if isinstance(value, dict) else value
+        for name, value in usage.items()
+        if isinstance(value, dict) or (type(value) is int and 0 <= value <= MOST)
+    }
 
 
 def _bodies(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 from .. import interrupts
 from ..engine.begin import Running, begin
 from ..engine.job import Job, Spec
+from ..engine.paid import Paid
 from ..errors import ReplayMissError, StoreError
 from ..file.opened import Durability
 from ..policy import SavePolicy
@@ -163,13 +164,13 @@ class Direct:
         return self.do(_get_all, rows, numbers) if self._where.exists() else [MISS] * len(rows)
 
     def put(
-        self, row: Any, result: Any, nth: int, cost: float | None, seconds: float, replace: bool
+        self, row: Any, result: Any, nth: int, paid: Paid, seconds: float, replace: bool
     ) -> None:
         """Save a result that was computed elsewhere; see `Step.put`."""
         if self._where.is_replayed:
             raise StoreError(f"{self._where.path}: a replay saves nothing", self._where.path)
         with self._putting:
-            self.do(_put, row, result, nth, cost, seconds, replace)
+            self.do(_put, row, result, nth, paid, seconds, replace)
 
 
 def _get(running: Running, row: Any, nth: int) -> Any:
@@ -185,7 +186,7 @@ def _get_all(running: Running, rows: list[Any], numbers: list[int]) -> list[Any]
 
 @interrupts.one_call
 def _put(
-    running: Running, row: Any, result: Any, nth: int, cost: float | None, seconds: float,
+    running: Running, row: Any, result: Any, nth: int, paid: Paid, seconds: float,
     replace: bool,
 ) -> None:  # fmt: skip
     intake, calls = running.intake, running.calls
@@ -199,7 +200,7 @@ def _put(
     if is_over_good:
         intake.replace(slot)
     intake.open(slot)
-    calls.put(slot, result, seconds, cost, is_over_good)
+    calls.put(slot, result, seconds, paid, is_over_good)
 
 
 # --- open sessions

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ def in_executor(step: Any, executor: Executor, workers: int) -> Loop:
         TypeError: the step cannot travel to another process; the message says which object.
     """
     fn = _portable(step, executor)
+    if isinstance(executor, ProcessPoolExecutor):
+        _watch_from_the_start(executor)
 
     def loop(running: Running, signals: Signals) -> Iterator[Any]:
         submit = _Shipping(fn, running.calls, executor).submit
@@ -97,7 +99,8 @@ class _Shipping:
         calls.sent()
         interrupts.sent.add(sent)
         kept.sent = sent
-        sent.add_done_callback(lambda _: self._receive(slots, start, sent, kept, nth))
+        # it must not hold itself: Dask computes again what it lost and somebody still holds
+        sent.add_done_callback(lambda sent: self._receive(slots, start, sent, kept, nth))
 
     def _send_later(self, slots: list[Slot], kept: _Kept, nth: int) -> None:
         """Have a thread send a call after a pause, unless it is cancelled before."""
@@ -133,6 +136,8 @@ class _Shipping:
             self._keep(slots, start, sent, kept, nth)
         finally:
             interrupts.sent.discard(sent)
+            if kept.sent is sent:
+                kept.sent = None
 
     def _keep(
         self, slots: list[Slot], start: float, sent: Future[Any], kept: _Kept, nth: int
@@ -164,10 +169,11 @@ class _Shipping:
 class _Kept(Future[None]):
     """Done when a call's result is kept; cancelled only if the call itself could be."""
 
-    sent: Future[Any]
+    sent: Future[Any] | None
 
     def cancel(self) -> bool:
-        return not self.done() and self.sent.cancel() and super().cancel()
+        sent = self.sent  # None once it has returned
+        return not self.done() and sent is not None and sent.cancel() and super().cancel()
 
 
 def _hand_over(
@@ -219,9 +225,12 @@ def _end_with_driver(_process: int) -> None:
 
     A pool's own workers wait on for a call that nobody sends.
     """
-    driver, parent = multiprocessing.parent_process(), os.getppid()
+    driver = multiprocessing.parent_process()
     if driver is None:
         return
+    # the driver is the parent, and may be gone already; under forkserver the fork server is
+    forked_by_server = multiprocessing.get_start_method() == "forkserver"
+    parent = os.getppid() if forked_by_server else driver.pid
 
     def watch() -> None:
         while driver.is_alive() and os.getppid() == parent:
@@ -229,6 +238,19 @@ def _end_with_driver(_process: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="checkpointdb-driver", daemon=True).start()
+
+
+def _watch_from_the_start(pool: ProcessPoolExecutor) -> None:
+    """Have the workers that a pool starts from now on end with the driver, even without a call."""
+    before = pool._initializer  # a pool has no other way to reach a worker before its first call
+    if getattr(before, "func", None) is not _begin_worker:
+        pool._initializer = functools.partial(_begin_worker, before)
+
+
+def _begin_worker(initializer: Callable[..., object] | None, *args: Any) -> None:
+    _end_with_driver(os.getpid())
+    if initializer is not None:
+        initializer(*args)
 
 
 class _Row(NamedTuple):

@@ -208,8 +208,11 @@ class Pooled:
 def call(running: Running, row: Any) -> Any:
     """Call the step for one row outside any loop; from any thread."""
     intake, results = running.intake, running.results
+    if intake.expects_hit and (hit := intake.hit(row)) is not None:
+        return results.give(*hit)
     while True:
         place = intake.place_of(row)
+        intake.expects_hit = not place.must_compute
         try:
             finish_call(running, place)
             if not orphaned(place):

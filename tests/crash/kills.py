@@ -226,7 +226,7 @@ class _Lived:
         """Liveness: the workers of a killed driver end by themselves."""
         orphans = watch.children()
         self.children += len(orphans)
-        watch.all_ended(orphans)
+        watch.all_ended(orphans, self._stacks)
 
     def live_to_the_end(self) -> None:
         """Liveness: run again, and everything is there and nobody holds it."""

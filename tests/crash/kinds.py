@@ -221,6 +221,7 @@ KINDS |= {
     "workers": workers,
 }
 SHARED = ("shared", "stopped", "workers")
+ALONE = [kind for kind in KINDS if kind != "workers"]  # of one process
 STEPS_OF = {
     "two steps": [("label", 1), ("other", "b")],
     "forget": [("label", 1), ("other", 1)],

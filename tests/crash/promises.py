@@ -118,6 +118,11 @@ PROMISES: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("What `redact=` names is in no byte of the file and in no log.",
      ("test_redact.py::test_no_byte_of_it_is_in_the_file_or_in_a_log",)),
+    ("No row is ever in two live batches of a provider, whatever is killed, however many processes "
+     "submit.",
+     ("test_openai_batch.py::test_a_killed_driver_is_gone_on_with",
+      "test_openai_batch.py::test_processes_that_submit_at_once_submit_a_row_once",
+      "test_openai_batch.py::test_twenty_kills_at_random_instants")),
 ]  # fmt: skip
 
 NOT_PROMISED = """

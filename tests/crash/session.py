@@ -6,10 +6,11 @@ part can be done again by itself, and what kills or hangs the laboratory is a vi
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from typing import Any
 
@@ -68,12 +69,22 @@ def _syncs(seed: int, states: int) -> power.Power:
 def _faults(seed: int, states: int) -> power.Power:
     lab = faults.Faults(seed)
     while lab.points < states:
-        kind = lab.chance.choice([it for it in kinds.KINDS if it != "workers"])
+        kind = lab.chance.choice(kinds.ALONE)
         options = lives.draw(lab.chance, [kind], rows=6, size=100)
         operations = lab.operations(options)
         for at in lab.chance.sample(range(1, operations + 1), min(12, operations)):
             error, lasting = lab.chance.choice(["EIO", "ENOSPC"]), lab.chance.random() < 0.5
             lab.point(options, faults.Fault(at, error, lasting))
+    return lab
+
+
+def _everywhere(seed: int, kind: str) -> power.Power:
+    """Each operation of a small life fails in turn, with each error, once and from then on."""
+    lab = faults.Faults(seed)
+    options = lives.draw(lab.chance, [kind], rows=2, size=100)
+    places = range(1, lab.operations(options) + 1)
+    for at, error, lasting in itertools.product(places, ("EIO", "ENOSPC"), (False, True)):
+        lab.point(options, faults.Fault(at, error, lasting))
     return lab
 
 
@@ -116,9 +127,8 @@ def _signals(seed: int, states: int) -> signals.Signals:
 
 def _clocks(seed: int, states: int) -> power.Power:
     lab = clocks.Clocks(seed)
-    alone = [it for it in kinds.KINDS if it != "workers"]
     while lab.images < states and not lab.violations:
-        lab.try_once(lives.draw(lab.chance, alone, rows=6, size=100), min(20, states))
+        lab.try_once(lives.draw(lab.chance, kinds.ALONE, rows=6, size=100), min(20, states))
     return lab
 
 
@@ -138,40 +148,53 @@ def _processes(seed: int, states: int) -> processes.Processes:
 
 # name -> what runs it, which share of the states it is asked for, and how many are enough
 EXPERIMENTS: dict[str, tuple[Experiment, float, int]] = {
-    "power": (_power, 0.6, 1 << 60),
+    "power": (_power, 0.45, 1 << 60),
     "sharing": (_sharing, 0.1, 1 << 60),
     "sectors": (_sectors, 0.1, 1 << 60),
     "syncs": (_syncs, 0.1, 1 << 60),
     "clocks": (_clocks, 0.01, 1 << 60),
-    "faults": (_faults, 0.03, 8_000),
-    "exceptions": (_exceptions, 0.015, 5_000),
-    "rot": (_rot, 0.05, 1 << 60),
-    "kills": (_kills, 0.015, 6_000),
-    "signals": (_signals, 0.02, 8_000),
+    "faults": (_faults, 0.08, 8_000),
+    "exceptions": (_exceptions, 0.06, 5_000),
+    "rot": (_rot, 0.04, 1 << 60),
+    "kills": (_kills, 0.02, 6_000),
+    "signals": (_signals, 0.06, 8_000),
     "processes": (_processes, 0.002, 100),
 }
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A part of an experiment, which can be done again by itself."""
+    """A part of an experiment, which can be done again by itself.
+
+    Attributes:
+        name: of the experiment.
+        seed: of every choice.
+        states: about how many.
+        everywhere: instead, a kind of life in which each operation fails in turn.
+    """
 
     name: str
     seed: int
     states: int
+    everywhere: str = ""
 
     def do(self) -> tuple[dict[str, Any], list[Any]]:
         """Return what was counted, and what was broken."""
         start = time.monotonic()
-        lab = EXPERIMENTS[self.name][0](self.seed, self.states)
+        if self.everywhere:
+            lab = _everywhere(self.seed, self.everywhere)
+        else:
+            lab = EXPERIMENTS[self.name][0](self.seed, self.states)
         return lab.counts() | {"seconds": round(time.monotonic() - start, 1)}, lab.violations
 
 
 def parts(seed: int, states: int, only: tuple[str, ...]) -> Iterator[Part]:
     """Yield the parts of a session, each experiment's in turn."""
-    left: dict[str, int] = {}
-    for name, (_, share, most) in EXPERIMENTS.items():
-        if not only or name in only:
-            left[name] = min(most, max(4, round(states * (1 if only else share))))
+    chosen = {name: it for name, it in EXPERIMENTS.items() if not only or name in only}
+    shares = sum(share for _, share, _ in chosen.values())
+    left = {
+        name: min(most, max(4, round(states * share / shares)))
+        for name, (_, share, most) in chosen.items()
+    }
     size = {name: min(10 * PART, max(PART, many // 8)) for name, many in left.items()}
     while left:
         for name in list(left):
@@ -189,6 +212,7 @@ def run(
     only: tuple[str, ...],
     done: Callable[[Part, Report], object],
     jobs: int = 1,
+    everywhere: Sequence[str] = (),
 ) -> Report:
     """Run the experiments, or `only` these, and return the report.
 
@@ -198,8 +222,11 @@ def run(
         only: names of experiments; all of them if empty.
         done: takes each part, and the report so far, when it is done.
         jobs: how many parts are done at the same time.
+        everywhere: kinds of lives; do nothing but let each of their operations fail.
     """
-    report, waiting, running = Report(seed, states), parts(seed, states, only), dict[int, Any]()
+    report, running = Report(seed, states), dict[int, Any]()
+    each = (Part("faults", seed, 0, kind) for kind in everywhere)
+    waiting = each if everywhere else parts(seed, states, only)
     with power.scratch() as directory:
         while True:
             while len(running) < jobs and (part := next(waiting, None)) is not None:
@@ -241,5 +268,8 @@ def _result(pid: int, status: int, directory: str, part: Part) -> tuple[dict[str
         return {"seconds": 0.0}, [msgspec.to_builtins(power.Violation(part.name, part, None, text))]
     with open(os.path.join(directory, str(pid)), "rb") as file:
         counts, violations = msgspec.msgpack.decode(file.read())
-    again = f"--seed {part.seed} --states {part.states} --only {part.name}"
+    what = f"--states {part.states} --only {part.name}"
+    if part.everywhere:
+        what = f"--everywhere '{part.everywhere}'"
+    again = f"--seed {part.seed} {what}"
     return counts, [violation | {"again": again} for violation in violations]
