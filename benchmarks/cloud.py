@@ -20,8 +20,8 @@ import urllib.request
 import checkpointdb as ckpt
 from checkpointdb.cloud.bucket import Bucket
 
-ROWS, PAIRS = 60_000, 5
-SLOW_ROWS, CADENCE = 4_000, 1.0
+ROWS, PAIRS = 60_000, 3
+SLOW_ROWS, CADENCE = 2_000, 1.0
 
 
 def label(row):
