@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import checkpointdb as ckpt
+from checkpointdb.cloud import compaction
+from checkpointdb.cloud.bucket import Bucket
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["pytest", "cloud_life", "checkpointdb.step"])
@@ -31,10 +34,16 @@ def pull(path, url):
     ckpt.pull(url, path)
 
 
-def ends(what, *args, die_at=0, before=False):
-    """Live such a life in a process of its own, killed at a request; return the exit code.
+def compact(url):
+    """Bring all segments together."""
+    bucket = Bucket(url)
+    compaction.compact(bucket, bucket.segments(), all=True)
 
-    0 if there was no such request. A note that the store keeps is a moment to die at, too.
+
+def ends(what, *args, die_at=0, before=False):
+    """Live such a life in a process of its own; return the exit code, or how many requests it made.
+
+    A note that the store keeps is a moment to die at, too.
     """
     process = context.Process(target=_live, args=(what, args, die_at, before))
     process.start()
@@ -51,6 +60,7 @@ def _live(what, args, die_at, before):
         for name in names:
             setattr(holder, name, _deadly(getattr(holder, name), die_at, before))
     what(*args)
+    sys.exit(requests)
 
 
 def _deadly(call, die_at, before):
@@ -95,3 +105,10 @@ def slowly(path, url, calls, cadence):
 
     label = ckpt.step(path, version=1, remote=url, ship=ckpt.every(seconds=cadence))(slow)
     list(label.run(range(100_000)))
+
+
+def some(path, url, n):
+    """Compute some rows, and end."""
+    label = ckpt.step(path, version=1, remote=url, ship=ckpt.every(seconds=0.1))(row)
+    list(label.run(range(n)))
+    label.store.close()

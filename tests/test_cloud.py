@@ -18,7 +18,7 @@ from checkpointdb import BucketError, Store, StoreError, StoreVersionError, ever
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 
-from checkpointdb.cloud import segment
+from checkpointdb.cloud import compaction, segment
 from checkpointdb.cloud.bucket import Bucket
 from checkpointdb.cloud.names import Name, in_order
 
@@ -33,6 +33,13 @@ def at(tmp_path):
 @pytest.fixture
 def url(tmp_path):
     return f"file://{tmp_path}/bucket"
+
+
+def remove(path):
+    """Lose a machine's file."""
+    for ending in ("", "-wal", "-shm"):
+        if os.path.exists(path + ending):
+            os.unlink(path + ending)
 
 
 def objects(url):
@@ -140,10 +147,12 @@ def test_an_older_copy_that_was_put_back_goes_on(at, url):
 
 def test_records_of_a_store_that_was_merged_in_are_shipped(at, url):
     """Of one whose older records came from the bucket: they are read in the right order."""
-    push(at("x"), url, 1, 2)
-    pull(url, at("s"))
     with Store(at("x")) as store:
-        Log(store).add(3)
+        log = Log(store)
+        log.add(1, 2)
+        store.push(url)
+        pull(url, at("s"))
+        log.add(3)  # of the same run
     with Store(at("s")) as store:
         store.merge(at("x"))
         Log(store).add(4)
@@ -208,7 +217,7 @@ def test_many_such_days(at, url, tmp_path, seed):
 def many(at, url, tmp_path, seed, acts):
     print("seed", seed)
     choose = random.Random(seed)
-    stores, known, shipped, n = {"s0": set()}, {}, set(), 0
+    stores, runs, shipped, n = {"s0": set()}, {}, set(), 0
     with Store(at("s0")):
         pass
     push(at("s0"), url)
@@ -218,8 +227,12 @@ def many(at, url, tmp_path, seed, acts):
         if what == "add":
             more = range(n, n := n + choose.randrange(1, 5))
             with Store(at(name)) as store:
-                Log(store).add(*more)
+                log = Log(store)
+                log.run = runs.setdefault(name, log.run)  # it goes on, or a new one begins
+                log.add(*more)
             stores[name].update(more)
+            if choose.random() < 0.3:
+                del runs[name]
         elif what == "again" and stores[name]:
             with Store(at(name)) as store:
                 Log(store).add(entry(choose.choice(sorted(stores[name]))))
@@ -236,7 +249,7 @@ def many(at, url, tmp_path, seed, acts):
             with Store(at(name)) as store:
                 store.merge(at(other))
             stores[name] |= stores[other]
-        assert set(rows_of(at(name))) == {("label", it) for it in stores[name]}, known
+        assert set(rows_of(at(name))) == {("label", it) for it in stores[name]}
     assert pulled(url, at("all")) == expected(*shipped)
 
 
@@ -258,6 +271,7 @@ class TestErrors:
         with pytest.raises(BucketError, match="nothing was pushed there"):
             pull(url, at("a"))
         assert not os.path.exists(at("a"))
+        assert not os.path.exists(url.removeprefix("file://"))
 
     @pytest.mark.parametrize("bad", [b"{}", b"\xff", b'{"format":1,"id":7}'])
     def test_another_manifest(self, at, url, tmp_path, bad):
@@ -329,29 +343,39 @@ class TestNames:
 
 
 RESULTS = {("row", n): {"n": n, "result": n * 7} for n in range(30)}
+each_moment = pytest.mark.parametrize("all", [False, pytest.param(True, marks=pytest.mark.slow)])
+
+
+def moments(requests, all):
+    """Return moments to die at, and whether before the request or after it: some, or all."""
+    every = [(k, before) for k in range(1, requests + 1) for before in (True, False)]
+    if not all:
+        seed = random.randrange(10**9)
+        print("seed", seed)
+        every = random.Random(seed).sample(every, 3)
+    return every
 
 
 @pytest.mark.linux
-@pytest.mark.parametrize("before", [True, False])
-def test_killed_at_each_request_of_a_push(at, url, before, tmp_path):
+@each_moment
+def test_killed_at_a_request_of_a_push(at, url, tmp_path, all):
     """Nothing is lost; and a segment whose note was not written any more is not shipped again."""
-    assert life.ends(life.ship, at("a"), url, 10) == 0
+    life.ends(life.ship, at("a"), url, 10)
     shutil.copytree(tmp_path / "bucket", tmp_path / "kept")
-    os.rename(at("a"), at("kept"))
-    for k in range(1, 100):
+    shutil.copy(at("a"), at("kept"))
+    requests = life.ends(life.ship, at("a"), url, 10, 30)
+    assert requests > 5
+    for k, before in moments(requests, all):
         shutil.rmtree(tmp_path / "bucket")
         shutil.copytree(tmp_path / "kept", tmp_path / "bucket")
+        remove(at("a"))
         shutil.copy(at("kept"), at("a"))
-        code = life.ends(life.ship, at("a"), url, 10, 30, die_at=k, before=before)
+        assert life.ends(life.ship, at("a"), url, 10, 30, die_at=k, before=before) == -9
         with Store(at("a")) as store:
             store.push(url)
         assert push(at("a"), url).segments == 0
-        assert rows_of(at("a")) == pulled(url, at(f"all{k}")) == RESULTS
-        assert shipped_records(url) == 30, f"doubled: killed at request {k}"
-        if code == 0:
-            break
-        assert code == -9
-    assert k > 5
+        assert rows_of(at("a")) == pulled(url, at(f"all{k}{before}")) == RESULTS
+        assert shipped_records(url) == 30, f"doubled: killed at request {k}, before: {before}"
 
 
 def shipped_records(url):
@@ -365,15 +389,92 @@ def shipped_records(url):
 
 
 @pytest.mark.linux
-def test_killed_at_each_request_of_a_pull(at, url):
+@each_moment
+def test_killed_at_a_request_of_a_pull(at, url, all):
     for numbers in (10,), (10, 20):
         life.ends(life.ship, at("a"), url, *numbers)
-    for k in range(1, 100):
-        if life.ends(life.pull, at("b"), url, die_at=k) == 0:
-            break
+    for k, before in moments(5, all):
+        assert life.ends(life.pull, at("b"), url, die_at=k, before=before) == -9
         assert not os.path.exists(at("b"))
-    assert k > 4
+    assert life.ends(life.pull, at("b"), url) == 5
     assert len(rows_of(at("b"))) == 20
+
+
+class TestCompaction:
+    @pytest.fixture
+    def many(self, at, url, monkeypatch):
+        """Two writers of many segments; rows deleted, computed again, of another machine."""
+        monkeypatch.setattr(segment, "MOST_RECORDS", 2)
+        push(at("a"), url, *range(9))
+        with Store(at("a")) as store:
+            store.forget(where="position = 3")
+            Log(store).add(10, entry(1, result='"again"'), 11, 12)
+            store.push(url)
+        push(at("b"), url, 3, 20, 21, 22, entry(23, error=ERROR), 24)
+        with Store(at("b")) as store:
+            Log(store).add(entry(23, result='"at last"'))
+            store.push(url)
+        return pulled(url, at("before"))
+
+    def test_less_objects_and_the_same_store(self, at, url, many):
+        assert len(objects(url)) == 12
+        assert life.compact(url) is None
+        assert len(objects(url)) == 5  # of four openings, and the manifest
+        assert pulled(url, at("b2")) == many
+        for name in Bucket(url).segments():
+            with Store(f"{url.removeprefix('file://')}/{name.path}", readonly=True) as store:
+                assert store.verify() == []
+
+    def test_while_somebody_reads(self, at, url, many, monkeypatch):
+        """Every segment that was listed is gone when it is asked for."""
+        listed = Bucket.segments
+
+        def late(bucket):
+            names = listed(bucket)
+            monkeypatch.setattr(Bucket, "segments", listed)
+            life.compact(url)
+            return names
+
+        monkeypatch.setattr(Bucket, "segments", late)
+        assert pulled(url, at("c")) == many
+
+    @pytest.mark.linux
+    @each_moment
+    def test_killed_at_a_request(self, at, url, many, tmp_path, all):
+        shutil.copytree(tmp_path / "bucket", tmp_path / "kept")
+        requests = life.ends(life.compact, url)
+        assert requests > 15
+        for k, before in moments(requests, all):
+            shutil.rmtree(tmp_path / "bucket")
+            shutil.copytree(tmp_path / "kept", tmp_path / "bucket")
+            assert life.ends(life.compact, url, die_at=k, before=before) == -9
+            assert pulled(url, at(f"x{k}{before}")) == many, f"killed at {k}, before: {before}"
+            life.compact(url)
+            assert len(objects(url)) == 5
+            assert pulled(url, at(f"y{k}{before}")) == many
+
+    def test_a_writer_does_it_by_itself(self, at, url, monkeypatch):
+        monkeypatch.setattr(segment, "MOST_RECORDS", 1)
+        push(at("a"), url, *range(70))
+        assert len(objects(url)) == 1 + 2 + 6
+        assert pulled(url, at("b")) == expected(*range(70))
+        assert push(at("a"), url).segments == 0
+
+    def test_it_needs_no_more_than_it_is_worth(self):
+        names = [Name("000001-" + "a" * 16, n, n, "", 1) for n in range(1, 100)]
+        assert [len(it) for it in compaction._groups(names, False)] == [32, 32, 32]
+        assert [len(it) for it in compaction._groups(names, True)] == [99]
+        big = [Name(it.writer, it.first, it.last, "", compaction.MOST // 5) for it in names[:12]]
+        assert [len(it) for it in compaction._groups(big, False)] == [5, 5]
+        bigger = [Name(it.writer, it.first, it.last, "", compaction.MOST) for it in names]
+        assert compaction._groups(bigger, True) == []
+
+    def test_by_command(self, at, url, many):
+        assert invoke("compact", url, "--dry-run").exit_code == 0
+        done = invoke("compact", url, "--yes")
+        assert (done.exit_code, "4 segments now" in done.stderr) == (0, True)
+        assert invoke("compact", url + "/nothing", "--yes").exit_code == 1
+        assert pulled(url, at("c")) == many
 
 
 class TestCommands:

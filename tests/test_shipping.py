@@ -13,6 +13,7 @@ import cloud_life as life
 import pytest
 from conftest import verify
 from stores import Log, entry
+from test_cloud import remove
 from test_merge import rows_of
 
 import checkpointdb as ckpt
@@ -52,13 +53,6 @@ def until(true):
 
 def segments(url):
     return Bucket(url).segments() if os.path.isdir(url.removeprefix("file://")) else []
-
-
-def remove(path):
-    """Lose a machine's file."""
-    for ending in ("", "-wal", "-shm"):
-        if os.path.exists(path + ending):
-            os.unlink(path + ending)
 
 
 def double(row):
@@ -127,12 +121,15 @@ def test_runs_of_hits_alone_make_no_segment(at, url):
     assert len({it.writer for it in segments(url)}) == 1
 
 
-def test_two_handles_of_one_store_ship_it_once(at, url):
+def test_two_handles_of_one_store_ship_it_once(at, url, monkeypatch):
+    """Even if one of them is closed while its segment is on its way."""
+    put = Bucket.put
+    monkeypatch.setattr(Bucket, "put", lambda *args: (time.sleep(0.1), put(*args)))
     one, other = (Store(at("a"), remote=url, ship=every(rows=1)) for _ in range(2))
     logs = [Log(store) for store in (one, other)]
     for n in range(20):
         logs[n % 2].add(n)
-        time.sleep(0.01)
+        time.sleep(0.02)
     one.close()
     logs[1].add(20)
     other.close()

@@ -67,6 +67,11 @@ class Bucket:
             BucketError: there are objects, and they are not ours.
             StoreVersionError: a newer version made it.
         """
+        if self._folder is not None and not os.path.lexists(self._folder):
+            if not create:
+                return None
+            with self._mapped():
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
         found = self._read(MANIFEST)
         if found is None:
             self._check_empty()
@@ -188,7 +193,6 @@ def _opened(url: str, folder: str | None) -> Any:
     from obstore.store import LocalStore, from_url
 
     if folder is not None:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
         return LocalStore(folder)
     # a plain http:// endpoint is for tests and one's own network: said by the usual variable
     plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")

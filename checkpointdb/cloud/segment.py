@@ -62,7 +62,7 @@ def cut(path: str, since: Mark, runs: Mapping[int, str] | None, last: bool) -> S
     """
     with mapped(path), _snapshot(path) as connection:
         mark, size = _end(connection, since.to)
-        _lay(connection, SMALL_PAGE if size < SMALL_BYTES else pragmas.PAGE_SIZE)
+        lay(connection, SMALL_PAGE if size < SMALL_BYTES else pragmas.PAGE_SIZE)
         count = _copy(connection, "records", "id > ? and id <= ?", (since.to, mark.to))
         deleted = _copy(
             connection,
@@ -110,7 +110,7 @@ def _end(connection: apsw.Connection, since: int) -> tuple[Mark, int]:
     return Mark(row[0] or since, generation), row[1] or 0
 
 
-def _lay(connection: apsw.Connection, page_size: int) -> None:
+def lay(connection: apsw.Connection, page_size: int) -> None:
     """Make the tables."""
     connection.pragma("page_size", page_size, schema="main")
     for step in migrations.MIGRATIONS:
@@ -174,3 +174,8 @@ def as_store(connection: apsw.Connection) -> bytes:
     data = bytearray(connection.serialize("main"))
     data[18:20] = b"\x02\x02"  # it is in WAL mode when it is a file, as any store is
     return bytes(data)
+
+
+def in_memory(data: bytes) -> bytes:
+    """Return a store's file as a database that can be in memory, where there is no WAL."""
+    return data[:18] + b"\x01\x01" + data[20:]

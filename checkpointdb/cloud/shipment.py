@@ -9,6 +9,8 @@ at any time.
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from ..errors import BucketError
@@ -16,6 +18,7 @@ from ..file.leases import new_worker
 from ..file.log import Log
 from . import note as notes
 from .bucket import Bucket
+from .compaction import AT_ONCE, compact
 from .names import Name, has, new_writer
 from .note import Note, Sending
 from .segment import Slice, cut
@@ -46,7 +49,7 @@ class Shipment:
 
     def __init__(self, log: Log, bucket: Bucket, note: Note) -> None:
         self._log, self._bucket, self._id = log, bucket, note.bucket
-        self._claim, self._worker = note.claim, new_worker()
+        self._claim, self.worker = note.claim, new_worker()
         self._writer, self._number = "", 0
         self._runs: dict[int, str] | None = None  # that this writer has shipped
         self._ready: tuple[Name, Slice] | None = None  # noted, and perhaps put
@@ -60,7 +63,7 @@ class Shipment:
         Raises:
             BucketError: what was not shipped is shipped the next time.
         """
-        if not self._log.claim(self._worker, [self._claim]):
+        if not self._log.claim(self.worker, [self._claim]):
             return None
         done = Pushed()
         while True:
@@ -73,7 +76,7 @@ class Shipment:
 
     def close(self) -> None:
         """Let another process ship."""
-        self._log.release_claims(self._worker)
+        self._log.release_claims(self.worker)
 
     def _note(self) -> Note:
         note = next((it for it in notes.all_of(self._log) if it.bucket == self._id), None)
@@ -122,3 +125,11 @@ class Shipment:
         note = self._note()
         if note.writer == self._writer:  # or another machine took this process for dead
             notes.write(self._log, msgspec.structs.replace(note, mark=found.mark, sending=None))
+        if name.last % AT_ONCE == 0:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Bring own segments together; if that fails, the next time does it."""
+        with contextlib.suppress(BucketError):
+            own = [it for it in self._bucket.segments() if it.writer == self._writer]
+            compact(self._bucket, own)

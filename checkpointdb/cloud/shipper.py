@@ -46,6 +46,7 @@ class Shipper:
         self._log, self._bucket, self._policy = store, bucket, policy
         self._id = note.bucket
         self._shipment = Shipment(store, bucket, note)
+        self.worker = self._shipment.worker
         self._shipping = threading.Lock()
         self._asked, self._ending = threading.Event(), False
         self._run_ended = False
@@ -86,6 +87,7 @@ class Shipper:
             self._thread.join(0.05)
         if self._thread.is_alive():
             log.warning("%s", self._left("it was not shipped in time"))
+            self._release()  # the next one may ship it again
 
     # --- in the thread
 

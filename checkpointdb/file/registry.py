@@ -24,7 +24,9 @@ MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be a
 
 
 class Companion(Protocol):
-    """What goes on beside an open store."""
+    """What goes on beside an open store; what it has claimed it gives up itself."""
+
+    worker: str
 
     def wake(self) -> None:
         """Hear that a run has ended."""
@@ -196,7 +198,8 @@ class Registry(Opened):
 
         The runs would be open for as long, and the claims be held.
         """
-        for worker in list(self._claiming):
+        companions = {self.companion.worker} if self.companion is not None else set()
+        for worker in self._claiming - companions:
             self.release_claims(worker)
         for run, started in list(self._open_runs.items()):
             with self._writing() as writer:
