@@ -131,7 +131,7 @@ def test_a_row_with_two_values_of_one_name_is_refused(by):
         connection.row_factory = sqlite3.Row
         row = connection.execute("select 1 as a, 2 as a").fetchone()
         connection.close()
-    with pytest.raises(EncodeError, match="two values of this row have one name"):
+    with pytest.raises(EncodeError, match="two values of this row have the same name"):
         canonical(row)
 
 

@@ -220,7 +220,7 @@ def test_a_damaged_log_is_a_problem_said_once(store_path, tmp_path):
     shown = invoke("verify", copy)
     assert shown.exit_code == 4
     assert shown.stdout.count("is damaged, and SQLite reads nothing after it") == 1
-    assert "commits are there whole" in shown.stdout and shown.stderr == ""
+    assert "whole commits come after it" in shown.stdout and shown.stderr == ""
 
 
 # --- what a run reads and finds damaged
@@ -579,7 +579,7 @@ def test_compact_is_refused_while_a_run_is_open(filled):
         with Store(filled) as other, pytest.raises(StoreError, match="is open"):
             other.compact()
         refused = invoke("compact", filled, "--yes")
-        assert refused.exit_code == 1 and "Wait for its end" in refused.stderr
+        assert refused.exit_code == 1 and "Wait until it ends" in refused.stderr
         run.close()
         assert store.compact() == 20
 

@@ -60,7 +60,7 @@ def test_error_refuses_the_changed_row(driver, store_path):
     """Before a call; the rows before it are given out."""
     go(store_path, ROWS)
     step = driver.step(answer, store_path, key="id", name="answer", on_changed_input="error")
-    with pytest.raises(ckpt.StaleResultsError, match="another rest"):
+    with pytest.raises(ckpt.StaleResultsError, match="a different rest"):
         driver.run(step, EDITED)
 
 

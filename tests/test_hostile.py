@@ -185,7 +185,7 @@ def test_what_another_user_put_beside_a_store_is_refused(whole, tmp_path, ending
     open(path + ending, "wb").close()
     os.chown(path + ending, 65534, 65534)
     for opener in (ckpt.Store, Reader):
-        with pytest.raises(ckpt.StoreError, match="another user's: it is none of this store's"):
+        with pytest.raises(ckpt.StoreError, match="another user's: it does not belong"):
             opener(path)
 
 

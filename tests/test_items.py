@@ -227,7 +227,7 @@ def test_wrong_use_is_no_failure_of_a_row(store_path):
     for options in ({}, THREADS.options):
         with pytest.raises(TypeError, match="missing a required argument: 'client'"):
             list(step.run([1, 2], on_error="record", **options))
-    with pytest.raises(TypeError, match="is given for all rows, and once more by"):
+    with pytest.raises(TypeError, match="is given for all rows, and again by"):
         list(ckpt.run(two, [args(1, temperature=2)], store=store_path, version=1,
                       given={"temperature": 1}))  # fmt: skip
     for wrong in (("row", "client"), ("nobody",), 5):

@@ -398,7 +398,7 @@ def test_a_description_that_nobody_wrote_is_damage(described):
     """A flipped bit is not taken for another recipe."""
     for read in (depends_of, recipe_of, recipe_in_words):
         with pytest.raises(
-            DecodeError, match=r"^the key recipe of a step is none that checkpointdb writes$"
+            DecodeError, match=r"^the key recipe of a step is not one that checkpointdb writes$"
         ):
             read(described)
 

@@ -172,7 +172,7 @@ def test_what_cannot_be_meant_is_refused(store_path):
     with pytest.raises(ValueError, match="timeout"):
         label.run([], timeout=0)
     with ThreadPoolExecutor(1) as executor:
-        with pytest.raises(TypeError, match="timeout= cannot be kept in an executor's workers"):
+        with pytest.raises(TypeError, match="timeout= cannot be enforced in an executor's workers"):
             label.run([1], executor=executor)
         assert list(label.run([1], executor=executor, timeout=None)) == [1]
 

@@ -37,7 +37,7 @@ class Args(msgspec.Struct, frozen=True):
         return f"args({', '.join([*map(repr, self.args), *named])})"
 
     def __checkpoint_key__(self) -> Any:
-        raise TypeError("args(...) is a whole row, and no part of one")
+        raise TypeError("args(...) is a whole row, and cannot be part of one")
 
 
 def args(*args: Any, **kwargs: Any) -> Args:
@@ -93,7 +93,7 @@ class Binder:
         """Return the binder of a run to which `given=` and `using=` were given.
 
         Raises:
-            TypeError: a name that the function does not have, or that belongs to the other of them;
+            TypeError: a name that the function does not have, or that belongs to the other keyword;
                 a value that cannot be in a key.
         """
         if not (given or means):
@@ -105,8 +105,8 @@ class Binder:
                 canonical(value)
             except EncodeError as error:
                 raise TypeError(
-                    f"given={{{name!r}: ...}} is in every key, and {error}; a client or another "
-                    f"means belongs to using=, and step(using=({name!r},)) names it"
+                    f"given={{{name!r}: ...}} is in every key, and {error}; give a client or "
+                    f"another means by using=, and name it in step(using=({name!r},))"
                 ) from None
         return Binder(self._fn, self._using, given, means)
 
@@ -115,7 +115,7 @@ class Binder:
     def content(self, row: Any) -> Any:
         """Return what the key of a row is made of: the row itself, or its arguments.
 
-        What is left to its default is not among them: a new optional parameter changes no key.
+        An argument left to its default is not included: a new optional parameter changes no key.
 
         Raises:
             TypeError: the function cannot be called with them.
@@ -154,7 +154,7 @@ class Binder:
     def _bind(self, row: Any, more: dict[str, Any], partly: bool = False) -> inspect.BoundArguments:
         it = row if type(row) is Args else self._alone(row)
         if twice := sorted(more.keys() & it.kwargs.keys()):
-            raise TypeError(f"{twice[0]!r} is given for all rows, and once more by {row!r:.200}")
+            raise TypeError(f"{twice[0]!r} is given for all rows, and again by {row!r:.200}")
         bind = self._signature.bind_partial if partly else self._signature.bind
         bound = bind(*it.args, **more, **it.kwargs)
         if partly and (missing := [name for name in self._required if name not in bound.arguments]):
@@ -162,7 +162,7 @@ class Binder:
         return bound
 
     def _alone(self, row: Any) -> Args:
-        """Return the arguments of a row that is one of them."""
+        """Return the arguments of a call for a row that is a single argument."""
         first = next(iter(self._signature.parameters), None)
         name = self._row_name
         return Args((row,)) if name in (None, first) else Args((), {name or "": row})

@@ -40,7 +40,7 @@ from .warn import warn
 class Running:
     """A run that has begun: its parts, each complete and with its ids.
 
-    To the log it is a buffer: what of it is pending, and how to commit and close it.
+    The log sees it as a buffer: what is pending, and how to commit and close it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Running:
 
     @property
     def closed(self) -> bool:
-        """Whether it can go on no more: it was ended, or its store was closed."""
+        """Whether it can no longer go on: it was ended, or its store was closed."""
         return self.ended or self.job.store.closed
 
     @property
@@ -113,14 +113,14 @@ class Running:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a forked child, and the run its parent's."""
+        """Whether this is a forked child and the run belongs to its parent."""
         return self.job.store.log.is_forked
 
     def check_process(self) -> None:
         """Raise in a forked child: the run's threads and its file stayed with the parent.
 
         Raises:
-            StoreError: it is one.
+            StoreError: this process is a forked child.
         """
         self.job.store.log.check_process()
 
@@ -130,11 +130,11 @@ class Running:
             part.forked()
 
     def close(self) -> None:
-        """End a run that nobody goes on with."""
+        """End a run that nobody will continue."""
         end(self, "closed")
 
     def give_back(self) -> bool:
-        """Close the store if these direct calls are idle, and alone on it; tell whether it is."""
+        """Close the store if these direct calls are idle and alone on it; tell if it is closed."""
         store = self.job.store
         if len(self.in_flight) or not store.log.is_alone(self):
             return False
@@ -156,7 +156,7 @@ class Running:
         """Tell whether what the step captures has changed since the run began.
 
         Args:
-            spec: the step as it is now; its function may have been defined anew.
+            spec: the step as it is now; its function may have been defined again.
         """
         if spec.inside is self._inside and not self.captured.has_moved():
             return False
@@ -287,6 +287,6 @@ def _warn_of_twin(job: Job, step: int) -> None:
         if job.spec.separate:
             cost = "each of them pays for samples of its own"
         warn(
-            f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now, too (run "
-            f"{run}): {cost}. Stop one of them, or give shared=True to both"
+            f"step {job.spec.name!r} in {job.store.path}: process {pid} computes it now as well "
+            f"(run {run}): {cost}. Stop one of them, or give shared=True to both"
         )

@@ -1,4 +1,4 @@
-"""What must not hold up an event loop: a thread beside it, and the commits made there."""
+"""What must not hold up an event loop: a thread next to it, and the commits made there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rows import Slot
 
 
 class Beside:
-    """Commit what calls on an event loop returned, in a thread beside the loop.
+    """Commit what calls on an event loop returned, in a thread next to the loop.
 
     Promise: a row whose commit is due leaves `in_flight` after that commit, or once it failed.
 
@@ -38,7 +38,7 @@ class Beside:
             self.due.append((slot, due))
 
     async def commit_due(self, slots: list[Slot]) -> None:
-        """Have what is due committed beside the event loop; only then may anybody have it.
+        """Commit what is due in a thread next to the event loop; nobody gets it before that.
 
         One call commits for all that return meanwhile, and the others wait for it.
         """
@@ -76,7 +76,7 @@ class Beside:
                 await settled.wait()
 
     async def call(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call `fn` in a thread of the run's; it comes to its end even if we are cancelled."""
+        """Call `fn` in a thread of the run; it runs to its end even if we are cancelled."""
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
 
@@ -87,7 +87,7 @@ class Beside:
         return await asyncio.shield(asyncio.wrap_future(called))
 
     def close(self) -> None:
-        """Let the thread end; what is called later gets another."""
+        """Let the thread end; a later call gets another one."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""One step's code bound to other values in this process: never the other one's answer."""
+"""One step's code bound to different values in one process: neither gets the other's answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_binding(captured: Captured, *identity: Any) -> None:
 
 
 def check_depends(step: str, keyed: bytes | None, depends: Mapping[str, Any] | None) -> None:
-    """Raise if a value of `depends=` has changed since the step was made: its keys have the former.
+    """Raise if a value of `depends=` changed after the step was made: its keys have the old one.
 
     Raises:
         BindingError: it has.

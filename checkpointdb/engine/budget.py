@@ -1,4 +1,4 @@
-"""A step's budget over all its runs, earlier ones and those beside this one. Knows no calls."""
+"""A step's budget over all its runs, earlier ones and concurrent ones. Knows no calls."""
 
 from __future__ import annotations
 

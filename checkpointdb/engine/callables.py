@@ -44,9 +44,9 @@ def method_error(fn: Any, decorated: str) -> TypeError:
     """
     name = fn.__name__ if fn.__name__.isidentifier() else "label"
     return TypeError(
-        f"{fn.__qualname__} is a step and a method: nothing says on what of its object the result "
-        "depends, and one object's result must never answer for another's. Write a function of "
-        "what it needs outside the class:\n"
+        f"{fn.__qualname__} is a step and a method: nothing says what the result depends on in its "
+        "object, and one object's result must never be returned for another object. Outside the "
+        "class, write a function of what it needs:\n"
         f"    @ckpt.step({decorated})\n"
         f"    def {name}(row, model): ...\n"
         f"and call it in the method: return {name}(row, self.model). If it needs no object, put "
@@ -55,7 +55,7 @@ def method_error(fn: Any, decorated: str) -> TypeError:
 
 
 def parameter_of_row(signature: inspect.Signature, using: Container[str] = ()) -> str | None:
-    """Return what a function calls the argument that is the row: its first one, means aside."""
+    """Return the name of the parameter that is the row: the first one that is not a means."""
     left = (it for it in signature.parameters.values() if it.name not in using)
     first = next(left, None)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -63,7 +63,7 @@ def parameter_of_row(signature: inspect.Signature, using: Container[str] = ()) -
 
 
 def row_name(fn: Any, using: Container[str] = ()) -> str:
-    """Return what `fn` calls the argument that is the row; `row` if that cannot be told."""
+    """Return the name of the parameter of `fn` that is the row; `row` if that cannot be told."""
     try:
         return parameter_of_row(inspect.signature(fn), using) or "row"
     except (TypeError, ValueError):
@@ -81,7 +81,7 @@ def row_type(fn: Any, using: Container[str] = ()) -> Any:
 
 
 def _annotation(fn: Any, name: str) -> Any:
-    """Return one annotation; another one that cannot be resolved has nothing to do with it."""
+    """Return one annotation, even if another one cannot be resolved."""
     function = bare(fn)
     hint = getattr(function, "__annotations__", {}).get(name, Any)
     inside = inspect.unwrap(function)
@@ -99,13 +99,13 @@ def namespace_of(fn: Any) -> dict[str, Any]:
 
 
 def has_each(annotation: Any) -> bool:
-    """Tell whether a return type is of a list of results, and says of what type each of them is."""
+    """Tell whether a return type is a list of results, and says which type each of them has."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     return isinstance(origin, type) and issubclass(origin, Sequence) and bool(args)
 
 
 def type_of_each(annotation: Any) -> Any:
-    """Return the type of each result of a batch, from that of what the step returns; or Any."""
+    """Return the type of each result of a batch, from the step's return type; or Any."""
     if not has_each(annotation):
         return Any
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -141,7 +141,7 @@ def checked_rows(rows: Any, kinds: Any) -> Any:
     """Return what to read rows from; raise unless it is an iterable of rows.
 
     Raises:
-        TypeError: it is none; or a table that cannot be taken as rows.
+        TypeError: it is not one, or it is a table that cannot be taken as rows.
     """
     rows = as_rows(rows)
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, kinds):

@@ -1,4 +1,4 @@
-"""Call the step, and have what it returns or how it failed kept. Knows no loop and no SQL."""
+"""Call the step, and have its result or its failure kept. Knows no loop and no SQL."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Calls:
         ledger: if calls are to be noted before they are made.
         sharing: under `shared=True`; it is told of each call that begins, and is under way.
         pause: if calls wait for a rate limit.
-        is_direct: whether these are direct calls: what is recorded is raised, too.
-            They have no `concurrency`.
+        is_direct: whether these are direct calls: what is recorded is also raised. They have no
+            `concurrency`.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Calls:
         return self.is_paused_by(slots, error, nth)
 
     def passed(self) -> None:
-        """Say that a call returned: the next pause of no said length is short again."""
+        """Say that a call returned: the next pause whose length nobody says is short again."""
         if self.pause is not None:
             self.pause.passed()
 
@@ -237,7 +237,7 @@ class Calls:
         return self.fail(slots, error, start)
 
     def close(self) -> None:
-        """Let threads end that have no call; a call that returns later gets another."""
+        """Let idle threads end; a call that returns later gets another thread."""
         if self._limit is not None:
             self._limit.end()
         self._beside.close()
@@ -254,7 +254,7 @@ class Calls:
         self._flying.append(None)
 
     def returned(self) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         self._flying.pop()
 
     def argument(self, slots: list[Slot]) -> Any:
@@ -296,7 +296,7 @@ class Calls:
         return perf_counter()
 
     async def _abegin(self, slots: list[Slot]) -> float:
-        """Do as `begin`; the ledger is written in a thread, and the event loop not held up."""
+        """Do as `begin`, but write the ledger in a thread, so as not to hold up the event loop."""
         if self._ledger is None:
             return self.begin(slots)
         import asyncio

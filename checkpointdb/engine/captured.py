@@ -1,8 +1,8 @@
 """What a step captures: its code, the functions it calls, the values it reads. Knows no store.
 
-A value counts that the followed code reads: through globals and their attributes, closures,
-defaults, partial arguments and bound objects. Left out are names that the followed code itself
-assigns (counters, caches), what has no stable content, and secrets: see `plain.py`.
+A value counts if the followed code reads it: through globals and their attributes, closures,
+defaults, partial arguments and bound objects. Names that the followed code itself assigns
+(counters, caches), values without stable content, and secrets are left out: see `plain.py`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Captured(msgspec.Struct, frozen=True):
         return {name: root for name, root in self.roots.items() if name.startswith(_BINDING)}
 
     def has_moved(self) -> bool:
-        """Tell whether a value that was captured is another one by now, or has other content."""
+        """Tell whether a captured value was replaced since, or has other content."""
         for namespace, name, value in self.names:
             if namespace.get(name) is not value:
                 return True
@@ -94,7 +94,7 @@ def capture(
         ignore: names that do not count, as messages spell them.
         depends: values that are in the key already, by name; they do not count again.
         bound: arguments that are in the key, by name; nor do they.
-        redactor: what values are not to be shown of.
+        redactor: says what is not to be shown of values.
     """
     walk = Walk(fn)
     walk.all()

@@ -1,4 +1,4 @@
-"""Rows that `key=` finds and whose rest is another. Knows the log; settles nothing."""
+"""Rows that `key=` finds but whose other fields differ. Knows the log; settles nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .warn import warn
 class ChangedInput:
     """Compare whole rows where the key has only a part of them; a missing digest says nothing.
 
-    Under `"error"` and `"recompute"` the digests of a run's rows are kept, some 100 bytes a row,
-    for two different rows of one key in one run are an error then.
+    Under `"error"` and `"recompute"` the digests of a run's rows are kept, some 100 bytes a row:
+    there, two different rows with one key in one run are an error.
 
     Args:
         log: where saved digests are.
@@ -35,7 +35,7 @@ class ChangedInput:
         self.count = 0
 
     def other_row(self, key: bytes, row: Any) -> StaleResultsError | None:
-        """Return the error for a row of which another one with its key came before in this run."""
+        """Return the error for a row if a different row with its key came before it in this run."""
         if self._seen is None or (digest := self._digest(row)) is None:
             return None
         if self._seen.setdefault(key, digest) == digest:
@@ -48,7 +48,7 @@ class ChangedInput:
             self._seen.pop(key, None)
 
     def among(self, slots: Sequence[Slot], found: Sequence[Found | None]) -> set[bytes]:
-        """Return the keys of rows whose saved result is of another row."""
+        """Return the keys of rows whose saved result was computed for another row."""
         hits = [
             (slot, it)
             for slot, it in zip(slots, found, strict=True)
@@ -80,21 +80,21 @@ class ChangedInput:
         """Say how many results were given out for other rows than they were computed for."""
         rows = "1 row has" if self.count == 1 else f"{self.count:,} rows have"
         warn(
-            f"step {self._spec.name!r}: {rows} a saved result under key={self._key}, and the rest "
-            "of the row is not what it was computed for; it is reused. Put the fields that matter "
-            'into key=, or say on_changed_input="recompute", "error" or "reuse"',
+            f"step {self._spec.name!r}: {rows} a saved result under key={self._key}, but the rest "
+            "of the row differs from the row it was computed for; the result is reused. Put the "
+            'fields that matter into key=, or say on_changed_input="recompute", "error" or "reuse"',
             StaleResultsWarning,
         )
 
     def warn_at_end(self) -> None:
-        """Warn, if there is anything to say and it was not said."""
+        """Warn, if there is something to say that was not said yet."""
         if self.count and not self._single:
             self.warn()
 
     def refused(self) -> StaleResultsError:
-        """Return the error for a row whose saved result is of another row."""
+        """Return the error for a row whose saved result was computed for another row."""
         return self._error(
-            "its saved result was computed for a row with the same key and another rest",
+            "its saved result was computed for a row with the same key but a different rest",
             'Say on_changed_input="recompute" to compute it again, or put what matters into key=',
         )
 

@@ -148,7 +148,7 @@ def _names(code: types.CodeType, operations: frozenset[str]) -> Iterator[str]:
 
 
 class _Visitor(ast.NodeVisitor):
-    """Collect chains; whether a name is a global, and which, the byte code says."""
+    """Collect chains; the byte code says whether a name is a global, and which one."""
 
     def __init__(self) -> None:
         self.read: set[Chain] = set()

@@ -135,7 +135,7 @@ class Committer:
 
     @interrupts.whole
     def _commit_unless_done(self, commits: int, waiting: int = 0) -> None:
-        """Commit what was found due after so many commits, unless another one has seen to it."""
+        """Commit what was found due after so many commits, unless another thread did."""
         with self._committing:
             if commits == self._commits or self._is_due():
                 self._commit_all(waiting)
@@ -251,7 +251,7 @@ class Committer:
 class _Timer(threading.Thread):
     """Ask the committer again when a row that came right after the last look could be due.
 
-    So adding a row need not wake it, unless its policy goes by what commits take.
+    So adding a row need not wake it, unless its policy depends on how long commits take.
     """
 
     def __init__(self, committer: Committer, wait: float) -> None:
@@ -278,7 +278,7 @@ class _Timer(threading.Thread):
 
 
 def _rest(sizes: Pending, taken: Pending, seconds: float, processor: float) -> Pending:
-    """Return what is pending after a commit of what was `taken`, and what commits take now."""
+    """Return what is pending after a commit of what was `taken`, and how long commits take now."""
     rest = Pending(
         mean_commit_seconds=_mean(taken.mean_commit_seconds, seconds),
         mean_processor_seconds=_mean(taken.mean_processor_seconds, processor),

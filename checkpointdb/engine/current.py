@@ -13,8 +13,8 @@ calling: ContextVar[Calling | None] = ContextVar("checkpointdb_calling", default
 def calling_now() -> Calling | None:
     """Return the innermost call that is being made.
 
-    A Ctrl-C can fall between the end of a call and its leaving of `calling`; a call is over when
-    its rows are settled, whatever stands there.
+    A Ctrl-C can come after a call has ended and before it leaves `calling`. So a call is over when
+    its rows are settled, whatever `calling` says.
     """
     call = calling.get()
     while call is not None and all(slot.settled for slot in call[0]):

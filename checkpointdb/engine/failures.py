@@ -51,7 +51,7 @@ def _short(value: Any) -> str:
 def failure(
     row: Any, attempts: int, error: BaseException, redactor: Redactor = _AS_IT_IS
 ) -> Failed:
-    """Describe what `error` did to a row, at its so-many-th attempt, cleaned as asked."""
+    """Describe what `error` did to a row, at this attempt, cleaned as asked."""
     return Failed(
         row=row,
         error_type=type(error).__qualname__,
@@ -62,7 +62,7 @@ def failure(
 
 
 def text_of(error: BaseException) -> str:
-    """Return an exception's text, whatever the class of the user's does when asked for it."""
+    """Return an exception's text, whatever the user's class does when asked for it."""
     try:
         return str(error)
     except Exception as problem:  # noqa: BLE001 - a text is no reason to lose a row

@@ -172,7 +172,7 @@ def outline_print(tree: ast.AST) -> str:
 def _outline(node: Any) -> Any:
     """Rebuild a syntax tree of what every Python version agrees on.
 
-    `ast.unparse` quotes f-strings anew in 3.12, `ast.dump` differs in 3.12 and again in 3.13.
+    `ast.unparse` quotes f-strings differently in 3.12, `ast.dump` differs in 3.12 and in 3.13.
     """
     if isinstance(node, list):
         return [_outline(child) for child in node]

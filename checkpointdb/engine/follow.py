@@ -1,7 +1,7 @@
 """Follow a step's function through the user's own code to what it reads. Knows no store.
 
-Followed are functions, methods and classes of the user's own modules, up to `MOST_FUNCTIONS`; never
-what is installed or Python's own. No code of the user's is run.
+It follows functions, methods and classes of the user's own modules, up to `MOST_FUNCTIONS`; never
+installed code or Python's own. No code of the user's is run.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Walk:
         return Found(root, (), value, find or (lambda: value))
 
     def all(self) -> None:
-        """Follow until nothing is left, or it is enough."""
+        """Follow until nothing is left, or the limit is reached."""
         while self._tasks and len(self._code) < MOST_FUNCTIONS:
             task = self._tasks.popleft()
             reads = reads_of(task.fn.__code__)
@@ -139,7 +139,7 @@ class Walk:
     def _locate(
         self, task: _Task, name: str, path: Path, of: str, assigned: bool = False
     ) -> Found | None:
-        """Return where a chain leads, None if to nothing that counts; follow code on the way."""
+        """Return where a chain leads, None if nothing there counts; follow code on the way."""
         fn, code = task.fn, task.fn.__code__
         if name in code.co_freevars:
             cell = (fn.__closure__ or ())[code.co_freevars.index(name)]

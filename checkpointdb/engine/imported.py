@@ -1,8 +1,8 @@
-"""What code uses of a module of the user's that it imports when it is called. Knows text alone.
+"""What code uses of a user's module that it imports when it is called. Knows text alone.
 
 The module may not be loaded yet, and to load it would run the user's code; so its file is read: the
 statements that bind what is used, and what those use in turn, in other modules of the user's too.
-A constant counts by its value, whatever else by its text.
+A constant counts by its value, anything else by its text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def uses(imports: frozenset[Import], read: frozenset[Chain], package: str | None
     Args:
         imports: what it imports, by the names that it gives it.
         read: the chains that it reads.
-        package: that it is in.
+        package: the package that it is in.
     """
     walk = _Walk()
     for it in imports:
@@ -106,7 +106,7 @@ def _use(name: str, statement: ast.stmt) -> Use:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Find a module without loading it, or what it is in."""
+    """Find a module without loading it or the packages that it is in."""
     spec, path, whole = None, None, ""
     for part in module.split("."):
         whole = f"{whole}.{part}".lstrip(".")

@@ -171,22 +171,23 @@ class Intake:
         """Identify a row of an iterator.
 
         Raises:
-            ValueError: it is the object that the row before was, changed. That row is not kept,
-                unless it is done: the step sees, or has seen, another content than its key's.
+            ValueError: it is the same object as the row before, but changed. That row is not kept,
+                unless it is done: the step sees, or saw, content that its key was not made of.
         """
         slot, last = self._identify(row), self._last
         self._last = slot
         if last is not None and last.given is row and last.identity != slot.identity:
             error = ValueError(
-                f"the source of rows gave row {last.position} and the next one as the same object, "
-                "changed in between; rows are read ahead: give a new object each, such as dict(row)"
+                f"the source of rows gave the same object for row {last.position} and the next "
+                "one, and changed it in between. Rows are read ahead: give a new object for each, "
+                "such as dict(row)"
             )
             last.mutated = None if last.settled else error
             raise error
         return slot
 
     def look_again(self, places: Sequence[Place]) -> list[Place]:
-        """Look rows up again that were put off, now to be computed."""
+        """Look up again the rows that were put off and are now to be computed."""
         self._saved.puts_off = False
         slots = [it if isinstance(it, Slot) else self._identify(it.given) for it in places]
         for slot in slots:
@@ -202,7 +203,7 @@ class Intake:
     def hit(self, row: Any) -> tuple[bytes, str | bytes] | None:
         """Return the key and the stored result of a row that has one, in one step without a slot.
 
-        A hit of a direct call takes less than half of the time so. None says nothing: see
+        A hit of a direct call takes less than half of the time this way. None proves nothing: see
         `place_of`.
         """
         if self._occurrences is not None:
@@ -224,7 +225,7 @@ class Intake:
 
         Args:
             rows: if one cannot be bound to the step's arguments, none of them enters.
-            numbers: which of equal rows each is, if that is named.
+            numbers: which of equal rows each is, if the caller says so.
         """
         slots = [self._identify(row) for row in rows]
         for slot, n in zip(slots, numbers or (), strict=numbers is not None):
@@ -353,7 +354,7 @@ class Intake:
                 slot.must_compute = True
 
     def withdraw(self, place: Place, error: BaseException) -> None:
-        """Leave no trace of a direct call that raised, but what is saved of it.
+        """Leave no trace of a direct call that raised, except what is saved of it.
 
         The next equal row gets its number, and no other process waits for it.
         """
@@ -371,7 +372,7 @@ class Intake:
     # --- rows of other workers
 
     def _claim_again(self, places: Sequence[Place]) -> None:
-        """Look rows up again whose claims were given up while nobody came for them."""
+        """Look up again the rows whose claims were given up while nobody asked for them."""
         slots = [place for place in places if isinstance(place, Slot) and place.must_compute]
         for slot in slots:
             slot.must_compute = False
@@ -379,7 +380,7 @@ class Intake:
 
     @property
     def is_following(self) -> bool:
-        """Whether rows are waited for that other workers compute."""
+        """Whether we wait for rows that other workers compute."""
         return self._sharing is not None and self._sharing.waiting
 
     @contextmanager
@@ -406,7 +407,7 @@ class Intake:
         return self.take_over(followed)
 
     def take_over(self, followed: list[Slot]) -> list[Slot]:
-        """Settle rows that other workers have saved, and return those that are ours by now."""
+        """Settle rows that other workers have saved, and return those that are now ours."""
         assert self._sharing is not None
         ours = self._sharing.take_over(followed, self._saved.settle(followed, following=True))
         if ours:  # one may have been saved and released since we looked

@@ -1,4 +1,4 @@
-"""What a result was that cannot be stored, as a text to keep: it was paid for. Knows no store."""
+"""A result that cannot be stored, as a text to keep: it was paid for. Knows no store."""
 
 from __future__ import annotations
 

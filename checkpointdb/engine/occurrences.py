@@ -23,10 +23,10 @@ POLL_EVERY = 0.1  # seconds
 class Occurrences:
     """Number equal rows, from the first to the last of a run, or of a process's direct calls.
 
-    Promises: among runs that live beside each other, and among the direct calls of live processes,
+    Promises: among runs that live at the same time, and among the direct calls of live processes,
     each row has a number of its own, the lowest that is free. What one of them took is free again
-    for those that begin after its end, and for all once it was killed; so the numbers are without
-    gaps, and who runs the same again finds what was paid.
+    for those that begin after its end, and for all once it was killed; so the numbers have no gaps,
+    and whoever runs the same again finds what was paid for.
 
     Its lock is held while the log is asked.
 

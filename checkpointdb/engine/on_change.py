@@ -24,7 +24,7 @@ def settle(job: Job, known: Registered, captured: Captured) -> Stale:
 
     Raises:
         StaleResultsError: under `on_change="error"`; or under `"recompute"`, if the results are
-            older than that wish, for nobody has said that they may be paid for again.
+            older than that setting: nobody said that they may be paid for again.
     """
     spec, log = job.spec, job.store.log
     asked = spec.settings.on_change
@@ -34,7 +34,7 @@ def settle(job: Job, known: Registered, captured: Captured) -> Stale:
             remedy = f"{_keep(job)}, or give another version than {spec.version!r}"
             raise refuse(spec.name, job.store.path, stale, "on_change='error' refuses them", remedy)
         if asked == "recompute" and known.on_change != "recompute":
-            why = "on_change='recompute' is new, and they are older than it"
+            why = "they were saved before on_change='recompute' was set"
             raise refuse(spec.name, job.store.path, stale, why, _keep_or_pay(job))
         if asked == "warn":
             warn(_told(job, stale), StaleResultsWarning)

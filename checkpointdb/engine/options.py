@@ -30,7 +30,7 @@ Duplicates = Literal["share", "separate"]
 
 
 class _OfStepUntyped(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `StepOptions` and what changes no type."""
+    """What `run` and `arun` take of `StepOptions`, without what changes a type."""
 
     name: str | None
     key: KeyRecipe
@@ -72,8 +72,8 @@ class StepOptions(_OfStep, total=False):
         save: when to commit: `adaptive()` unless given; `every(rows=100)` and so on.
         durability: `"power"` (a commit survives a power cut) or `"process"` (a kill).
         duplicates: `"share"`: equal rows are computed once; `"separate"`: each on its own. Runs
-            that live side by side draw different ones, unless they are `shared`; so do the
-            direct calls of processes. Whoever begins later first gets those that are saved.
+            that live at the same time get different results, unless they are `shared`; so do the
+            direct calls of different processes. Whoever begins later first gets the saved ones.
         input: what is kept of a row: `"row"` (all that can be stored), `"key"` (what `key=` leaves
             of it), `"none"`, for personal data: the text is not in the store, but whoever has a row
             can still test whether it is there. Arguments that `key=` leaves out are never kept.
@@ -82,15 +82,15 @@ class StepOptions(_OfStep, total=False):
             included: `"warn"` and reuse them, `"reuse"` them in silence, `"recompute"` them, or
             `"error"`.
         depends: values that belong to the identity, by name: `{"prompt": PROMPT}`. They are in
-            every key: a changed value computes again, a former one finds its results.
+            every key: a changed value computes again, and an earlier one finds its results again.
         on_changed_input: what to do when `key=` finds a saved result but the rest of the row has
             changed: `"warn"` once a run, `"reuse"` in silence, `"recompute"`, or `"error"`.
         redact: what is kept out of the store's inputs, errors and captured values, and of logs: a
             name of fields and variables, a compiled pattern, a function from a text to a text, or
             a tuple of them. Results are kept as they are.
         ignore: names of captured values that do not count as a change: `("STARTED", "self.log")`.
-        on_error: of direct calls, and of runs unless they are given another, like the next three.
-            A direct call returns or raises: `"record"` saves its failure, and it raises as well.
+        on_error: for direct calls, and for runs that are not given their own; so are the next
+            three. Under `"record"` a direct call that fails saves its failure, and still raises.
         valid: a result that it refuses is saved as a failure; a direct call raises a `ValueError`
             with the result attached.
         cost: a function from a result to its dollars, which are saved with it.
@@ -100,14 +100,15 @@ class StepOptions(_OfStep, total=False):
         shared: True for each row to be computed by one of several processes: a direct call waits
             while another process computes its row.
         ledger: note each call durably before it is made; see `RunOptions`.
-        timeout: see `RunOptions`; of single calls, and of runs that are not given one.
-        on_event: see `RunOptions`; of the session of direct calls, and of runs likewise.
-        pause_on: see `RunOptions`; of direct calls, and of runs that are not given another.
+        timeout: see `RunOptions`; for single calls, and for runs that are not given one.
+        on_event: see `RunOptions`; for the session of direct calls, and for runs not given one.
+        pause_on: see `RunOptions`; for direct calls, and for runs that are not given another.
         remote: URL of a bucket or a folder, `s3://bucket/prefix` or `file:///folder`, to which what
-            is committed is shipped in the background. On a machine without the file it is made of
-            what is there. Nothing is asked before the first use.
-        ship: how often, a save policy of what is committed and not shipped: `every(seconds=30)`
-            unless given. A lost machine costs what that allows, and what was being uploaded.
+            is committed is shipped in the background. On a machine without the file, the file is
+            made from what the remote has. No request is made before the first use.
+        ship: how often: a save policy for what is committed and not yet shipped:
+            `every(seconds=30)` unless given. A lost machine costs what that allows, and what was
+            being uploaded.
         using: names of parameters that are only means, such as a client: neither in the key nor
             stored.
         replay: True to call nothing and write nothing: a row without a saved result is a
@@ -119,7 +120,7 @@ class StepOptions(_OfStep, total=False):
 
 
 class _OfRunUntyped(TypedDict, total=False):
-    """What the functions `run` and `arun` take of `RunOptions` and what changes no type."""
+    """What `run` and `arun` take of `RunOptions`, without what changes a type."""
 
     concurrency: int
     executor: Executor | None
@@ -167,10 +168,10 @@ class RunOptions(_OfRun, total=False):
         on_error: `"raise"`: the step's exception ends the run. `"record"`: it is saved, a `Failed`
             takes the result's place and the run goes on.
         retry_failed: False to give out failures of earlier runs again instead of trying once more.
-            `"last"` to try them after all other rows; it needs `ordered=False`, and has the failed
-            rows in memory meanwhile.
+            `"last"` to try them after all other rows; it needs `ordered=False`, and keeps the
+            failed rows in memory meanwhile.
         pilot: stop after this many calls: compute some rows to see what they cost. `plan(rows)`
-            then says what the rest will; the next run without it goes on.
+            then says what the rest will cost; the next run without `pilot=` goes on.
         timeout: seconds that a call may take; then its row fails with a `TimeoutError`. An async
             call is cancelled. A plain function runs in a thread, which nobody can stop: it keeps
             its place among `concurrency` calls, its late result is saved, and when every place
@@ -188,20 +189,20 @@ class RunOptions(_OfRun, total=False):
         ledger: note each call durably before it is made, in groups; after a crash `ckpt inspect`
             lists calls that may have been billed without an answer. Costs a commit a group.
         on_event: called with each event of the run, in the thread where it happens: `Committed`
-            after each commit, with the ids of its records. Of an async
-            step, never on its event loop. If it has a method `around_call(store, run)`, the context
-            manager that this returns is around each call of the step. Its method
-            `watch_run(step, store, run, counts)` is called before `RunStarted`; `counts` is a weak
-            reference to a function that returns the report so far and the number of pending rows.
+            after each commit, with the ids of its records. For an async step it is never called on
+            the event loop. If it has a method `around_call(store, run)`, the context manager that
+            it returns is around each call of the step. Before `RunStarted` its method
+            `watch_run(step, store, run, counts)` is called; `counts` is a weak reference to a
+            function that returns the report so far and the number of pending rows.
         pause_on: exceptions by which a provider says "too many calls, come later": all calls of the
             run wait, then that row is called again. They wait as long as the exception says
             (`retry-after` and rate-limit headers of its `response`), else 1 s, doubled up to 60 s,
             with jitter. Or a function from an exception to seconds, to True (as long as it says),
-            or to None (no pause). A row that had 10 pauses in a row, or whose headers say more than
-            an hour, fails like others, and so does one of `stop_on`. A pause is not in the time
-            of a call. Each process waits on its own, even under `shared`.
+            or to None (no pause). A row fails like others after 10 pauses in a row, if its headers
+            say more than an hour, or if its exception is one of `stop_on`. A pause does not count
+            as time of a call. Each process waits on its own, even under `shared`.
         given: arguments that are the same for all rows, by name: `{"temperature": 0.9}`. They are
-            in every key: a row has that of the call `label(row, temperature=0.9)`.
+            in every key: a row has the key of the call `label(row, temperature=0.9)`.
         shard: `(i, n)`: only the rows of part i of n, counted from 0; a row's key says which part
             it is in. For n machines with a store each: `Store.merge` unites them.
         using: values of the parameters that `step(using=...)` names: `{"client": client}`.
@@ -282,12 +283,12 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def of_calls(self) -> Options:
-        """What direct calls go by."""
+        """The options of direct calls."""
         return Options(**self.of_runs)
 
     @property
     def of_runs(self) -> dict[str, Any]:
-        """What runs go by that are not given another."""
+        """The options of runs, where these are not given another."""
         return {name: getattr(self, name) for name in _OF_BOTH}
 
     @property
@@ -334,8 +335,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         _check_timeout(self.timeout)
         if self.timeout is not None and self.executor is not None:
             raise TypeError(
-                "timeout= cannot be kept in an executor's workers: leave executor= out (threads), "
-                "give timeout=None to this run, or have the step itself give up"
+                "timeout= cannot be enforced in an executor's workers: leave executor= out "
+                "(threads), give timeout=None to this run, or have the step itself give up"
             )
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise TypeError(
@@ -421,7 +422,7 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_shard(value: Any) -> None:
-    """Raise unless `value` is which part of how many.
+    """Raise unless `value` says which part of how many.
 
     Raises:
         TypeError, ValueError: it is not.
@@ -458,7 +459,7 @@ def step_settings(function: str, given: Mapping[str, Any]) -> StepSettings:
 
     Raises:
         TypeError: a keyword that a step does not have; the message says what was meant.
-        TypeError, ValueError: a value that cannot be meant.
+        TypeError, ValueError: a value that the option cannot have.
     """
     _check_known(function, given, _OF_STEP, _OF_RUN, "run(...)")
     return StepSettings(**given)
@@ -469,7 +470,7 @@ def run_options(
 ) -> Options:
     """Return the keywords that `function` was given as a run's options; see `step_settings`.
 
-    What it was not given is as the step has it. `own` are keywords that it has besides.
+    An option that it was not given is as the step has it. `own` are more keywords that it has.
     """
     _check_known(function, given, (*own, *_OF_RUN), _OF_STEP, "step(...)")
     return Options(**settings.of_runs | dict(given))

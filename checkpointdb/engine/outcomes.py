@@ -40,7 +40,7 @@ class Outcomes:
         tally: of the run.
         beside: commits for calls on an event loop.
         flying: has an entry for each call that has not returned.
-        is_direct: whether these are of direct calls: what is recorded is raised, too.
+        is_direct: whether these are of direct calls: what is recorded is also raised.
 
     Attributes:
         unstorable: why a result could not be stored: no call of the run is begun after that.
@@ -79,7 +79,7 @@ class Outcomes:
 
         Raises:
             EncodeError: a result cannot be stored; it is attached.
-            ValueError: a batch is no list of results, or not as long as its rows; what was
+            ValueError: a batch is not a list of results, or not as long as its rows; what was
                 returned is attached.
             StoreError: the commit failed; the result stays pending.
         """
@@ -145,7 +145,7 @@ class Outcomes:
     def _take(
         self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
     ) -> None:
-        """Make an outcome pending, or durable if that is due; only then may anybody have it."""
+        """Make an outcome pending, or durable if that is due; nobody gets it before that."""
         due = None
         try:
             due = (add or self._add)(entry, now, len(self._flying))
@@ -160,7 +160,7 @@ class Outcomes:
     ) -> None:
         """Keep what a result was that cannot be stored; no call of this run is begun any more.
 
-        It is a fault of the program, which the next row has too, and each of them costs money.
+        It is a fault of the program: the next row would have it too, and each row costs money.
         """
         if not self._is_direct:
             self.unstorable = error
@@ -251,7 +251,7 @@ class Outcomes:
         try:
             if not self._are_unchanged(slots):
                 log.warning(
-                    "%s: a call that took too long returned, but its row (%d) is not what it was: "
+                    "%s: a call that took too long returned, but its row (%d) has changed since: "
                     "the result is not saved", self._spec.name, slots[0].position,
                 )  # fmt: skip
                 return
@@ -263,7 +263,7 @@ class Outcomes:
             log.exception("%s: a late result could not be saved", self._spec.name)
 
     def _are_unchanged(self, slots: list[Slot]) -> bool:
-        """Tell whether the step saw the rows that these keys are of, to the end of its call."""
+        """Tell whether the step saw, to the end of its call, the rows that these keys are of."""
         is_unchanged = self._spec.keyer.is_unchanged
         return is_copied(slots) or all(
             slot.mutated is None
@@ -274,7 +274,7 @@ class Outcomes:
     # --- fail
 
     def fail(self, slots: list[Slot], error: BaseException, start: float) -> bool:
-        """Settle rows whose call failed; tell whether as records, so that the run goes on.
+        """Settle rows whose call failed; tell whether they were recorded, so that the run goes on.
 
         Args:
             slots: the rows.
@@ -301,7 +301,7 @@ class Outcomes:
         )
 
     def settle_rest(self, slots: list[Slot], error: BaseException) -> None:
-        """Settle the rows that are not: whoever waits for one must not wait for ever."""
+        """Settle the rows that are not settled: whoever waits for one must not wait for ever."""
         kept = [slot for slot, _ in self._beside.due]
         rest = [slot for slot in slots if not slot.settled and slot not in kept]
         self._in_flight.give_up(rest, error)
@@ -315,7 +315,7 @@ class Outcomes:
             self._add_failure(slot, to_error_text(slot.failed), seconds, now)
 
     def _add_failure(self, slot: Slot, text: str, seconds: float, now: float) -> None:
-        """Make a failure pending; only now may anybody have it."""
+        """Make a failure pending; nobody gets it before that."""
         entry = Entry(
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
             slot.input, slot.input_form, slot.row_digest, slot.occurrence, None, slot.replaces,

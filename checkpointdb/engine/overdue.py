@@ -133,8 +133,7 @@ class TimeLimit:
         """Wait until another call may be made.
 
         Raises:
-            StepStuckError: every place has an overdue call, and had one for as long again as a
-                call may take.
+            StepStuckError: every place has an overdue call, and has had one for a second `timeout`.
         """
         with self._freed:
             while self._places is not None and self._taken >= self._places:
@@ -194,7 +193,7 @@ class TimedCall:
         return self._returned
 
     def give_up(self) -> bool:
-        """Have the call's result kept when it comes, unless it is there; tell whether it is not."""
+        """Have the call's result kept when it comes; return False if it is there already."""
         with _lock:
             if self._is_done:
                 return False
@@ -273,8 +272,8 @@ def wait_for_overdue(path: str, step: str, slots: Sequence[Slot], seconds: float
         seconds: to wait at most.
 
     Raises:
-        TimeoutError: one has.
-        StepDeadlockError: we are inside of it.
+        TimeoutError: one still has.
+        StepDeadlockError: we are inside that call.
     """
     calls = [(slot, call) for slot in slots if (call := overdue.get((path, slot.key)))]
     for slot, call in calls:
@@ -282,8 +281,8 @@ def wait_for_overdue(path: str, step: str, slots: Sequence[Slot], seconds: float
         with waiting((first,), step):
             if not interrupts.in_the_open(call.over.wait, seconds):
                 raise TimeoutError(
-                    f"{_named(step, [slot])} is still being called by an earlier call, begun "
-                    f"{perf_counter() - call._began:.1f} s ago, and was waited for {seconds:g} s"
+                    f"{_named(step, [slot])} is still in an earlier call, begun "
+                    f"{perf_counter() - call._began:.1f} s ago, after a wait of {seconds:g} s"
                 )
     return bool(calls)
 

@@ -56,7 +56,7 @@ def asked(options: Options, result: Any, paid: Paid) -> tuple[Paid, BaseExceptio
 
 
 def dollars(cost: Any, what: str, more: str = "") -> float:
-    """Return a cost; raise `ValueError` if it is none."""
+    """Return a cost; raise `ValueError` if it is not one."""
     if isinstance(cost, int | float) and 0 <= cost < math.inf:
         return float(cost)
     raise ValueError(f"{what} {cost!r}: it must be dollars, 0 or more{more}")
@@ -70,7 +70,7 @@ def usage_of(asked: Any, result: Any) -> dict[str, int]:
         result: what the step returned.
 
     Raises:
-        ValueError: they are no counts.
+        ValueError: they are not counts.
     """
     if not isinstance(asked, str):
         return counts(asked(result), "usage= returned", _SAVED)
@@ -86,7 +86,7 @@ def usage_of(asked: Any, result: Any) -> dict[str, int]:
 def counts(usage: Any, what: str, more: str = "") -> dict[str, int]:
     """Return token counts by name; a count within another has both names, with a dot between.
 
-    None, texts, lists and booleans tell of a call and count nothing: they are left out.
+    None, texts, lists and booleans describe a call and count nothing: they are left out.
 
     Args:
         usage: a mapping, a record such as a provider's usage object, or None.

@@ -53,7 +53,7 @@ class Pause:
 
     @property
     def left(self) -> float:
-        """Seconds until calls go on; 0 if they do."""
+        """Seconds until calls go on; 0 if they are not paused."""
         return max(self._until - monotonic(), 0.0) if self._until else 0.0
 
     # --- wait
@@ -172,13 +172,13 @@ class Pause:
             return said if is_news else 0.0
 
     def passed(self) -> None:
-        """Say that a call returned: the next pause of no said length is short again."""
+        """Say that a call returned: the next pause whose length nobody says is short again."""
         self._unsaid = 0
 
     # --- stop
 
     def stop(self) -> None:
-        """Have waiting calls raise `PutBack` at once, and those that come."""
+        """Have calls that wait, and those that come later, raise `PutBack` at once."""
         self._is_stopping = True
         self._wake()
 

@@ -24,7 +24,7 @@ def replay_miss(
     found = None if why is None else why(slot.row)
     reason, differs = "", {}
     if slot.occurrence:
-        reason = f": it is number {slot.occurrence} of equal rows, from 0, and fewer are saved"
+        reason = f": it is equal row number {slot.occurrence}, counted from 0, and fewer are saved"
     elif found is not None:
         reason, differs = f": {str(found).removeprefix('a miss: ')}", found.differs
     return ReplayMissError(

@@ -13,7 +13,7 @@ from .tally import Tally
 
 
 class Results:
-    """Give out results; each row, equal ones too, gets a value of its own.
+    """Give out results; each row, even an equal one, gets a value of its own.
 
     `take` returns the outcome of a settled row.
     """

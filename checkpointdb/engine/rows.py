@@ -17,10 +17,10 @@ class Slot(msgspec.Struct, eq=False):
     Attributes:
         row: what its key is made of: as the user gave it, or the arguments that are the row.
         position: in the source, from 0.
-        key: 16 bytes; under `duplicates="separate"` another for each of equal rows.
+        key: 16 bytes; under `duplicates="separate"` a different one for each of several equal rows.
         identity: 16 bytes, the digest of what the key is made of.
         plain: what `is_plain` said of the row.
-        must_compute: by whoever looked it up.
+        must_compute: whoever looked it up must compute it.
         begun: its call is being made, or was; known under `shared=True` alone.
         settled: its outcome is there.
         attempts: in earlier runs.
@@ -35,7 +35,7 @@ class Slot(msgspec.Struct, eq=False):
         mutated: its object was changed by the source before its call ended.
         skipped: failed in an earlier run, and not tried again.
         error: what the run will raise for it.
-        failed: or what takes the place of its result.
+        failed: what takes the place of its result, if the failure is recorded.
         waiters: called once it is settled.
         origin: what the user gave, alone in a tuple, where `row` was made of it.
         is_named: the caller said which of equal rows it is.

@@ -58,8 +58,8 @@ class Saved:
     def settle(self, slots: list[Slot], following: bool = False) -> list[Slot]:
         """Settle the rows with a saved outcome; return the others.
 
-        A saved failure is no outcome if failures are to be tried again; unless this very run has
-        just tried, or, `following` another worker, that one has.
+        A saved failure is not an outcome if failures are to be tried again, unless this very run
+        has just tried, or the worker that it is `following` has.
         """
         all_found = self._log.find([slot.key for slot in slots])
         if not any(all_found):
@@ -87,7 +87,7 @@ class Saved:
         return misses
 
     def hit(self, key: bytes, identity: bytes) -> str | bytes | None:
-        """Return a result that is there to be given out as it is; None says nothing."""
+        """Return a result that is there to be given out as it is; None proves nothing."""
         if self.changed.is_watched or self._replay is not None:
             return None
         found = self._log.saved(key)
@@ -115,7 +115,7 @@ class Saved:
         saved.append(slot)
 
     def miss(self, slots: list[Slot]) -> None:
-        """Settle rows that are not saved and must not be computed: the first says what differs."""
+        """Settle rows neither saved nor to be computed; the first error says what differs."""
         for slot in slots:
             is_told = self._is_direct or slot is slots[0]
             slot.error = replay_miss(
@@ -125,7 +125,7 @@ class Saved:
         self._in_flight.leave(slots)
 
     def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
-        """Tell whether a saved result is to be computed again: of other code, of another row."""
+        """Tell whether to compute a saved result again: it is of other code or another row."""
         if found.run in self._stale_runs:
             return True
         return slot.key in changed and self.changed.asked == "recompute"
@@ -160,8 +160,8 @@ class Saved:
 def collision(slot: Slot, met: str, record: int = 0) -> KeyCollisionError:
     """Return the error of a row that has the key of another one."""
     return KeyCollisionError(
-        f"row {slot.position} has the key {slot.key.hex()}, which {met} has too, of another "
-        "content: that does not happen by chance, so somebody made the two rows to collide. "
+        f"row {slot.position} has the key {slot.key.hex()}, and so has {met}, whose content "
+        "differs. That does not happen by chance: somebody made the two rows to collide. "
         "The step was not called. Leave the row out, or tell it apart by one more field",
         slot.key.hex(),
         slot.position,

@@ -21,7 +21,7 @@ class Sharing:
 
     Promise: among live workers on one store a row is computed by one. The rows of a worker that
     died are taken over, and those of one on another host that did not renew its lease for 15 s.
-    Claims end with the work: when no call is under way and nobody has come for a row for as long,
+    Claims end with the work: when no call is under way and nobody has come for a row for that long,
     what is pending is committed and all claims are given up.
 
     Its lock is held while claims are given up or a row is lent, and for a few instructions when a
@@ -73,7 +73,7 @@ class Sharing:
     def lend(self, slot: Slot) -> None:
         """Let a row go that we claimed ahead, unless its call has begun.
 
-        Who asks is inside a call that keeps us from beginning this one.
+        Whoever asks is inside a call that keeps us from beginning this one.
         """
         with self._lock:
             if not slot.begun and slot.key not in self._lent:
@@ -81,7 +81,7 @@ class Sharing:
                 self._log.release_claims(self.worker, [slot.key])
 
     def still_holds(self) -> bool:
-        """Tell whether what was claimed still is; from here on it is, for a while."""
+        """Tell whether our claims still hold; from here on they do, for a while."""
         with self._lock:
             held, self._holds, self._used = self._holds, True, perf_counter()
         return held
@@ -99,7 +99,7 @@ class Sharing:
         return list(self._claimed_elsewhere.values())
 
     def take_over(self, followed: Sequence[Slot], unsaved: Sequence[Slot]) -> list[Slot]:
-        """Claim those rows whose worker is gone, and return them; follow the others, and no more.
+        """Claim those rows whose worker is gone, and return them; follow only the others.
 
         Args:
             followed: rows that other workers had claimed.
@@ -120,7 +120,7 @@ class Sharing:
     def end(self) -> None:
         """Give up what is still claimed, and stop renewing; can be repeated.
 
-        If the store cannot be written now, a full disk for one, the thread tries on.
+        If the store cannot be written now (a full disk), the thread keeps trying.
         """
         self._ended.set()
         with suppress(StoreError):

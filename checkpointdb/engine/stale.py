@@ -26,11 +26,11 @@ UNTIL_IGNORED = 3  # runs that differ in one value, before the warning shows the
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """Saved results of a step that other code computed than the present one.
+    """Saved results of a step that were not computed by its present code.
 
     Attributes:
         results: how many; the newest of each row, successes alone.
-        seconds: their calls took.
+        seconds: that their calls took.
         cost: dollars that they cost.
         runs: ids of the runs of other code.
         changes: what differs from the newest of these codes, a few words each.
@@ -81,7 +81,7 @@ def find_stale(log: Log | Reader, step: int, present: Captured) -> Stale:
 
 
 def stale_by_newest(reader: Reader, step: int) -> Stale:
-    """Return which of a step's results other code computed than that of its newest run."""
+    """Return which of a step's results were computed by code other than its newest run's."""
     code = reader.newest_code(step)
     if code is None:
         return Stale()
@@ -161,7 +161,7 @@ def _value_differences(
         name: of the value.
         then: its leaves.
         now: its leaves.
-        strict: whether a leaf that only one has counts; where code changed, it reads other leaves.
+        strict: whether a leaf counts that only one of them has; changed code reads other leaves.
     """
     if ("" in then) != ("" in now):
         return [f"{name} differs"] if strict and _all_known(then, now) else []

@@ -37,8 +37,8 @@ workers: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary(
 def claimed_here(holders: Mapping[bytes, str]) -> list[Slot]:
     """Return the claimed rows that are in flight in this process.
 
-    A worker of this process that has computed one and not saved it commits, and one that has not
-    begun with it lets it go to those who are inside a call: it may be waiting for us.
+    If a worker of this process has computed one and not saved it, that worker commits. If it has
+    not begun with it, it lets it go to those who are inside a call: it may be waiting for us.
 
     Args:
         holders: who has claimed which key.

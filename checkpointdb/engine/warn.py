@@ -14,7 +14,7 @@ _OURS = (str(Path(__file__).parent.parent) + os.sep, contextlib.__file__)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line of the user's, each time: not only the first time for a line."""
+    """Warn at the user's innermost line, each time and not only the first time for a line."""
     frame = _users_frame()
     warnings.warn_explicit(
         message,

@@ -26,7 +26,8 @@ Part = str | bytes
 def alike(connection: apsw.Connection, step: int, parts: Sequence[Part]) -> list[int]:
     """Return the ids of up to `BEST` records whose inputs have the most of `parts`, best first.
 
-    Of those that have as many, the newest. It looks no further once one has all parts but one.
+    Among those that have equally many, the newest come first. It stops once one has all parts but
+    one.
 
     Args:
         connection: for reading.
@@ -51,7 +52,7 @@ def alike(connection: apsw.Connection, step: int, parts: Sequence[Part]) -> list
 
 
 def _newest_of(connection: apsw.Connection, step: int) -> int:
-    """Return where a step's newest records are, for many of another step's may follow.
+    """Return where a step's newest records are: many of other steps may follow them.
 
     Runs mostly follow each other, so their ids rise with those of the records.
     """

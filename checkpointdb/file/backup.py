@@ -1,7 +1,8 @@
-"""Copy a store, whoever writes to it. Knows SQLite's pages and what a copy may replace; no table.
+"""Copy a store while others write to it. Knows SQLite's pages, what a copy may replace; no table.
 
-SQLite's backup copies pages as they are, log included, in one snapshot, and comes back between them
-for signals and the bar. `VACUUM INTO` is one long statement, and needs the right to attach files.
+SQLite's backup copies pages as they are, log included, in one snapshot, and returns between them,
+so that signals and the progress bar get their turn. `VACUUM INTO` is one long statement, and needs
+the right to attach files.
 """
 
 from __future__ import annotations

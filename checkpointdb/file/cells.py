@@ -1,8 +1,8 @@
 """How SQLite lays out rows on pages: cells, overflow pages, values. Knows bytes; no table.
 
 A page of a tree is known by its first byte. An overflow page cannot be taken for one: it begins
-with the number of the next, whose first byte is 0 in a file of less than 128 GB. So no bytes that a
-user had saved are taken for a row of the store, whatever is damaged around them.
+with the number of the next, whose first byte is 0 in a file of less than 128 GB. So bytes that a
+user saved are never taken for a row of the store, whatever is damaged around them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # of the types of numbers
 
 
 class BrokenError(Exception):
-    """Bytes that are no row of SQLite's, or no whole one."""
+    """Bytes that are not a row of SQLite's, or not a whole one."""
 
 
 class Cell(msgspec.Struct):
-    """A row as it lies on a page: the cell's first byte, the row's, and behind the last one there.
+    """A row as it lies on a page.
 
-    `rowid` is 0 in an index; `local` is how much of the row's `size` is on this page.
+    `begin` is the first byte of its cell, `start` the first byte of the row, and `end` is behind
+    the last byte of it there. `rowid` is 0 in an index; `local` is how much of the row's `size` is
+    on this page.
     """
 
     rowid: int

@@ -1,7 +1,7 @@
 """Drop superseded records on request, and give back their room. Knows SQL; no locks.
 
-What was paid stays in the steps' counters, for a budget counts it: `key_index.dropped` is how much
-of them no record stands for any more.
+What was paid stays in the steps' counters, for a budget counts it: `key_index.dropped` is the part
+of them that no record accounts for any more.
 """
 
 from __future__ import annotations
@@ -90,10 +90,11 @@ def _delete(writer: apsw.Connection) -> None:
 
 
 def shrink(writer: apsw.Connection) -> None:
-    """Write the file anew without the room that nothing uses, in one transaction of SQLite's.
+    """Write the file again without its unused room, in one transaction of SQLite's.
 
     It needs room for a copy of the store in the directory for temporary files, and for one in its
-    log. While a reader has the store open the file itself shrinks later: when the last one closes.
+    log. While a reader has the store open, the file itself does not shrink: it does when the last
+    reader closes.
 
     Raises:
         apsw.FullError: there is no room; nothing was changed.

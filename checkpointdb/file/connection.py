@@ -62,7 +62,8 @@ def _settle_log(connection: apsw.Connection) -> None:
     """Bring what a killed process left in the log into the main file, before anything is read.
 
     A commit in it may not have been synced, and what is a hit from here on must survive a power
-    cut. Nor may its end be written next to: a disk without powersafe overwrite damages it.
+    cut. Nor may anything be written right after its end: a disk without powersafe overwrite would
+    damage it.
     """
     with contextlib.suppress(apsw.BusyError, apsw.FullError):  # it is whole where it is, too
         connection.wal_checkpoint()
@@ -114,7 +115,7 @@ def open_reader(
 ) -> tuple[apsw.Connection, bool, wal.Damage | None]:
     """Open a store for reading only, creating no file; the flag tells whether no locks are taken.
 
-    A store that is open somewhere has a -shm beside it, and is read under SQLite's locks. Where
+    A store that is open somewhere has a -shm next to it, and is read under SQLite's locks. Where
     there is none, SQLite would create it: the store is read without locks instead, which is sound
     as long as nobody opens it and checkpoints meanwhile (`unchanged` tells).
     """
@@ -144,8 +145,8 @@ def open_reader(
 def close(connection: apsw.Connection) -> None:
     """Close a connection on which nothing is left to save.
 
-    What may fail is only to copy the log, which stays then. SQLite says so through a VFS written in
-    Python alone, and has closed the file.
+    Only the copying of the log may fail, and then the log stays. SQLite says so only through a VFS
+    written in Python, and has closed the file.
     """
     with contextlib.suppress(apsw.Error):
         connection.close()
@@ -164,7 +165,7 @@ def _warn_of_others(path: str) -> None:
     else:
         return
     warnings.warn(
-        f"{path}: {why}. Who can change a store can change the results that you are given",
+        f"{path}: {why}. Whoever can change a store can change the results that you get",
         stacklevel=4,
     )
 
@@ -188,7 +189,7 @@ def create(path: str, vfs: str | None = None) -> None:
     try:
         if size(path + "-wal") and not os.path.lexists(path):
             raise StoreError(
-                f"{path}-wal: the log of a store that is gone; a new one would be read with it. "
+                f"{path}-wal: the log of a store that is gone; a new store would be read with it. "
                 "Put the store back, or move its log away",
                 path,
             )

@@ -128,7 +128,7 @@ def delete_forgotten(writer: apsw.Connection, events: Sequence[tuple[bytes, byte
 
 
 def _uncount(writer: apsw.Connection) -> None:
-    """Take the chosen records that the counters hold out of them."""
+    """Take the chosen records out of the counters that include them."""
     chosen = "key in (select key from temp.chosen) and id <= ?"
     gone = usage.sums(writer, chosen, (indexed_to(writer),))
     usage.change(writer, ((step, usage.negative(counts)) for step, counts in gone.items()))
@@ -168,6 +168,6 @@ def check_alone(path: str, runs: Iterable[RunInfo], own: Container[int]) -> None
         if open_ and alive(run.process) is not False:
             raise StoreError(
                 f"{path}: run {run.id} of step {run.step!r} (process {run.pid}) is open: nothing "
-                "was changed. Wait for its end, or stop it",
+                "was changed. Wait until it ends, or stop it",
                 path,
             )

@@ -1,7 +1,8 @@
 """What a store is like, without anything that its users wrote. Knows SQL; no name and no value.
 
 For a report that strangers read: numbers that SQLite or we made, and words out of lists that stand
-here. A text of the file is never passed on, not even as a digest, which a guess could be tested by.
+here. A text of the file is never passed on, not even as a digest: a guess could be tested against
+it.
 """
 
 from __future__ import annotations
@@ -90,5 +91,5 @@ def _one(connection: apsw.Connection, sql: str) -> int:
 
 
 def _number(value: Any) -> int:
-    """Return a number of the file; what is none there might be anything."""
+    """Return a number of the file; 0 for anything else, which might be a user's text."""
     return int(value) if type(value) is int else 0

@@ -50,7 +50,7 @@ class Finder:
         return found
 
     def saved(self, key: bytes) -> Found | None:
-        """Return the result of a key if one statement finds it; None says nothing: see `find`."""
+        """Return the result of a key if one statement finds it; None proves nothing: see `find`."""
         index = self.index
         try:
             row: Any = self._reader.execute(_SAVED, (index.in_tail(key), key)).get
@@ -73,7 +73,7 @@ class Finder:
         return dict(found)
 
     def _in_order(self, keys: Sequence[bytes]) -> list[Found | None]:
-        """Return the records of as many of `keys` as follow the last one found, in the log.
+        """Return the records of as many of `keys` as follow the last one found in the log.
 
         Rows are mostly read in the order in which they were written; then one scan does instead of
         a look-up in the index for each, 2 µs a row less.

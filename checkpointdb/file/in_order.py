@@ -23,7 +23,7 @@ _NEWEST = """(
 def select(
     connection: apsw.Connection, step: str | None, version: int | str | None, run: int | None
 ) -> None:
-    """List records; with `run` only what that run wrote, even where a later one has again."""
+    """List records; with `run` only what that run wrote, even where a later run wrote it again."""
     connection.pragma("query_only", False)
     connection.execute("drop table if exists temp.ordered")
     connection.execute("begin")  # so that the counters and the records are of one moment
@@ -51,7 +51,7 @@ def select(
 def _has_superseded(connection: apsw.Connection) -> bool:
     """Tell, by the steps' counters, whether a key has more than one record.
 
-    Where none has, to read them does, and to group them by their keys would take twice as long.
+    Where none has, reading them is enough; grouping them by key would take twice as long.
     """
     counted = rows(connection, "select records, results + failures from steps")
     newer = tally(connection, indexed_to(connection), last_id(connection))

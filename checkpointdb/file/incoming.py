@@ -1,7 +1,8 @@
 """The log of another store; what its steps, codes and runs are here. Knows SQL; no rule, no lock.
 
 A record's origin is the store of its run and its id in the log there. The highest origin of each
-run that is or was here is its `merged_to`; a run of this store has none while its records tell.
+run that is or was here is its `merged_to`; a run of this store has none as long as its records show
+it.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ class Source:
         return self.connection.execute(sql, (name,)).get
 
     def _begin_at(self, writer: apsw.Connection) -> int:
-        """Return up to where the log was read before, 0 if it is not that log any more."""
+        """Return how far the log was read before, 0 if it is no longer that log."""
         sql = "select read_to, mark from system_sources where store = ?"
         known: Any = writer.execute(sql, (self.store,)).fetchone()
         return known[0] if known and known[1] == self._mark(known[0]) else 0
 
     def _mark(self, id: int) -> bytes | None:
-        """Return what tells this log from that of a copy that went on by itself."""
+        """Return what tells this log from that of a copy that was written to separately."""
         sql = f"select {KEY_BYTES}, checksum from records where id = ?"
         row = self.connection.execute(sql, (id,)).fetchone()
         return None if row is None else row[0] + row[1].to_bytes(8, "big", signed=True)
@@ -82,7 +83,7 @@ class Source:
         )
 
     def is_new(self, record: Incoming) -> bool:
-        """Tell whether a record was not brought here by another way."""
+        """Tell whether a record has not come here another way."""
         return record.origin > self._marks[record.run]
 
     def page(self) -> list[Any]:

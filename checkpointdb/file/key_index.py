@@ -42,8 +42,8 @@ select (select max(id) from records),
 class KeyIndex:
     """Look up record ids by key, over the index on disk and the tail in memory.
 
-    Where it reads that keys are missing, what it finds is found still; but to find nothing is an
-    error then, for the row would be paid for again.
+    Once it reads that keys are missing, what it finds still counts. But finding nothing is then an
+    error, for the row would be paid for again.
     """
 
     def __init__(self, reader: apsw.Connection) -> None:
@@ -51,7 +51,7 @@ class KeyIndex:
         self._load()
 
     def _load(self) -> None:
-        """Begin with what is on disk: at first, and when rows were deleted, by whomever."""
+        """Begin with what is on disk: at first, and after anybody deleted rows."""
         reader = self._reader
         self.generation = state(reader, "generation")
         self._tail: dict[bytes, int] = {}
@@ -67,7 +67,7 @@ class KeyIndex:
         """Say which keys cannot be found, as far as that is seen at once."""
         ((last, given, indexed, is_there),) = rows(self._reader, _SOUND)
         if indexed > (given or 0) or is_there == 0:
-            return f"the key index is said to go to record {indexed}, and does not"
+            return f"the key index should go up to record {indexed}, but does not"
         if self.generation == 0 and last != given and (last or given):
             return f"records after {last or 0} are gone, to {given}"
         return None
@@ -88,7 +88,7 @@ class KeyIndex:
             if state(self._reader, "generation") != self.generation:  # pragma: no cover - a race
                 return self.ids(keys)
             raise apsw.CorruptError(
-                f"{self._damage}: a row that was asked for is not found, and may have been saved; "
+                f"{self._damage}: a requested row is not found, but may have been saved, so "
                 "it is not paid for again"
             )
         return found
@@ -130,11 +130,11 @@ class KeyIndex:
 
     @property
     def is_worth_extending(self) -> bool:
-        """Tell whether the tail is longer than what the next one to open the store should read."""
+        """Tell whether the tail is longer than the next process to open the store should read."""
         return self._seen - self._indexed_to > TAIL
 
     def catch_up(self, last: int | None = None) -> None:
-        """Read the keys that other processes have appended, as far as there are, or to `last`."""
+        """Read the keys that other processes have appended, all of them, or up to `last`."""
         if last is None:
             last, generation = self._reader.execute(
                 "select (select max(id) from records), value from system_state"
@@ -194,7 +194,7 @@ _FEW = 250_000  # up to so many keys
 
 
 class Filter:
-    """A set of keys that may hold some more: one bit a key (a Bloom filter of one hash).
+    """A set of keys that may seem to hold some others: one bit a key (a Bloom filter of one hash).
 
     At 250,000 keys, of 2^23 bits, it holds 3 % of all others too, and at 10 million, of 2^27, a
     tenth. A small one stays in the processor's cache.
@@ -213,7 +213,7 @@ class Filter:
             table[place & mask] |= 1 << (place >> 24 & 7)
 
     def _grow(self) -> None:
-        """Have each bit stand wherever the key that set it may have its place now."""
+        """Copy each bit to all places that the key that set it may have now."""
         small, self._bytes, self._mask = self._bytes, mmap.mmap(-1, _LARGE), _LARGE - 1
         for begin in range(0, _LARGE, _SMALL):
             self._bytes[begin : begin + _SMALL] = small[:]
@@ -231,8 +231,9 @@ class Filter:
 def tail_limit(indexed: int) -> int:
     """Return how many records the tail may have before the index on disk is to be extended.
 
-    To extend it writes nearly all of its pages anew: with a tail of always 50,000 that cost 7 µs a
-    row at 5 million records and went on growing; in proportion it costs 2 to 3 up to 10 million.
+    Extending it writes nearly all of its pages again. With a constant tail of 50,000 that cost 7 µs
+    a row at 5 million records, and kept growing; with a tail in proportion it costs 2 to 3 µs up to
+    10 million.
     """
     return max(TAIL, min(indexed // TAIL_SHARE, LONGEST * TAIL))
 
@@ -251,7 +252,7 @@ def state(connection: apsw.Connection, name: str) -> int:
     """Return a value of the `system_state` table."""
     value = connection.execute("select value from system_state where name = ?", (name,)).get
     if type(value) is not int:
-        raise apsw.CorruptError("its state is not there")
+        raise apsw.CorruptError("its state is missing or not a number")
     return value
 
 
@@ -319,7 +320,7 @@ def _note_repeats(writer: apsw.Connection, low: int, high: int) -> None:
 
 
 def _note_superseded(writer: apsw.Connection, low: int, high: int) -> None:
-    """Note what a crash between a commit and its note, or two processes at once, left unsaid."""
+    """Note what a crash between a commit and its note, or two processes at once, left unnoted."""
     writer.execute(
         """
         insert or ignore into system_superseded

@@ -1,8 +1,8 @@
 """Which worker computes which row, among processes on one store. Knows SQL and clocks; not rows.
 
-A claim of a process that lives holds, and one of a process that is gone, or of an earlier boot, is
-void. Where that cannot be told (another host, another container) a claim is a lease, on the clock
-that runs while the machine is up, whatever happens to the wall clock, and also through suspension.
+A claim holds while its process lives, and is void if that process is gone or of an earlier boot.
+Where that cannot be told (another host, another container) a claim is a lease, on the clock that
+runs while the machine is up, whatever happens to the wall clock, even through suspension.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def holders(reader: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, str]:
 
 
 def is_void(worker: str, expires: float) -> bool:
-    """Tell whether a claim holds no more.
+    """Tell whether a claim no longer holds.
 
     A lease may run out while its process lives: a step that keeps the GIL for half a minute keeps
     it from being renewed.

@@ -21,7 +21,7 @@ class Open(Protocol):
         """Save what is pending."""
 
     def finish(self) -> None:
-        """End what goes on beside it."""
+        """End what runs next to it."""
 
     def close(self) -> None:
         """Save what is pending and close."""
@@ -92,7 +92,7 @@ def _finish_all() -> None:
         try:
             store.finish()
         except Exception:  # as above
-            log.exception("checkpointdb: what goes on beside a store could not be ended")
+            log.exception("checkpointdb: what runs next to a store could not be ended")
 
 
 def _abandon_in_child() -> None:

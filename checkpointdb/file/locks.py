@@ -29,6 +29,7 @@ def lockers(path: str, table: str = system.LOCKS) -> set[int] | None:
 def strangers(path: str) -> set[int]:
     """Return the pids of those who have a store open, but not under this name.
 
-    Each name has a -wal and a -shm of its own, so they would not see what we write, nor we theirs.
+    Each name has a -wal and a -shm of its own, so they would not see what we write, nor we what
+    they write.
     """
     return (lockers(path) or set()) - (lockers(path + "-shm") or set())

@@ -1,4 +1,4 @@
-"""The one writer of a store's records, and the look-ups beside it. Knows bytes and SQL; no rows."""
+"""The one writer of a store's records, and its look-ups. Knows bytes and SQL; no rows."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Log(Registry):
                 raise
 
     def finish(self) -> None:
-        """Have what goes on beside the store end."""
+        """End what runs next to the store."""
         if self.companion is not None and not self.is_forked:
             self.companion.finish()
 
@@ -106,7 +106,7 @@ class Log(Registry):
         return super().forked()
 
     def _shorten_tail(self) -> None:
-        """Spare the next process that opens the store the reading of a long tail."""
+        """Save the next process that opens the store from reading a long tail."""
         if self._finder.index.is_worth_extending:
             # nothing is lost without it, so a full disk is no reason not to close
             with contextlib.suppress(StoreError), self._writing() as writer, transaction(writer):
@@ -166,7 +166,7 @@ class Log(Registry):
         return [_pending(*here[key], there.get(key)) if key in here else there[key] for key in keys]
 
     def saved(self, key: bytes) -> Found | None:
-        """Return the result of a key if it is found at once; None says nothing: see `find`."""
+        """Return the result of a key if it is found at once; None proves nothing: see `find`."""
         self._check_open()
         self._file.check()
         for buffer in list(self._buffers):
@@ -392,7 +392,7 @@ def _outranks(one: Entry | Found, other: Entry | Found) -> bool:
 
 
 def _pending(run: int, entry: Entry, committed: Found | None) -> Found:
-    """Return a pending entry as it is found, or what is committed and counts before it."""
+    """Return a pending entry as `Found`, or the committed one if that counts before it."""
     if committed is not None and _outranks(committed, entry) and committed.id != entry.replaces:
         return committed
     return Found(

@@ -18,9 +18,9 @@ log = logging.getLogger("checkpointdb")
 class LogFile:
     """Watch over the file to which a writing connection writes first.
 
-    After a failed sync the kernel takes what was not written for written: the next sync succeeds
-    and says nothing of it. So nothing that is in the log by then is trusted to be on the disk
-    before all of it was copied into the main file, and that synced.
+    After a failed sync the kernel treats unwritten data as written: the next sync succeeds and says
+    nothing of it. So what is in the log by then is not trusted to be on the disk until all of it
+    was copied into the main file, and that file was synced.
 
     All but `check` is called under `Log.lock`.
     """
@@ -47,7 +47,7 @@ class LogFile:
         return apsw.SQLITE_OK
 
     def begin_anew(self) -> None:
-        """Bring all that is in the log into the main file and begin it anew.
+        """Bring all that is in the log into the main file and begin the log again.
 
         Raises:
             apsw.BusyError: somebody else reads from it.

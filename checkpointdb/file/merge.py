@@ -1,10 +1,11 @@
 """Bring the records of another store into this one: a union by key. Knows SQL and records; no lock.
 
-The rule hangs on no clock. Records of one origin keep their order, and the newest of them wins.
-Between origins a success beats a failure; else what is already there stays. A record that loses is
-appended all the same, and the winner again after it, so that the newest of a key is always the last
-one in the log. What was deleted anywhere by `forget` does not come back: its tombstone is an event
-with a random id, and a record of that key counts only where each event is known that is known here.
+The rule does not depend on any clock. Records of one origin keep their order, and the newest of
+them wins. Between origins a success beats a failure; else what is already there stays. A record
+that loses is appended all the same, and the winner again after it, so that the newest of a key is
+always the last one in the log. What was deleted anywhere by `forget` does not come back: its
+tombstone is an event with a random id, and a record of that key counts only if its store knows
+every event that is known here.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ class _Placing:
 
     def _collision(self, entry: Entry, old: _Newest) -> KeyCollisionError:
         return KeyCollisionError(
-            f"{self._path}: record {old.id} here and a record of the other store have one key "
-            f"({entry.key.hex()}) and are two different rows; nothing after it was merged",
+            f"{self._path}: record {old.id} here and a record of the other store have the same "
+            f"key ({entry.key.hex()}) but are two different rows; nothing after it was merged",
             entry.key.hex(),
             entry.position,
             old.id,

@@ -1,7 +1,7 @@
 """The formats of a store file, and how each is made from the one before. Knows SQL only.
 
-A released format never changes: what a store of format n must look like is what the first n
-migrations make, and the newest format is their number. The columns are explained in
+A released format never changes: a store of format n must look like what the first n migrations
+make, and the newest format is the number of migrations. The columns are explained in
 `docs/file-format.md`; a change here is a change there.
 """
 
@@ -178,7 +178,7 @@ insert into system_state values
 
 
 def m001_format_1(connection: apsw.Connection) -> None:
-    """Lay the tables of format 1, and give the store its id."""
+    """Create the tables of format 1, and give the store its id."""
     connection.execute(TABLES_OF_FORMAT_1)
     connection.execute(
         "insert into system_state values ('store_id', ?), ('created_at', ?)",
@@ -198,8 +198,8 @@ def newest() -> int:
 def migrate(connection: apsw.Connection) -> None:
     """Bring a store, or an empty file, to the newest format, in one transaction.
 
-    Promise: a kill in the middle leaves the format there was, whole. Processes that come at the
-    same time wait for each other, and one of them does it.
+    Promise: a kill in the middle leaves the old format, whole. Processes that come at the same time
+    wait for each other, and one of them does it.
     """
     connection.execute("begin immediate")
     try:

@@ -33,8 +33,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")  # how the table writes a space: \040
 def network_file_system(path: str, table: str = system.MOUNTS) -> str | None:
     """Return the type of the network file system that `path` is on, None for a local one.
 
-    SQLite's log needs memory shared by all who have the file open, and locks that hold: neither is
-    to be had between hosts (sqlite.org/wal.html). A file system in user space is taken for remote.
+    SQLite's log needs memory shared by all who have the file open, and locks that hold: neither
+    works between hosts (sqlite.org/wal.html). A file system in user space is taken for remote.
     """
     kind = file_system(path, table)
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None

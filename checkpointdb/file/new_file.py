@@ -35,6 +35,6 @@ def check_new(path: str, force: bool = False) -> None:
         text = "a symbolic link, and nothing is written through one: give the path of a file"
         raise OSError(errno.ELOOP, text, path)
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "no regular file; give the path of one", path)
+        raise OSError(errno.EEXIST, "not a regular file; give the path of one", path)
     if not force:
         raise FileExistsError(errno.EEXIST, "it exists, and only --force replaces it", path)

@@ -1,7 +1,7 @@
 """Which of equal rows is whose, among all who count them on one store. Knows SQL; not rows.
 
 Who counts is a run, or the direct calls of a process. A number that one of them took is not given
-to another that lives beside it at any time. It is free again for those that begin after its taker
+to another whose life overlaps with its own. It is free again for those that begin after its taker
 ended; and, if its taker was killed, for everybody.
 """
 
@@ -43,7 +43,7 @@ def begin(writer: apsw.Connection, kind: Kind, shared: bool = False) -> Counter:
 
 
 def end(writer: apsw.Connection, counters: Iterable[Counter]) -> None:
-    """Count no more; the caller's transaction."""
+    """Stop counting; the caller's transaction."""
     for counter in counters:
         writer.execute(
             "update system_counters set ended = (select max(id) from system_counters) where id = ?",
@@ -79,7 +79,7 @@ def take(
         writer: a connection.
         counter: who takes them.
         contents: the keys of the rows, without a number.
-        starts: below which nothing is free; brought up to date.
+        starts: numbers below which nothing is free; brought up to date.
     """
     taken = []
     for content in contents:
@@ -114,7 +114,7 @@ def _lowest_free(writer: apsw.Connection, counter: Counter, content: bytes, star
 def held(
     reader: apsw.Connection, contents: Sequence[bytes], shared: bool
 ) -> dict[bytes, list[int]]:
-    """Return the numbers that a run which began now could not have, in order, by content.
+    """Return the numbers that a run which began now could not get, in order, by content.
 
     Args:
         reader: a connection.

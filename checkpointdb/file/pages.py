@@ -32,7 +32,7 @@ class Pages:
     Attributes:
         size: of a page.
         usable: bytes of it that SQLite uses.
-        missing: how many pages the file has less than it says; 0 if it does not say.
+        missing: how many fewer pages the file has than it says; 0 if it does not say.
     """
 
     def __init__(self, path: str, vfs: str | None = None) -> None:
@@ -64,7 +64,7 @@ class Pages:
         return count
 
     def images(self, number: int) -> Iterator[bytes]:
-        """Yield a page as the last commit left it; what was before too, where that is damaged."""
+        """Yield a page as the last commit left it; where that is damaged, older images too."""
         frames = self._frames.get(number, ())
         for at, _ in frames:
             yield _read(self._log, self.size, at)
@@ -88,7 +88,7 @@ def looks_like_pages(path: str, vfs: str | None = None) -> bool:
 def _page_size(file: Any) -> int:
     """Return the size that the pages have, whatever the header says.
 
-    Under half of it, every other page is no page; under twice of it, all that are seen are.
+    If half of it is tried, every other page is not a page; if twice of it, all that are seen are.
     """
     shares = {size: _share(file, size) for size in SIZES}
     best = max(shares.values())

@@ -70,7 +70,7 @@ def sync_fully(connection: apsw.Connection) -> None:
 
 
 def tune_reader(connection: apsw.Connection) -> None:
-    """Set what a connection needs that only reads."""
+    """Set what a connection that only reads needs."""
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     connection.pragma("query_only", True)
     connection.pragma("cache_size", -READER_CACHE // 1024)

@@ -76,8 +76,8 @@ def probe(path: str, vfs: str | None) -> None:
         raise mapped_error(error, path) from error
     if application_id == migrations.BEFORE_FORMAT_1:
         raise StoreVersionError(
-            f"{path}: written by a checkpointdb from before its first release, whose format is not "
-            "read any more; nothing was written. Give another path, or export its results with "
+            f"{path}: written by a checkpointdb from before its first release, whose format is no "
+            "longer read; nothing was written. Give another path, or export its results with "
             "the version that wrote it",
             path,
         )
@@ -111,7 +111,7 @@ def check_file(path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path}: a directory; give the path of a file, such as rows.ckpt", path)
     if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{path}: no regular file; give the path of one, or of a new one", path)
+        raise StoreError(f"{path}: not a regular file; give the path of one, or a new one", path)
     if 0 < status.st_size < SMALLEST_SQLITE:
         raise not_sqlite(path, "it is too short")
     if status.st_size == 0:
@@ -149,8 +149,8 @@ def _check_beside(path: str) -> None:
             status = os.lstat(path + ending)
             if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners:
                 raise StoreError(
-                    f"{path}{ending}: no regular file, or another user's: it is none of this "
-                    "store's. Nothing was read or written. Move it away",
+                    f"{path}{ending}: not a regular file, or another user's: it does not belong "
+                    "to this store. Nothing was read or written. Move it away",
                     path,
                 )
 
@@ -158,8 +158,8 @@ def _check_beside(path: str) -> None:
 def _identify(path: str, vfs: str | None) -> tuple[int, int]:
     """Return a file's application id and format, from its first page alone.
 
-    A kill inside a wal_checkpoint leaves a first page that speaks of pages which are only in the
-    log yet; a power cut may tear that page itself, which is whole in the log then.
+    A kill inside a wal_checkpoint leaves a first page that names pages which are still only in the
+    log. A power cut may tear that page itself, and then it is whole in the log.
     """
     try:
         return _ask(open_uri(path, "immutable=1", vfs))
@@ -206,8 +206,8 @@ def lost_in_log(path: str, damage: wal.Damage) -> tuple[str, str]:
     what = f"frame {damage.frame} of {damage.frames}" if damage.frame else "the header"
     return (
         f"{path}-wal: {what} is damaged, and SQLite reads nothing after it",
-        f"{damage.commits:,} commits are there whole, and the next write goes over them. If they "
-        "matter, copy the store with its -wal and -shm now, and work on the copy: "
+        f"{damage.commits:,} whole commits come after it, and the next write overwrites them. If "
+        "they matter, copy the store with its -wal and -shm now, and work on the copy: "
         "`ckpt salvage COPY -o NEW` reads them",
     )
 
@@ -218,8 +218,8 @@ def refuse_other_name(path: str) -> None:
     while others := strangers(path):
         if time.monotonic() > until:  # not in the middle of opening or closing it
             raise StoreError(
-                f"{path}: process {min(others)} has this file open under another name, and with "
-                "it another log: what either writes the other would not see, and overwrite. "
+                f"{path}: process {min(others)} has this file open under another name, and so "
+                "with another log: each would not see, and overwrite, what the other writes. "
                 "Nothing was read or written. Use one name, or copy the file",
                 path,
             )

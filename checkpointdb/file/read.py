@@ -82,7 +82,7 @@ class Reader:
         return self._connection
 
     def is_unchanged(self) -> bool:
-        """Tell whether what it reads is still the file: nobody wrote where it takes no locks."""
+        """Tell whether it still reads the current file: without locks, that nobody wrote to it."""
         return not self._immutable or files.unchanged(self.path) == self._mark
 
     def check_unchanged(self) -> None:
@@ -229,7 +229,7 @@ class Reader:
         return [None if found is None else found.is_good for found in self.outcomes(keys)]
 
     def held_occurrences(self, contents: Sequence[bytes], shared: bool) -> dict[bytes, list[int]]:
-        """Return the numbers of equal rows that a run which began now could not have."""
+        """Return the numbers of equal rows that a run which began now could not get."""
         with sqlite_errors.mapped(self.path):
             return occurrences.held(self._connection, contents, shared)
 
@@ -320,7 +320,7 @@ class Reader:
                 "select id, saved_at from records order by id desc limit 1"
             ).fetchone()
             if row and type(row[1]) is not float:
-                raise apsw.CorruptError("a record was saved at no time")
+                raise apsw.CorruptError("the time of a record is invalid")
         return row or (0, None)
 
     def missing_log(self) -> RunInfo | None:
@@ -371,7 +371,7 @@ class Reader:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """Have all that is read in the block be as of one moment."""
+        """Have everything that is read in the block come from one moment."""
         with sqlite_errors.mapped(self.path):
             self._connection.execute("begin")
             try:
@@ -382,7 +382,7 @@ class Reader:
 
 
 def first_corrupt(path: str, connection: apsw.Connection, ids: Sequence[int]) -> StoreCorruptError:
-    """Name the first of some records whose text is rotten to not being UTF-8."""
+    """Name the first of some records with a text that is no longer UTF-8."""
     for id in ids:
         try:
             connection.execute("select * from records where id = ?", (id,)).fetchall()

@@ -56,7 +56,7 @@ class ReadLog:
                 yield self._reader
 
     def finish(self) -> None:
-        """Nothing goes on beside it."""
+        """Do nothing: nothing runs next to it."""
 
     # --- what is there
 

@@ -56,8 +56,8 @@ class Entry(msgspec.Struct, gc=False):
 class Appended(msgspec.Struct, frozen=True):
     """What a commit wrote: records `first_id` to `last_id`, 0 if none, and the entries it left out.
 
-    `late` are those for whose key another one's result was there already: of a worker, and failures
-    of anybody. They are not saved.
+    `late` are entries of a worker, and failures of anybody, for whose key somebody else's result
+    was there already. They are not saved.
     """
 
     first_id: int = 0
@@ -208,7 +208,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     `ended` is the run's own last word (`finished`, `pilot ended`, `interrupted`, `failed: …`),
     None while it runs, or if it was killed; `state` tells these apart. `store` is the id of the
     store in which it ran; `is_merged` tells whether that is another one. `total` is the number of
-    its rows when it began, None if they did not know it.
+    its rows when it began, None if that was not known.
     """
 
     id: int
@@ -255,7 +255,7 @@ def checksum(entry: Entry) -> int:
     """Return the 63-bit checksum of a record, over the bytes and storage classes of its values.
 
     The low 32 bits are those of identity and input, so that a hit need not read these: its identity
-    is compared with the row's, and 0.4 µs are spared.
+    is compared with the row's, which saves 0.4 µs.
     """
     identity, stored_input = entry.identity, entry.input
     if entry.row_digest is not None:

@@ -1,4 +1,4 @@
-"""What a store has beside its records: steps, codes, runs, claims, calls. Knows SQL; no rows."""
+"""What a store has next to its records: steps, codes, runs, claims, calls. Knows SQL; no rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_ALIVE = 100  # runs that did not end, so many of the newest, may still be a
 
 
 class Companion(Protocol):
-    """What goes on beside an open store; what it has claimed it gives up itself."""
+    """What runs next to an open store; it gives up its own claims."""
 
     worker: str
 
@@ -143,7 +143,7 @@ class Registry(Opened):
     ) -> int:
         """Record that a run begins, by which process and with which code; return its id.
 
-        `total` is the number of its rows, if they know it.
+        `total` is the number of its rows, if that is known.
         """
         now, process = time.time(), this_process()
         with self._writing() as writer, transaction(writer):
@@ -265,13 +265,13 @@ class Registry(Opened):
     def take_occurrences(
         self, counter: Counter, contents: Sequence[bytes], starts: dict[bytes, int], deaths: int
     ) -> tuple[list[int], int]:
-        """Return the lowest free number of each row, and how many counters died beside this one.
+        """Return the lowest free number of each row, and how many counters died next to this one.
 
         Args:
             counter: who takes them.
             contents: keys without a number.
             starts: where to look from; forgotten if another one died.
-            deaths: as returned the time before.
+            deaths: as returned last time.
         """
         with self._light(), self._writing() as writer, transaction(writer):
             now = occurrences.deaths_beside(writer, counter)
@@ -293,13 +293,13 @@ class Registry(Opened):
 
     @interrupts.whole
     def unknown_counters(self, counter: Counter) -> dict[int, float]:
-        """Return the counters beside this one that may live or not: id, end of the lease."""
+        """Return the counters next to this one that may or may not live: id, end of the lease."""
         with self._light(), self._writing() as writer, transaction(writer):
             return occurrences.unknown_beside(writer, counter)
 
     @interrupts.whole
     def end_counter(self, counter: Counter) -> None:
-        """Count no more; if the store cannot be written now, the next one to begin says so."""
+        """Stop counting; if the store cannot be written now, the next one to begin says so."""
         self._done.add(counter)
         self._end_counters()
 

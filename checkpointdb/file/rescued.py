@@ -1,7 +1,7 @@
 """A new store, filled with the rows of a damaged one. Knows the tables; no page and no file.
 
-A record counts if its checksum holds, which says nothing of its position, cost, times or id. What
-is known of steps and runs has no checksum: it is taken if it is of the right types.
+A record counts if its checksum holds, which says nothing about its position, cost, times or id.
+What is known of steps and runs has no checksum: it is taken if it is of the right types.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Table:
         return not needed if value is None else type(value) in types
 
     def usual(self, values: list[Any]) -> list[Any]:
-        """Return values with the usual ones in place of numbers that are none any more."""
+        """Return values, with the usual ones in place of numbers that are no longer numbers."""
         return [
             value if self._fits(value, kinds, needed) else _USUAL.get(column, value)
             for column, value, kinds, needed in zip(
@@ -140,7 +140,7 @@ class Rescued:
         return rows(self._writer, sql, (id,)) == [(of["key"], of["checksum"])]
 
     def _stray(self, values: list[Any]) -> None:
-        """Keep a record whose id is another's, for the end."""
+        """Set aside, for the end, a record whose id another one has."""
         columns = ", ".join(self._records.columns)
         places = ", ".join("?" * len(values))
         self._writer.execute(f"insert into temp.strays ({columns}) values ({places})", values)
@@ -199,7 +199,7 @@ class Rescued:
         )
 
     def _name_steps(self) -> None:
-        """Give names to steps of which nothing is left but what names them."""
+        """Give names to lost steps that other rows still refer to."""
         lost = """
         select step, min(at)
           from (select step, saved_at as at from records

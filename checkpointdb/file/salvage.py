@@ -101,7 +101,7 @@ def _salvage(source: str, temporary: str, progress: OnProgress) -> Salvaged:
             for row in scan.rows(progress):
                 new.add(row)
             if not new.is_store:
-                raise StoreError(f"{source}: nothing of a checkpointdb store is in it", source)
+                raise StoreError(f"{source}: it holds nothing of a checkpointdb store", source)
             new.finish(is_damaged=bool(scan.spoilt or pages.missing))
             problems = new.problems
             if pages.missing:

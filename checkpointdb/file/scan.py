@@ -18,7 +18,7 @@ _BEGIN = re.compile(rb"\x00\x2c\x2c")
 
 
 class Row(msgspec.Struct):
-    """A row of some table or index; of one that is not whole, how many values it has, and `head`.
+    """A row of some table or index; if it is not whole, how many values it has, and `head`.
 
     Attributes:
         rowid: 0 in an index.
@@ -51,7 +51,7 @@ class Scan:
         self.spoilt = 0
 
     def rows(self, progress: OnProgress) -> Iterator[Row]:
-        """Yield the rows; of a page whose newest image is damaged, those of older ones too."""
+        """Yield the rows; if a page's newest image is damaged, those of older images too."""
         count = len(self._pages)
         for number in range(1, count + 1):
             page = self._pages.page(number)
@@ -64,7 +64,7 @@ class Scan:
                 yield from self._on_page(page, number)
 
     def _named_by(self, page: bytes, number: int) -> Iterator[int]:
-        """Yield the pages of tables that a page names; of the schema's, that of records alone."""
+        """Yield the pages of tables that a page names; if it is the schema's, only the records'."""
         yield from children(page, number, self._cells.places(page, number))
         if number == 1 and self._cells.kind(page, 1) == LEAF_TABLE:
             for row in self._on_page(page, 1):
@@ -96,7 +96,7 @@ class Scan:
         return bool(kind) or number == 1 or int.from_bytes(page[:4], "big") <= len(self._pages)
 
     def _unnamed(self, page: bytes, taken: list[Cell]) -> Iterator[Row]:
-        """Yield the records on a page that it does not name, though they are there."""
+        """Yield the records that are on a page though the page does not name them."""
         for match in _BEGIN.finditer(page):
             at = match.start() - 1
             if at < 2 or any(cell.start <= at < cell.end for cell in taken):

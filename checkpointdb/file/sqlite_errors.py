@@ -57,7 +57,7 @@ def mapped_error(error: apsw.Error, path: str) -> StoreError:
 
 
 def not_sqlite(path: str, why: str) -> StoreError:
-    """Say that a file is none of SQLite's."""
+    """Say that a file is not one of SQLite's."""
     return StoreError(
         f"{path}: not a checkpointdb store, nor any SQLite file ({why}); nothing was written. "
         "Give another path, or move the file away",

@@ -1,7 +1,7 @@
 """A file that takes its name when it is whole. Knows files and names; nothing of what is in them.
 
-A kill leaves what it had made so far next to that name. Whoever makes a file of the same name next
-removes it: its maker holds a lock on it, which ends with the process.
+A killed process leaves what it had made so far next to that name. Whoever makes a file of the same
+name next removes it: its maker holds a lock on it, which ends with the process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
 def beside(temporary: str, data: bytes) -> Iterator[str]:
     """Give the name of a file of these bytes, mode 0600, next to one that `half_made` gave.
 
-    It is gone after the block, and after a kill with the other one.
+    It is removed after the block or, after a kill, together with the other one.
     """
     path = f"{temporary}-segment"
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

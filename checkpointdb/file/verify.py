@@ -176,10 +176,10 @@ def _of_record(id: int, expected: int, step: Any, run: Any, *fields: Any) -> Ite
 
 
 def _page(connection: apsw.Connection, last: int) -> list[tuple[Any, ...]]:
-    """Return the records after `last`; one of them where not all of it can be read.
+    """Return the records after `last`; only the next one, where not all of it can be read.
 
     Raises:
-        apsw.CorruptError: nothing of the next one can be.
+        apsw.CorruptError: nothing of the next one can be read.
     """
     unreadable = f"-2, 0, 0, {KEY_BYTES}, x'', 0, 0, 0, null, null, null, null"
     sql = "select id, {} from records where id >= ? + 1 order by id limit ?"

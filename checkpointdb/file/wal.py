@@ -127,7 +127,7 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
 
 
 def _is_copied(log: Any, main: Any, page: int) -> bool:
-    """Tell whether all commits of a log are in the main file: it was about to be begun anew."""
+    """Tell whether all commits of a log are in the main file: it was about to begin again."""
     size = main.xFileSize()
     for number, places in images(log, page).items():
         place = next((place for place, is_whole in places if is_whole), places[-1][0])
@@ -140,7 +140,7 @@ def _is_copied(log: Any, main: Any, page: int) -> bool:
 def images(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
     """Return where each page in a log lies, the newest first, and if it is whole and committed.
 
-    Of a page whose newest image is not, those before it are named too, to the first that is. What
+    Where a page's newest image is not, earlier ones are named too, back to the first that is. What
     comes after a damaged frame counts, though SQLite does not read it.
     """
     size = page + FRAME_HEADER
@@ -160,7 +160,7 @@ def images(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
 
 
 def _frames(log: Any, size: int, count: int) -> Iterator[tuple[int, int, int, bool]]:
-    """Yield of each frame of the log's present salt: page, if it ends a commit, place, if whole."""
+    """Yield for each frame of the present salt: page, if it ends a commit, place, if whole."""
     if count < 1:
         return
     header = log.xRead(HEADER, 0)

@@ -236,7 +236,7 @@ def _tag_keyed(value: Any, where: str, depth: int, form: Form) -> Any:
     """Encode an object that knows its own identity, which is all that a store has of it."""
     if form.scope is not None:
         raise EncodeError(
-            f"{where}: a {_qualified(value)} has a key of its own, and cannot be made from it: "
+            f"{where}: a {_qualified(value)} has a key of its own, but cannot be rebuilt from it: "
             "return plain values",
             where,
         )
@@ -280,7 +280,7 @@ def _tag_record(value: Any, fields: dict[str, Any], where: str, depth: int, form
 def _tag_state(value: Any, state: dict[str, Any], where: str, depth: int, form: Form) -> Any:
     """Encode what an instance has besides its fields.
 
-    A private attribute that cannot be stored (a lock) is left to the class, if it makes such a one.
+    A private attribute that cannot be stored (a lock) is left to the class, if it makes one itself.
     """
     for name, child in list(state.get("private", {}).items()):
         try:
@@ -293,7 +293,7 @@ def _tag_state(value: Any, state: dict[str, Any], where: str, depth: int, form: 
 
 
 def _items_of(value: Any, where: str) -> dict[Any, Any] | None:
-    """Return the items of what looks like a dict and is none; None for anything else."""
+    """Return the items of what looks like a dict but is not one; None for anything else."""
     kind = type(value)
     if isinstance(value, Mapping):
         return {name: value[name] for name in value}
@@ -305,7 +305,7 @@ def _items_of(value: Any, where: str) -> dict[Any, Any] | None:
         return None
     items = dict(pairs)
     if len(items) < len(pairs):
-        raise EncodeError(f"{where}: two values of this row have one name", where)
+        raise EncodeError(f"{where}: two values of this row have the same name", where)
     return items
 
 

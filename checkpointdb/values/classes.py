@@ -1,7 +1,7 @@
 """Which classes a result may come back as: those of an annotation, then of the function's globals.
 
-A store has the names of classes alone. A name is looked up here and nowhere else, so that nothing
-is ever imported by a name from a file.
+A store has only the names of classes. A name is looked up here and nowhere else, so that nothing is
+ever imported by a name from a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAMESPACES = {kind.__name__: kind for kind in NAMESPACES}
 
 
 class Scope:
-    """The classes that a name may stand for, from within outwards.
+    """The classes that a name may stand for, looked up from the innermost scope outwards.
 
     Args:
         annotation: classes in it, and in the fields of those, are known.
@@ -56,7 +56,7 @@ class Scope:
 
 
 def _is_rebuilt(kind: Any) -> bool:
-    """Tell whether instances of a class are built again by what the class is."""
+    """Tell whether instances of a class are built again, by the kind of class that it is."""
     if not isinstance(kind, type) or isinstance(kind, types.GenericAlias):
         return False
     return issubclass(kind, enum.Enum) or field_names(kind) is not None
@@ -179,7 +179,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
 def first_unstorable(annotation: Any, where: str = "$", depth: int = 8) -> Unstorable | None:
     """Find a class in an annotation of which no value can be stored; None if all may be.
 
-    What is only maybe so is let through: a union with one that can be stored, a base class.
+    Doubtful cases are let through: a union with a class that can be stored, a base class.
     """
     if depth == 0 or annotation is Any or annotation is None or isinstance(annotation, str):
         return None
@@ -259,7 +259,7 @@ def _may_be_stored(kind: type) -> bool:
 
 
 def _is_base(kind: type) -> bool:
-    """Tell whether a class is there to be derived from: a value may be of another class."""
+    """Tell whether a class is meant to be derived from: a value may be of another class."""
     return getattr(kind, "_is_protocol", False) or bool(type.__subclasses__(kind))
 
 

@@ -75,7 +75,7 @@ def decode(data: str | bytes) -> Any:
 class Codec:
     """Encode and decode the results of one step, typed by its return annotation.
 
-    Promise: `decode(encode(value))` equals `value`, in types too; it was checked when encoding.
+    Promise: `decode(encode(value))` equals `value`, even in types; that was checked when encoding.
     Instances of a class that is neither in the annotation nor in `namespace` under its name come
     back as dicts, which `notices` says once.
 
@@ -84,10 +84,11 @@ class Codec:
             tuple, pydantic model, or generics of those. `Any`: plain values, the builtin types
             that the tagged encoding knows, and classes of the namespace.
         namespace: the globals of the step's function.
-        each: of one result where the step returns a list of them, and nobody says which this is.
+        each: the codec of one result, where the step returns a list of them and a value may be
+            either.
 
     Attributes:
-        notices: what the user is to be told of results; whoever tells it takes it away.
+        notices: what the user is to be told of results; whoever tells the user removes it.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Codec:
         """Raise if the annotation says that no result can be stored.
 
         Raises:
-            EncodeError: so it is; no call was made.
+            EncodeError: it says so; no call was made.
         """
         found = first_unstorable(self.annotation)
         if found is not None:

@@ -32,7 +32,7 @@ def register(kind: type[T], *, to: Callable[[T], Any], back: Callable[[Any], T])
 
     A store has the name of the class and what `to` returned; a class is never imported by that
     name: the same `register` must have run before such a result is read. What `to` returns is the
-    row's identity, so a change of it makes new rows of old ones. A result is checked when it is
+    row's identity, so changing it turns old rows into new ones. A result is checked when it is
     saved: what `back` makes of it must give the same again.
 
     Args:
@@ -41,7 +41,7 @@ def register(kind: type[T], *, to: Callable[[T], Any], back: Callable[[Any], T])
         back: from those to an equal value.
 
     Raises:
-        TypeError: `kind` is no class, `to` or `back` no function.
+        TypeError: `kind` is not a class, `to` or `back` not a function.
         ValueError: its values can be stored as they are, or another class has its name.
     """
     if not isinstance(kind, type):

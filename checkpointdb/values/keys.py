@@ -48,7 +48,8 @@ def key_of(name: str, version: Version, row: Any, depends: Mapping[str, Any] | N
 def digest(content: bytes) -> bytes:
     """Return the 16-byte digest of canonical bytes.
 
-    It has no secret, so that stores can be merged: who knows a row can test whether it is there.
+    It has no secret, so that stores can be merged: whoever knows a row can test whether it is
+    there.
     """
     return blake2b(content, digest_size=16).digest()
 
@@ -77,7 +78,7 @@ class Keyer:
             Arguments of a call that the recipe leaves out are never stored.
         depends: the digest of what `depends=` names, see `depends_digest`.
         bound: arguments that are the same for every row: those of a partial.
-        row_name: what the argument that is the row is called beside them.
+        row_name: the name of the argument that is the row, next to those.
         redactor: what is not stored of a row.
     """
 
@@ -163,7 +164,7 @@ class Keyer:
         return self._of(canonical_call(content) if form == ARGUMENTS else content)
 
     def stored(self, row: Any, plain: int) -> tuple[str | bytes | None, int, bytes | None]:
-        """Return the stored form of a row, None if nothing is kept, which form it is, its digest.
+        """Return the stored form of a row (None if nothing is kept), which form it is, its digest.
 
         The digest is of the whole row, where its identity is of a part only; None if the rest
         cannot be encoded.
@@ -201,7 +202,7 @@ class Keyer:
         return value if self._redactor is None else self._redactor.value(value)
 
     def row_digest(self, row: Any) -> bytes | None:
-        """Return what `stored` says is the digest of a whole row; None where it says nothing."""
+        """Return the digest that `stored` gives for a whole row; None where it gives none."""
         if self._narrow is None or isinstance(row, Arguments):
             return None
         return _digest_or_none(row)
@@ -216,7 +217,8 @@ class Keyer:
     ) -> bool:
         """Tell whether a row is what it was when `identify` and `stored` said this of it.
 
-        The stored form of a whole plain row tells such rows apart as identities do, for half.
+        The stored form of a whole plain row tells such rows apart as identities do, at half the
+        cost.
         """
         try:
             if plain and self._keep == "row":
@@ -277,7 +279,7 @@ def _both(described: str) -> tuple[Any, tuple[str, ...]]:
     if not _are_texts(names) or not (
         recipe is None or is_function or (recipe and _are_texts(recipe))
     ):
-        raise DecodeError("the key recipe of a step is none that checkpointdb writes")
+        raise DecodeError("the key recipe of a step is not one that checkpointdb writes")
     return recipe, tuple(names)
 
 

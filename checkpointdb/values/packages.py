@@ -1,7 +1,7 @@
 """Values of other people's packages to what is stored, and back: pandas, Pillow, pydantic's URLs.
 
-No package is imported to encode: its values can only exist where it is. To decode it is imported
-by its own name, which stands here; never by a name from a file.
+No package is imported to encode: its values can only exist where it is. To decode, it is imported
+by its own name, which stands here, never by a name from a file.
 """
 
 from __future__ import annotations

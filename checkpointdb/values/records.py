@@ -180,7 +180,7 @@ def _build_model(kind: Any, fields: dict[str, Any], state: dict[str, Any]) -> An
 
 
 def _default_of(info: Any, fields: dict[str, Any]) -> Any:
-    """Return the default of a model's field or private attribute, beside these other fields."""
+    """Return the default of a model's field or private attribute, given these other fields."""
     if info.default_factory is None:
         return info.get_default()
     if getattr(info, "default_factory_takes_validated_data", False):
@@ -189,7 +189,7 @@ def _default_of(info: Any, fields: dict[str, Any]) -> Any:
 
 
 def _private(kind: Any, fields: dict[str, Any], state: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a model's private attributes: those saved, and the class's own of the others."""
+    """Return a model's private attributes: those saved, and the class's defaults for the others."""
     attributes = kind.__private_attributes__
     if not attributes:
         return None

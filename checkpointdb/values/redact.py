@@ -44,7 +44,7 @@ class Redactor:
         return name in self._names
 
     def text(self, text: str, row: Any = None) -> str:
-        """Return a text without what matches, nor the values of named fields of `row`."""
+        """Return a text without what matches and without the values of named fields of `row`."""
         for value in sorted(self._values(row), key=len, reverse=True):
             text = text.replace(value, REDACTED)
         for pattern in self._patterns:

@@ -17,7 +17,7 @@ _ZONE_FOLDERS = ("/zoneinfo/", "/zoneinfo-posix/")
 
 
 def describe(zone: dt.tzinfo | None) -> Zone:
-    """Return what names a zone; None where nothing does but its offset."""
+    """Return what names a zone; None where only its offset does."""
     if isinstance(zone, zoneinfo.ZoneInfo):
         return zone.key
     package = type(zone).__module__.partition(".")[0]
@@ -64,7 +64,7 @@ def in_zone(value: Any, fold: int, zone: Zone) -> Any:
     """Return a time, read from ISO text, in its zone again.
 
     Raises:
-        ValueError: the zone has another offset then, here and now, than the time was saved with.
+        ValueError: here, the zone has another offset at that time than the time was saved with.
     """
     if zone is None:
         return value.replace(fold=fold)
@@ -79,7 +79,7 @@ def in_zone(value: Any, fold: int, zone: Zone) -> Any:
 
 
 def _candidates(found: Any, value: Any) -> Any:
-    """Yield the zone; before it, of pytz, the one of its instances that holds at that time."""
+    """Yield the zone; for pytz, first the one of its instances that holds at that time."""
     if isinstance(value, dt.datetime) and hasattr(found, "localize"):
         yield value.astimezone(found).tzinfo
     yield found
