@@ -9,7 +9,8 @@ from .harness import ROOT
 from .tables import TABLES
 
 PAGES = [
-    os.path.join(ROOT, name) for name in ("docs/saving.md", "docs/benchmarks.md", "docs/scale.md")
+    os.path.join(ROOT, name)
+    for name in ("README.md", "docs/saving.md", "docs/benchmarks.md", "docs/scale.md")
 ]
 MARKED = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 

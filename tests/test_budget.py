@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 from drivers import SEQUENTIAL
 from paid import EVERY_DRIVER, Paid, context, each_kind, every_driver, label, result_of, saved
 
 import checkpointdb as ckpt
-from checkpointdb import BudgetExceeded, Store, every, on_exit
+from checkpointdb import BudgetExceeded, Store, every, interrupts, on_exit
+from checkpointdb.loops.sync import WATCH_EVERY
 
 
 @pytest.fixture
@@ -142,6 +144,24 @@ def test_a_cost_that_is_no_cost_ends_the_run(store_path, driver, cost):
         (record,) = store.records()
         assert (record.result, record.cost) == (1, None)
         assert store.steps()[0].cost == 0
+
+
+def test_what_cost_raises_of_the_last_row_is_waited_for(store_path, monkeypatch):
+    """Its row is settled, and could be given out, some time before the error is here."""
+    land = interrupts.land
+
+    def late(call):
+        time.sleep(2 * WATCH_EVERY)
+        land(call)
+
+    monkeypatch.setattr(interrupts, "land", late)
+
+    @ckpt.step(store_path, version=1)
+    async def step(row):
+        return row
+
+    with pytest.raises(ValueError, match="cost= returned -1"):
+        list(step.run([1], concurrency=4, cost=lambda result: -1, on_error="record"))
 
 
 def test_a_cost_function_that_raises_ends_the_run(store_path):

@@ -136,6 +136,8 @@ def test_a_step_saved_elsewhere_keeps_its_other_options(store_path, tmp_path):
         "pause_on": (OSError,),
         "using": ("client",),
         "replay": False,
+        "remote": None,
+        "ship": None,
     }
     first = step_of(label, store_path, **options)
     other = first.replace(store=tmp_path / "b.ckpt", save=ckpt.on_exit())

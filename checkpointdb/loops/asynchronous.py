@@ -235,6 +235,9 @@ class Tasks:
         """Begin no further call once the block ends, and await those in flight."""
         try:
             yield
+            await wait_for(self._workers, self._signals)
+            if self._errors:  # a row is settled before what `cost=` raised of it is here
+                raise self._errors[0]
         except asyncio.CancelledError as error:
             self._stop()
             await wait_for(self._workers, self._signals, error)

@@ -146,6 +146,8 @@ class Pooled:
                 if signals.deferred is not None:
                     self._pause(signals)
                 yield from map(self._results.take, order.ready())
+            while self._sent:  # a row is settled before what `cost=` raised of it is here
+                self._wait()
         finally:
             if not signals.urgent:
                 self._drain()
