@@ -29,17 +29,18 @@ def adopt(
 ) -> tuple[int, int]:
     """Copy the saved results of a step's version `old` to its version `new`, in one transaction.
 
-    Use it after a change that does not change results: of code, of the step's name, of the names
-    in `depends=`. The old ones stay. Failures are not copied, nor rows that the target has results
-    for. Of results under several values of `depends=`, those of the newest run are copied.
+    Use it after a change of the code, of the step's name or of the names in `depends=` that does
+    not change results. The old results stay. Failures are not copied, nor rows that the target
+    already has results for. If `depends=` had several values, the results of the newest run's value
+    are copied.
 
     Args:
         store: an open store.
         step: name of the step.
         old: its version that has the results.
         new: the version that gets them; may be `old` if `name` or `depends` differ.
-        name: the step that gets them, if it is called otherwise.
-        depends: names and digest of `depends=` of the target; as they are, unless given.
+        name: the step that gets them, if its name differs.
+        depends: names and digest of the target's `depends=`; unless given, they stay as they are.
         dry_run: only count.
 
     Returns:
@@ -81,7 +82,7 @@ class Depends(msgspec.Struct, frozen=True):
 
     @property
     def code(self) -> Code | None:
-        """What a run of adopted results has for its code: it says under which keys they are."""
+        """What a run of adopted results has as its code: it says which keys they have."""
         if self.digest is None:
             return None
         roots = {DEPENDS: {"": (self.digest.hex(), None)}}
@@ -114,7 +115,7 @@ def _step(reader: Reader, name: str, version: Version) -> StepInfo:
 
 
 class _Copying:
-    """Entries of a step with their new keys, those left out that the target has already."""
+    """Entries of a step with their new keys, without those that the target already has."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class _Copying:
 
 
 def _rekey(entry: Entry, before: Keyer, after: Keyer, path: str) -> bytes:
-    """Return the entry's key under the new version, the same n-th of equal rows as it was."""
+    """Return the entry's key under the new version, with the same number among equal rows."""
     if entry.input is not None:
         with contextlib.suppress(EncodeError):
             key, identity = before.of_stored(entry.input, entry.input_form)

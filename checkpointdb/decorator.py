@@ -38,7 +38,7 @@ def step(store: Any, *, version: Any = _REQUIRED, **options: Unpack[StepOptions]
 
     Promises: a result is pending when it is returned and committed when the save policy says; a
     committed result survives what `durability` names; a saved result is never thrown away, not even
-    when the code changes. The function's own exceptions pass through, the same objects.
+    when the code changes. The function's own exceptions pass through as the same objects.
 
     Args:
         store: path of the store file, created at first use; or an open `Store`.

@@ -18,7 +18,7 @@
     └── BudgetExceeded           max_cost= is spent                   .spent .budget
 
 Misuse of the API is a builtin `TypeError` or `ValueError` at the call. `StaleResultsWarning` is a
-`UserWarning`: results are given out that other code computed.
+`UserWarning`: a run gives out results that other code computed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class StoreFullError(StoreError):
 class BucketError(StoreError):
     """A bucket, or a folder in its place, cannot be used; `path` is its URL.
 
-    `passing` is True where it may be of use to try again later: the network, or the service.
+    `passing` is True if trying again later may help: the network or the service failed.
     """
 
     def __init__(self, message: str, path: str | None = None, passing: bool = False) -> None:
@@ -77,7 +77,8 @@ class EncodeError(CheckpointError):
     """A row or a result cannot be stored.
 
     `where` is the place inside the value (`$.meta[3].file`). `result` is the step's result, which
-    was paid for: catch the error and save it another way. For a row it is `MISSING`.
+    was paid for: catch the error and save it another way. If a row cannot be stored, it is
+    `MISSING`.
     """
 
     def __init__(self, message: str, where: str = "$", result: Any = MISSING) -> None:
@@ -95,11 +96,11 @@ class DecodeError(CheckpointError):
 
 
 class KeyCollisionError(CheckpointError):
-    """Two different rows have one key; somebody made them so, for it does not happen by chance.
+    """Two different rows have one key. It does not happen by chance: somebody made them so.
 
-    The row is refused before its call, and never gets the other one's answer. `key` is what both
-    have, in hex; `position` is the row's, from 0; `record` is the id of the other's record, None
-    if that is not committed yet.
+    The row is refused before its call, and never gets the other row's answer. `key` is the key of
+    both, in hex; `position` is the row's, from 0; `record` is the id of the other row's record,
+    None if that is not committed yet.
     """
 
     def __init__(self, message: str, key: str, position: int, record: int | None = None) -> None:
@@ -110,9 +111,9 @@ class KeyCollisionError(CheckpointError):
 
 
 class StaleResultsWarning(UserWarning):
-    """Saved results are given out that other code, or another row of the same key, computed.
+    """A run gives out saved results that other code, or another row of the same key, computed.
 
-    It comes in every run until it is settled: raise the version, `ckpt adopt`, or `Step.accept`.
+    Every run warns until you settle it: raise the version, `ckpt adopt`, or `Step.accept`.
     """
 
 
@@ -132,7 +133,7 @@ class ReplayMissError(CheckpointError):
     """A row has no saved result, and the step is only to replay what is saved. No call was made.
 
     `row` is the row, `key` its key in hex. `differs` has the fields in which the nearest saved row
-    is another: name to (this row's value, the saved one's).
+    differs: name to (this row's value, the saved row's).
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class BindingError(CheckpointError):
 
 
 class StepDeadlockError(CheckpointError):
-    """A step was called for a row, and asks, itself or through others, for that row's result.
+    """A step that computes a row asks, itself or through other steps, for that row's result.
 
     It would wait for ever. `key` is the row's, in hex. Recursion over other rows is fine.
     """
@@ -168,7 +169,7 @@ class StepDeadlockError(CheckpointError):
 
 
 class StepStuckError(CheckpointError):
-    """Calls took longer than `timeout=` and still run, so many that no other can be made.
+    """So many calls still run after their `timeout=` that no other call can be made.
 
     `rows` are their positions. What they return while the process lives is saved.
     """

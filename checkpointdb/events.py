@@ -50,7 +50,7 @@ class Report(msgspec.Struct, frozen=True):
     usage: dict[str, int] = {}
 
     def in_words(self, of: str = "") -> dict[str, str]:
-        """Return the counts for a person, "" for what there is nothing of; `of` ends the rows."""
+        """Return the counts for a person, "" for a count of nothing; `of` follows the rows."""
         each = self.commit_seconds / self.commits if self.commits else 0.0
         return {
             "rows": f"{self.rows:,} {of}".rstrip(),
@@ -70,7 +70,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def added(*usages: Mapping[str, int]) -> dict[str, int]:
-    """Return the sum of token counts, name by name; what becomes nothing is left out."""
+    """Return the sum of token counts, name by name, without names whose sum is 0."""
     total = Counter[str]()
     for usage in usages:
         total.update(usage)
@@ -108,7 +108,7 @@ class Committed(msgspec.Struct, frozen=True):
 class CameLate(msgspec.Struct, frozen=True):
     """A result of this row was saved meanwhile, and stays; this outcome is not saved.
 
-    Another worker's, under `shared=True`; anybody's, where this outcome is a failure.
+    The saved result is another worker's, under `shared=True`, or anybody's, if this is a failure.
     It is the `nth` such row of its run, counted from 1.
     """
 
@@ -121,7 +121,7 @@ class CameLate(msgspec.Struct, frozen=True):
 class RowFailed(msgspec.Struct, frozen=True):
     """The step failed for a row; `recorded` tells whether the run goes on.
 
-    It is the `nth` row of its run, counted from 1, that failed by an error of this type.
+    It is the `nth` row of its run, counted from 1, that failed with an error of this type.
     """
 
     step: str
@@ -152,7 +152,7 @@ class RunEnded(msgspec.Struct, frozen=True):
 
     `loss_window` is what a crash would have cost at the worst moment, calls in flight aside.
     `stale` is how many saved results of the step were computed by other code. `failures` are the
-    types of errors by which rows failed, each with their number, the most frequent first.
+    types of errors that rows failed with, each with its count, the most frequent first.
     """
 
     step: str
@@ -194,7 +194,7 @@ def _level(event: Event) -> int:
 
 
 def _is_warned_of(nth: int) -> bool:
-    """Tell whether the nth of what may come a million times is worth a line."""
+    """Tell whether the nth of events that may come a million times is worth a line."""
     return nth <= WARNED_OF or nth == 10 ** (len(str(nth)) - 1)
 
 
@@ -230,8 +230,8 @@ def _line(event: Event) -> str:
             )
         case Paused():
             return (
-                f"{event.step}: all calls wait for {wording.duration(event.seconds)}, row "
-                f"{event.position} said: {event.error_type}: {event.message}"
+                f"{event.step}: all calls wait for {wording.duration(event.seconds)}, "
+                f"because of row {event.position}: {event.error_type}: {event.message}"
                 f"{_more(event.nth, 'pauses')}"
             )
         case RunEnded():
@@ -239,7 +239,7 @@ def _line(event: Event) -> str:
             failed = f", {report.failed:,} FAILED" if report.failed else ""
             if event.failures:
                 failed += f" ({', '.join(f'{kind}: {n:,}' for kind, n in event.failures)})"
-            stale = f"; {event.stale:,} saved results are of other code" if event.stale else ""
+            stale = f"; {event.stale:,} saved results are from other code" if event.stale else ""
             return (
                 f"{event.step}: run {event.run} {event.ended}: {report.rows:,} rows, "
                 f"{report.hits:,} hits, {report.computed:,} computed{failed}{stale}"

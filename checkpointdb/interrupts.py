@@ -1,9 +1,9 @@
 """Ctrl-C, SIGTERM and SIGHUP wait while something must be whole. Knows no run and no file.
 
-A signal's handler runs in the main thread, between any two bytecodes; no `try` and no `with` has
-none before it. So the handler looks at the stack: under a function that is `whole` it only takes a
-note, and the wrapper of that function, which is none, delivers the signal. Other threads are never
-interrupted, and take no part in this.
+A signal's handler runs in the main thread, between any two bytecodes, even just before a `try` or a
+`with` takes effect. So the handler looks at the stack. Under a function that is `whole` it only
+takes a note; the wrapper of that function, which is not `whole` itself, delivers the signal. Other
+threads are never interrupted, and take no part in this.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ last_acts: list[Callable[[], None]] = []  # after that, and as bounded: what may
 
 
 def whole(fn: Callable[P, R]) -> Callable[P, R]:
-    """Let no signal interrupt `fn`, nor begin it again inside itself: a commit, say.
+    """Let no signal interrupt `fn`, a commit for example, nor begin it again inside itself.
 
     A signal is delivered when the outermost such function has returned. A second one makes whoever
     waits for another process's lock give up.
@@ -76,7 +76,7 @@ def whole(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def one_call(fn: Callable[P, R]) -> Callable[P, R]:
-    """Let no signal come between a step's return and its keeping; `fn` has both inside.
+    """Let no signal come between a step's return and the keeping of its result: `fn` does both.
 
     In the step itself Ctrl-C does what the program's own handler does; SIGTERM and SIGHUP save
     what is pending and wait for the step, unless a second one comes.
@@ -182,7 +182,7 @@ def computes(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def idles(fn: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function in which a call waits that has not been made: nobody need wait for it."""
+    """Mark a function in which a call waits to be made: nobody need wait for it."""
     _idling.add(fn.__code__)
     return fn
 
@@ -190,8 +190,9 @@ def idles(fn: Callable[P, R]) -> Callable[P, R]:
 def watch() -> None:
     """Have SIGTERM and SIGHUP save what is pending, where they would just end the process.
 
-    Only in the main thread, for Python lets no other install a handler; and only over the default
-    action, so that what is ignored stays ignored and a program's own handler its own.
+    This works only in the main thread, because Python lets no other thread install a handler. It
+    replaces only the default action: an ignored signal stays ignored, and a program keeps its own
+    handler.
     """
     if threading.get_ident() != state.main:
         return
@@ -209,8 +210,7 @@ def is_noted() -> bool:
 def is_stopping() -> bool:
     """Tell whether no further call begins here: a signal ends the process after those in flight.
 
-    While it waits for the main thread's async calls, those that came after it would keep it waiting
-    for ever.
+    The signal waits for the main thread's async calls; new calls would keep it waiting for ever.
     """
     deferred = state.deferred
     return state.ending or (
@@ -238,7 +238,7 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 
 def defer(signal_or_error: int | BaseException) -> None:
-    """Note what came while something must be whole."""
+    """Note a signal that came while something must be whole."""
     if state.deferred is not None or state.ending:
         state.urgent = True
     if state.deferred is None:
@@ -374,7 +374,7 @@ def before(number: int, handler: Any) -> Any:
 
 
 def _reset_in_child() -> None:
-    """A forked process has nothing to save yet, and its parent's signals are not its own."""
+    """Forget the parent's signals in a forked process, which has nothing to save yet."""
     state.main = threading.get_ident()
     for number in _HELD:
         handler = _get(number)

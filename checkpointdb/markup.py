@@ -14,7 +14,7 @@ _CELL = "padding: 0.2em 0.8em 0.2em 0; border-bottom: 1px solid rgba(128, 128, 1
 
 
 def element(tag: str, *children: Child, **attributes: str) -> Element:
-    """Return an element; an underscore in a name is a hyphen, one at its end is left out."""
+    """Return an element; an underscore in a name becomes a hyphen, one at its end is dropped."""
     names = {name.rstrip("_").replace("_", "-"): text for name, text in attributes.items()}
     made = Element(tag, names)
     for child in children:
@@ -28,7 +28,7 @@ def element(tag: str, *children: Child, **attributes: str) -> Element:
 
 
 def visible(text: str) -> str:
-    """Return a text with what would deceive a reader escaped; line breaks and tabs stay."""
+    """Return a text, escaping what would deceive a reader; line breaks and tabs stay."""
     return "".join(part if part in "\n\t" else safe(part) for part in _parts(text))
 
 

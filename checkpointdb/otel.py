@@ -47,14 +47,14 @@ class Telemetry:
     `checkpointdb.rows.committed`; failures are counter `checkpointdb.rows.failed` by error type,
     pauses are counter `checkpointdb.pauses`.
 
-    While runs go on, whoever reads the metrics gets, for each step and over all runs of this
-    object: `checkpointdb.rows`, `checkpointdb.rows.hits`, `checkpointdb.rows.computed`,
-    `checkpointdb.cost` (dollars), `checkpointdb.usage` (tokens), and the gauge
-    `checkpointdb.rows.pending`: what a crash would lose, calls in flight aside. Tokens have the
-    attribute `gen_ai.token.type`: `input` or `output`, and for other counts of `usage=` their own
-    name. The histogram `gen_ai.client.token.usage` is left to the instrumentation of a client.
+    While runs go on, a reader of the metrics gets, for each step and over all runs of this object:
+    `checkpointdb.rows`, `checkpointdb.rows.hits`, `checkpointdb.rows.computed`, `checkpointdb.cost`
+    (dollars), `checkpointdb.usage` (tokens), and the gauge `checkpointdb.rows.pending`: what a
+    crash would lose, calls in flight aside. Tokens have the attribute `gen_ai.token.type`: `input`
+    or `output`, and for other counts of `usage=` their own name. The histogram
+    `gen_ai.client.token.usage` is left to the instrumentation of a client.
 
-    Its lock is held for its own tables alone.
+    Its lock protects only its own tables.
     """
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
@@ -104,7 +104,7 @@ class Telemetry:
             yield
 
     def watch_run(self, step: str, store: str, run: int, counts: Callable[[], Any]) -> None:
-        """Have the metrics of a run at hand while it goes on.
+        """Let the metrics of a run be read while it goes on.
 
         Args:
             step: its name.
@@ -186,5 +186,5 @@ class Telemetry:
 
 
 def _by_type(usage: Mapping[str, int]) -> dict[str, int]:
-    """Return token counts by OpenTelemetry's names, where it has one; else by their own."""
+    """Return token counts under OpenTelemetry's names if it has them, else under their own."""
     return added(*({_TOKEN_TYPES.get(name, name): count} for name, count in usage.items()))

@@ -1,10 +1,10 @@
-"""In a child of multiprocessing, see to it that no signal is overslept. Knows no run, no handler.
+"""Wake a child of multiprocessing that would sleep through a signal. Knows no run, no handler.
 
 Python runs a signal's handler in the main thread, between two bytecodes. A signal that comes after
-the last of them and before a call begins to wait is not seen until that call returns. In the worker
-of a pool that is terminated it never does: it waits for a lock whose owner is gone, and the default
-action would have ended it at once. So Python writes each signal to a pipe, too, and a thread
-interrupts whatever the main thread waits in, until the handler has run.
+the last of them and before a call begins to wait is not seen until that call returns. In a worker
+of a terminated pool the call never returns: it waits for a lock whose owner is gone. The default
+action would have ended the worker at once. So Python also writes each signal to a pipe, and a
+thread interrupts whatever the main thread waits in, until the handler has run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _state = _State()
 
 
 def see_to(numbers: tuple[int, ...], is_noted: Callable[[], bool]) -> None:
-    """Have these signals seen, in a child of multiprocessing; can be repeated. Main thread only.
+    """Make a child of multiprocessing see these signals; can be repeated. Main thread only.
 
-    Elsewhere, and while an event loop has them written to a pipe of its own, it does nothing.
+    It does nothing in other processes, nor while an event loop has a pipe of its own for signals.
 
     Args:
         numbers: signals that have a handler.
@@ -65,7 +65,7 @@ def _begin(numbers: tuple[int, ...], is_noted: Callable[[], bool]) -> None:
 
 
 def _wake(number: int, frame: FrameType | None) -> None:
-    """Do nothing: that it came is enough."""
+    """Do nothing: the interruption is enough."""
 
 
 def _nudge(pipe: int, main: int, numbers: tuple[int, ...], is_noted: Callable[[], bool]) -> None:
@@ -80,7 +80,7 @@ def _nudge(pipe: int, main: int, numbers: tuple[int, ...], is_noted: Callable[[]
 
 
 def forget() -> None:
-    """In a forked child: its signals are not its parent's, nor is the pipe."""
+    """Forget the parent's signals and pipe in a forked child."""
     if _state.pid:
         if signal.getsignal(NUDGE) is _wake:
             signal.signal(NUDGE, signal.SIG_DFL)

@@ -35,9 +35,9 @@ class Plan(msgspec.Struct, frozen=True):
         misses: calls that have to be made for the first time, or again because something changed.
         failed: calls that failed before and would be tried again.
         duplicates: rows that share the call of an equal row.
-        stale: hits that other code computed; under `on_change="recompute"` they are not among the
-            hits but among the misses. So are, under `on_changed_input="recompute"`, rows of which
-            `key=` finds another content.
+        stale: hits that other code computed. Under `on_change="recompute"` they count as misses,
+            not as hits; so do, under `on_changed_input="recompute"`, rows that have another content
+            than the saved row of their `key=`.
         cost: expected dollars of the calls, None if the store knows no cost.
         seconds: expected time of the calls one after the other, None if the store knows none.
         usage: expected token counts of the calls by name, {} if the store knows none.
@@ -224,8 +224,8 @@ def why(
 ) -> Why:
     """Say why `row` is a hit or a miss under the step `name` at `version`.
 
-    A hit says so if other code computed it than the present one; without `captured`, than that of
-    the newest run.
+    A hit says so if it was computed by other code than the present code; without `captured`, than
+    the code of the newest run.
     """
     key = keyer.identify(row)[0].hex()
     with _reading(path) as reader:

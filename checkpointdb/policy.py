@@ -1,8 +1,8 @@
 """When to save. Knows counts; knows nothing of clocks, disks or rows.
 
 A policy is a frozen value with `due(pending) -> bool`. The run asks it after every returned row. A
-timer asks it too, so that seconds are kept while no row returns, and so that what returned while
-other calls are in flight is committed while they run, in the timer's thread.
+timer asks it too. So a limit in seconds holds even while no row returns, and the timer's thread
+commits what returned while other calls are in flight.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Pending(msgspec.Struct):
         elapsed: seconds of run time since the last commit ended.
         mean_commit_seconds: what a commit takes here, a moving average of those measured.
         work: seconds that their calls took, summed: what it takes to compute them again.
-        in_flight: calls that had not returned when the newest of them did. In an event loop that
-            one counts too, for the loop must not wait for a commit.
+        in_flight: calls that had not returned when the newest pending result did. In an event loop
+            the call of that result counts too, because the loop must not wait for a commit.
         background: whether the timer asks. A commit then runs next to the calls and the loop, and
             costs them its processor time only; otherwise the row just returned waits for it.
         mean_processor_seconds: the processor time of a commit, averaged like its seconds.
@@ -66,8 +66,8 @@ class Exposed(msgspec.Struct, frozen=True):
 class SavePolicy(Protocol):
     """The shape of a save policy: any object with `due` is one; it need not inherit.
 
-    The timer asks a policy with an attribute `seconds` just then (None: never), and any other
-    policy twice a second.
+    If a policy has an attribute `seconds`, the timer asks it when the oldest result is that old
+    (None: never). It asks any other policy twice a second.
     """
 
     def due(self, pending: Pending) -> bool:
@@ -164,11 +164,11 @@ class Adaptive(_Policy, frozen=True):
         return max(WALL_SHARE, self.overhead)
 
     def _cost(self, pending: Pending) -> float:
-        """Return what the timer's commit takes from the run."""
+        """Return how many seconds the timer's commit takes from the run."""
         return pending.mean_processor_seconds
 
     def _wait(self, pending: Pending) -> float:
-        """Return for how long rows are gathered yet: they come in bursts, and commits add up.
+        """Return how long to gather rows still: they come in bursts, and commits add up.
 
         On a slow disk it is longer, so that other processes find the file free.
         """
@@ -234,16 +234,16 @@ def every(
 def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
     """Commit whenever that costs less than `overhead` of the work a crash would lose. The default.
 
-    The work at stake is the seconds of the pending calls, summed. One call at a time: a call of a
-    second is committed before its result is given out, calls of 10 µs are committed some thousands
-    at a time. While other calls are in flight, or in an event loop, what returned is gathered for
-    5 ms (half a commit's time, if that is longer) and committed in a thread of its own, which
-    holds up no call and no loop. Commits take at most 5 % (or `overhead`, if that is more) of the
-    run's time from it.
+    The work at stake is the seconds of the pending calls, summed. With one call at a time, a call
+    of a second is committed before its result is given out; calls of 10 µs are committed some
+    thousands at a time. While other calls are in flight, or in an event loop, what returned is
+    gathered for 5 ms (half a commit's time, if that is longer) and committed in a thread of its
+    own, which holds up no call and no loop. These commits take at most 5 % (or `overhead`, if that
+    is more) of the run's time.
 
-    So a crash costs what returns in the time of a commit divided by those shares, on this disk:
-    nothing to speak of for calls that are slow or paid. It is never more than 4,095 returned rows,
-    8 MiB, or what returned in the last `seconds` plus one commit, whichever is least.
+    So a crash costs what returns in the time of a commit on this disk, divided by those shares:
+    almost nothing for slow or paid calls. It is never more than 4,095 returned rows, 8 MiB, or what
+    returned in the last `seconds` plus one commit, whichever is least.
 
     Args:
         overhead: share of the work at stake, above 0 and below 1.
@@ -258,7 +258,7 @@ def adaptive(overhead: float = 0.01, *, seconds: float = 5.0) -> Adaptive:
 def by_size(n: int) -> Every:
     """Commit by the rule of thumb for a data set of `n` rows: every 50, 200 or 1,000.
 
-    It takes the safe end of each range that the practice of Distilabel pipelines documents: every
+    It takes the safe end of each range that is documented practice in Distilabel pipelines: every
     50 to 100 rows for 100 to 1k, every 200 to 500 for 1k to 10k, every 1k to 5k for more.
 
     Raises:
@@ -285,7 +285,7 @@ def check_policy(policy: object, name: str = "save") -> SavePolicy:
 
 
 def is_measured(policy: SavePolicy) -> bool:
-    """Tell whether `policy` goes by what commits take here, so that its timer is woken by rows."""
+    """Tell whether `policy` goes by how long commits take, so that rows wake its timer."""
     if isinstance(policy, AnyOf):
         return any(map(is_measured, policy.policies))
     return isinstance(policy, Adaptive)
@@ -340,7 +340,7 @@ def _limit(rows: int, exposed: int) -> str:
     if (
         exposed > rows
     ):  # many calls in flight: what returns while others are saved goes with the next
-        return f"{_rows(exposed)}, so many as returned during a commit"
+        return f"{_rows(exposed)}, as many as returned during a commit"
     return _rows(rows) if rows else "no returned row"
 
 

@@ -43,8 +43,8 @@ class Rows(Generic[P, R]):
     def get(self, row: Any, *, nth: int = 0) -> Any:
         """Return the saved result of a row, or the falsy `MISS`; never call the function.
 
-        A failure is a `MISS`, and so is a row that is being computed, one that other code computed
-        under `on_change="recompute"`, and any row of a store that is not there: none is created.
+        It returns `MISS` for a failure too, for a row that is being computed, for a result of other
+        code under `on_change="recompute"`, and for any row if there is no store; it creates none.
 
         Args:
             row: as the function takes it; `args(...)` for several arguments.
@@ -96,22 +96,22 @@ class Rows(Generic[P, R]):
     ) -> None:
         """Save a result that was computed elsewhere, as if the function had returned it.
 
-        It is pending until the save policy commits it, as that of a direct call is: at once under
-        `every(rows=1)`; under `adaptive()` within 5 s, or sooner if `seconds` says what is at
+        Like the result of a direct call, it is pending until the save policy commits it: at once
+        under `every(rows=1)`; under `adaptive()` within 5 s, or sooner if `seconds` says what is at
         stake. `flush()` makes it durable now. It takes the place of a failure.
 
         Args:
             row: as the function takes it; `args(...)` for several arguments.
             result: what the function would have returned.
-            cost: dollars; by the step's `cost=` unless given. It counts for `max_cost`.
-            usage: token counts, as the step's `usage=` returns them; by that unless given.
+            cost: dollars, counted for `max_cost`; the step's `cost=` computes them unless given.
+            usage: token counts; the step's `usage=` returns them unless given.
             seconds: how long it took.
             nth: which of equal rows, from 0, under `duplicates="separate"`.
             replace: True to take the place of a saved result.
 
         Raises:
-            ValueError: there is a saved result; or `valid=` refuses this one, which is saved as a
-                failure then, as that of a direct call is.
+            ValueError: there is a saved result; or `valid=` refuses this one: then it is saved as a
+                failure, as in a direct call.
             EncodeError: the row or the result cannot be stored; nothing is changed.
             StoreError: the commit failed; the result stays pending.
         """
@@ -148,16 +148,17 @@ class Rows(Generic[P, R]):
     ) -> list[Any]:
         """Return the results of some rows, in their order: direct calls that are made together.
 
-        They are looked up at once and what is missing is computed. An exception of the function
-        ends that: calls in flight are awaited, what returned is kept, and the exception is raised.
-        If the step has `on_error="record"`, a `Failed` takes the result's place instead.
+        The rows are looked up together, and the missing ones are computed. If the function raises,
+        no further call begins: calls in flight are awaited, what returned is kept, and the
+        exception is raised. If the step has `on_error="record"`, a `Failed` takes the result's
+        place instead.
 
         Args:
             rows: any iterable; all of it is read first.
-            concurrency: calls in flight; unless given, one of a plain function, and of an async
-                step as many as there are rows.
+            concurrency: calls in flight; unless given, one for a plain function, and as many as
+                there are rows for an async step.
             nth: which of equal rows each is, under `duplicates="separate"`: one number for all, or
-                one a row. Unless given, they are numbered as those of direct calls are.
+                one a row. Unless given, rows are numbered as in direct calls.
 
         Raises:
             RuntimeError: the step is async, and an event loop is running here: `await amany(rows)`.
@@ -184,7 +185,7 @@ class Rows(Generic[P, R]):
     ) -> list[T]:
         """Return the results of some rows, in their order: `many` of an async step.
 
-        If it is cancelled, calls in flight go on and are kept; no other one begins.
+        If it is cancelled, calls in flight go on and are kept; no other call begins.
 
         Raises:
             TypeError: the step is not an `async def`.

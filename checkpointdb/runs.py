@@ -127,8 +127,8 @@ class Runs(Generic[P, R]):
         """Return an iterator over the results of all `rows`.
 
         Rows with a saved result are read from the store, the rest are computed and saved as the
-        save policy says. Works for an async step too, also inside a running event loop: there the
-        rows are read and the calls made in a thread with a loop of its own.
+        save policy says. It works for an async step too, even inside a running event loop: there a
+        thread with a loop of its own reads the rows and makes the calls.
 
         Args:
             rows: any iterable, read lazily; it may be endless.
@@ -137,7 +137,8 @@ class Runs(Generic[P, R]):
         Raises:
             TypeError, ValueError: wrong use, at once.
             StoreError: the store cannot be opened, at once; or written, while iterating.
-            EncodeError: while iterating: a row, before the step is called; or a result, attached.
+            EncodeError: while iterating: for a row, before the step is called; for a result, with
+                the result attached.
             BudgetExceeded: while iterating, when `max_cost` is spent.
         """
         checked = run_options("run", options, self._settings)

@@ -1,4 +1,4 @@
-"""The decorator: names and versions a function. Knows how users call; the rest is the run's."""
+"""The decorator: names and versions a function. Knows how users call; the run does the rest."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         return arrive, (type(self), self._parts, self.path, identity)
 
     def _rebind(self, fn: Callable[..., Any]) -> None:
-        """Call `fn`, the same function with the globals of now, from here on."""
+        """Call `fn` from here on: the same function, with its present globals."""
         self.__wrapped__ = fn
         self._binder = Binder(fn, self._settings.using)
         for name in ("_spec", "_batch_spec"):
@@ -168,7 +168,7 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
         on_change: OnChange | None = None,
         replay: bool | None = None,
     ) -> Step[P, R]:
-        """Return the same step saved elsewhere or otherwise; nothing is opened."""
+        """Return the same step with another store or other options; nothing is opened."""
         options = self._options()
         if save is not None:
             options["save"] = save

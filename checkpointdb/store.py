@@ -32,8 +32,8 @@ class Store:
 
     Promises: creation is whole or not at all, and durable; a commit is all or nothing; what a
     commit acknowledged survives a power cut (`durability="power"`) or the death of the process
-    (`"process"`); `flush` always makes everything before it survive a power cut. A store that
-    nobody names any more, nor a step or a run that is open, is closed.
+    (`"process"`); `flush` always makes everything before it survive a power cut. A store is closed
+    when neither your code nor an open step or run refers to it any more.
 
     Args:
         path: the file; created, mode 0600, if it does not exist.
@@ -43,9 +43,10 @@ class Store:
         readonly: True to write nothing, create nothing and take no lock. Steps on this store only
             replay what is saved: see `replay=` of `step`.
         remote: URL of a bucket, as `push` takes it, to which a thread ships what is committed while
-            the store is open. If there is no file, it is made of what is in the bucket.
-        ship: how often, a save policy of what is committed and not shipped: `every(seconds=30)`
-            unless given. A lost machine costs what that allows, and what was being uploaded.
+            the store is open. If there is no file, it is made from what is in the bucket.
+        ship: how often to ship: a save policy over what is committed and not yet shipped,
+            `every(seconds=30)` unless given. A lost machine costs what the policy allows, and what
+            was being uploaded.
 
     Raises:
         StoreError: a directory, an empty file, not a store, a place that cannot be written.
@@ -149,7 +150,7 @@ class Store:
             return reader.runs(step)
 
     def records(self, step: str | None = None, status: Status | None = None) -> Iterator[Record]:
-        """Yield the newest record of each key, in input order, as of the first one asked for."""
+        """Yield the newest record of each key, in input order, as of when the first is read."""
         with Reader(self.path, self._vfs) as reader:
             yield from reader.records(step, status=status)
 
@@ -158,12 +159,12 @@ class Store:
     ) -> Iterator[dict[str, Any]]:
         """Yield each saved row of a step as a plain dict, in input order: its input and its result.
 
-        A result that is a dict or a record is there by its keys, any other under the step's name;
-        an input that is no dict is under `input`. Failed rows are left out: see `records`.
+        A result that is a dict or a record adds its keys; any other result is under the step's
+        name. An input that is not a dict is under `input`. Failed rows are left out: see `records`.
 
         Args:
-            step: its name; may be left out if there is one.
-            version: may be left out if there is one.
+            step: its name; may be left out if there is only one.
+            version: may be left out if there is only one.
             prefix: of the names that come from results.
 
         Raises:
@@ -214,10 +215,10 @@ class Store:
             return reader.get(key)
 
     def verify(self, *, on_progress: OnProgress | None = None) -> list[Problem]:
-        """Check all there is; return what is damaged and what that means, [] if nothing is.
+        """Check everything; return what is damaged and what that means, [] if nothing is.
 
-        SQLite's structure, the checksum of every record, the key index, the counters, and a log
-        that nobody has open. Nothing is written; runs may go on meanwhile.
+        It checks SQLite's structure, the checksum of every record, the key index, the counters, and
+        a log that nobody has open. Nothing is written; runs may go on meanwhile.
 
         Args:
             on_progress: called with what is being checked and how much of that is done, from 0 to
@@ -280,10 +281,10 @@ class Store:
         """Bring the records of another store into this one, by key; return what was done.
 
         Promise: the other store is only read. Pages of records are committed one by one, so that
-        after a kill another merge goes on; what was merged before is passed over. Records of one
-        origin keep their order, and the newest wins; between different origins a success beats a
-        failure, and else what is here stays. What loses is kept as history. What `forget` deleted
-        in one of the two is deleted in this one too, and does not come back.
+        after a kill another merge goes on; it skips what was merged before. Records of one origin
+        keep their order, and the newest wins; between different origins a success beats a failure;
+        otherwise what is here stays. What loses is kept as history. What `forget` deleted in one of
+        the two is deleted in this one too, and does not come back.
 
         Args:
             other: a store, or its path. Runs may go on in it; merge again to bring what is new.
@@ -292,8 +293,8 @@ class Store:
         Raises:
             ValueError: it is this very store.
             StoreError: there is no such store; or it has rows to delete here, and a run is open.
-            StoreCorruptError: one of its records is not what was written; what is before it is here
-                now. `ckpt salvage` brings all that is whole into a new store.
+            StoreCorruptError: one of its records is not what was written; the records before it are
+                merged. `ckpt salvage` brings all that is whole into a new store.
             KeyCollisionError: two different rows have one key.
         """
         if isinstance(other, Store):
@@ -308,7 +309,7 @@ class Store:
             return self.log.merge(reader, lambda done: report("records", min(done / last, 1.0)))
 
     def push(self, url: str | None = None) -> Pushed:
-        """Ship what is new to a bucket: the first time all there is, then what was not shipped.
+        """Ship what is new to a bucket: everything the first time, then what was not shipped yet.
 
         Promise: nothing in the bucket is ever written over. A kill at any moment loses nothing
         that is there; the next push goes on. Runs may go on meanwhile. Other stores may be shipped
@@ -338,7 +339,7 @@ class Store:
         """Commit all that is pending on this store and make it survive a power cut.
 
         Raises:
-            StoreFullError: no space; what is pending stays so, flush again.
+            StoreFullError: no space; what is pending stays pending: flush again.
         """
         self.log.flush()
 
@@ -363,8 +364,8 @@ class Store:
     ) -> int:
         """Delete saved rows with all their history, in one transaction; return how many.
 
-        The only way in which a saved result is ever deleted. Deleted bytes are overwritten; the
-        file keeps its size and reuses the room.
+        This is the only way in which a saved result is ever deleted. Deleted bytes are overwritten;
+        the file keeps its size and reuses the room.
 
         Args:
             step: of this step.
@@ -374,14 +375,14 @@ class Store:
             dry_run: only count.
 
         Raises:
-            ValueError: nothing to choose by, or `where` is not a condition.
+            ValueError: no rows were named, or `where` is not a condition.
             StoreError: another run is open on the store.
         """
         return self.log.forget(step, version, failed, where, dry_run)
 
 
 def check_remote(remote: object, ship: object) -> None:
-    """Raise unless these can be meant: nobody asks a bucket anything here."""
+    """Raise unless these make sense together; ask no bucket."""
     if remote is not None and not isinstance(remote, str):
         raise TypeError(f"remote must be the URL of a bucket, got {remote!r}")
     if ship is not None:

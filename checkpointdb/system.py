@@ -1,4 +1,4 @@
-"""What one operating system has and another lacks: nobody else asks. Knows no store and no run.
+"""What one operating system has and another lacks: no other module asks. Knows no store and no run.
 
 Linux has all of it. macOS has no /proc and no file without a name, and a sync of its own. Windows
 lacks fork, SIGHUP and the sync of a directory too, and SQLite's way to read a log that a kill left:
@@ -51,7 +51,7 @@ def block_stops() -> Any:
 
 
 def unblock(before: Any) -> None:
-    """Let come what came before `block_stops`."""
+    """Let signals come to this thread as before `block_stops`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -82,7 +82,7 @@ def _boot_of_macos() -> str | None:
 
 
 def pid_namespace() -> int:
-    """Return what pids are counted in, 0 where the system does not tell."""
+    """Return the id of the namespace of pids, 0 where the system does not tell."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -110,7 +110,7 @@ def answers(pid: int) -> bool:
 
 
 def boot_clock() -> float:
-    """Return the seconds since the boot, those of suspension too where the system counts them."""
+    """Return the seconds since the boot, with those of suspension where the system counts them."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -130,7 +130,7 @@ def table(path: str) -> list[str] | None:
 
 
 def full_sync(descriptor: int) -> None:
-    """Have a file on the disk itself: on macOS, `fsync` leaves it in the disk's own memory."""
+    """Sync a file to the disk itself: on macOS, `fsync` leaves it in the disk's own memory."""
     os.fsync(descriptor)
     try:
         import fcntl
@@ -143,7 +143,7 @@ def full_sync(descriptor: int) -> None:
 
 
 def sync_directory(directory: str) -> None:
-    """Have the names in a directory on the disk."""
+    """Sync the names in a directory to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         full_sync(descriptor)
@@ -154,7 +154,7 @@ def sync_directory(directory: str) -> None:
 def lock(descriptor: int) -> bool:
     """Lock a file for as long as it is open; tell whether that was done.
 
-    Not if somebody else has it, nor where the system or the file system has no such locks.
+    It fails if somebody else has the lock, or if the system or file system has no such locks.
     """
     try:
         import fcntl
@@ -202,7 +202,7 @@ def scratch() -> Iterator[str]:
 
 
 def nameless(directory: str) -> BinaryIO | None:
-    """Open a file without a name, which a kill does not leave behind; None where that cannot be."""
+    """Open a file without a name, which a kill does not leave behind; None if impossible."""
     if not os.path.isdir(_OPEN_FILES):
         return None
     try:

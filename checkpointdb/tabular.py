@@ -48,9 +48,9 @@ class Tabular:
         It takes a data frame or series of pandas or polars, a table or record batch of pyarrow,
         whatever else has a stream of Arrow batches (then a `pyarrow.RecordBatchReader` is
         returned), or a data set of Hugging Face, and returns the same kind: its rows, order, index,
-        types and metadata as they were. A result that is a dict or a record has a column for each
-        key, where a row without it has null; any other result is in a column with the step's name.
-        An `IterableDataset` computes when it is iterated. The promises are those of `run`.
+        types and metadata as they were. A result that is a dict or a record gets a column for each
+        key, with null in rows without that key; any other result is in a column with the step's
+        name. An `IterableDataset` computes when it is iterated. The promises are those of `run`.
 
         Args:
             frame: its rows are dicts of its columns.
@@ -62,8 +62,8 @@ class Tabular:
 
         Raises:
             TypeError: not such a frame, or wrong use; no call was made.
-            ValueError: an added column has the name of one that is there; before the first call
-                if the step's annotation tells, else what was computed is saved.
+            ValueError: an added column has the name of an existing one. If the step's annotation
+                tells, it is raised before the first call; otherwise what was computed is saved.
         """
         checked = run_options("map", options, self._settings, ("columns", "prefix", "error_column"))
         if checked.shard is not None:

@@ -89,7 +89,7 @@ def rate(rows: int, seconds: float) -> str:
 
 
 def moment(at: float) -> str:
-    """Return a time of day in the local zone; of what no calendar has, the seconds."""
+    """Return a time of day in the local zone; the seconds if no calendar has it."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
     except (OverflowError, ValueError, OSError):

@@ -212,4 +212,4 @@ def test_a_fixed_limit_is_not_said_where_a_burst_was_more(store_path, slow_disk)
     list(step.run(range(32), concurrency=32))
     with Store(store_path) as store:
         said = store.runs()[-1].loss_window
-    assert said.endswith(", so many as returned during a commit") and int(said.split()[0]) > 1
+    assert said.endswith(", as many as returned during a commit") and int(said.split()[0]) > 1

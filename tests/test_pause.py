@@ -428,7 +428,7 @@ def test_a_pause_is_logged_and_shown(store_path, caplog, capsys):
     with caplog.at_level(logging.WARNING, "checkpointdb"):
         list(step.run(range(8), pause_on=Limit))
     assert 1 <= len(caplog.records) <= 5
-    assert "all calls wait for 100 µs, row 0 said: Limit: come later" in caplog.text
+    assert "all calls wait for 100 µs, because of row 0: Limit: come later" in caplog.text
     limited, left = Limited({10: 1}, seconds=0.05), []
     step = ckpt.step(store_path, version=2, name="label")(lambda row: limited(row))
     run = step.run([10], pause_on=Limit, on_event=lambda _: left.append(run.paused))

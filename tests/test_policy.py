@@ -261,7 +261,7 @@ def test_what_a_run_has_measured_is_said_in_words(rows, seconds, text):
 
 def test_what_returns_during_a_commit_is_said_where_it_is_more_than_the_limit():
     """Many calls in flight: those that return with the one that is due wait for its commit."""
-    more = ", so many as returned during a commit"
+    more = ", as many as returned during a commit"
     assert loss_window(every(rows=1), Exposed(255, 0.02)) == f"255 rows{more}"
     assert loss_window(every(rows=5, seconds=1), Exposed(5, 0.02)) == f"5 rows{more} or 1 s"
     assert loss_window(every(rows=5), Exposed(4, 0.02)) == "4 rows"

@@ -14,7 +14,7 @@ _CUTS = ((1000, 100), (200, 20), (80, 6), (40, 4), (12, 2), (6, 1), (24, 3))
 def fitted(value: Any, room: int) -> Json:
     """Return a value as JSON in `room` columns, long texts and lists cut before any field is.
 
-    Where no cut lets all fields be seen, the last one is made, and what is beyond `room` is left.
+    If no cut lets all fields be seen, the JSON itself is cut at `room`.
     """
     value = plain(value)
     for characters, members in _CUTS:

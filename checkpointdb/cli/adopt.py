@@ -94,7 +94,7 @@ def _depends(text: str) -> Depends:
 
 
 def _versions(store: str, step: str, old: str, new: str) -> tuple[int | str, int | str]:
-    """Return the versions that were meant: as they are in the store, otherwise 2 is the number.
+    """Return the versions that were meant: as the store has them, otherwise 2 is the number.
 
     A new version is text if the old one is text that looks like a number.
     """

@@ -11,7 +11,7 @@ from ..file.verify import OnProgress, unseen
 
 @contextlib.contextmanager
 def bar() -> Iterator[OnProgress]:
-    """Give what shows what is being done and its share, on a terminal; elsewhere nothing does."""
+    """Give a function that shows, on a terminal only, what is being done and how much is done."""
     if not sys.stderr.isatty():
         yield unseen
         return

@@ -30,7 +30,7 @@ class Choice(msgspec.Struct, frozen=True):
         version: its version, if there are several.
         run: only what this run computed.
         failures: the rows that failed, instead of the others.
-        all: rows of several inputs are welcome.
+        all: whether rows of several inputs are allowed.
     """
 
     step: str | None = None
@@ -65,11 +65,11 @@ def select(reader: Look, info: StepInfo, choice: Choice) -> None:
     reader.select(*_named(info), choice.run)
     if choice.run is None and not choice.all and (mixed := reader.at_one_place()):
         position, one, other = mixed
-        runs = f"run {one} has" if one == other else f"runs {one} and {other} each have"
+        runs = f"run {one} has" if one == other else f"runs {one} and {other} have"
         raise LookError(
             f"{reader.path}: rows of several inputs are saved for {info.name} {info.version} "
-            f"({runs} another row {position}). --rows FILE exports the rows of one input, in its "
-            "order; --run N what one run computed; --all all of them"
+            f"({runs} different rows at position {position}). --rows FILE exports the rows of one "
+            "input, in its order; --run N what one run computed; --all all of them"
         )
 
 

@@ -26,14 +26,14 @@ from .group import Failure, agreed, bucket_errors, dry_run_option, yes_option
 @dry_run_option
 @yes_option
 def compact_command(store: str, keep: int, dry_run: bool, yes: bool) -> None:
-    """Drop the records of STORE that a later one of their row supersedes, and shrink the file.
+    """Drop the records of STORE that a later record of the same row supersedes; shrink the file.
 
     The newest record of each row stays, and its newest result. What was paid stays in the counts.
     Counts first, then asks; where there is no terminal to ask on, it needs --yes. A kill at any
     time leaves a whole store. Refused while a run is open on the store.
 
-    Of the URL of a bucket, bring the segments of each writer together, so that a pull has fewer to
-    ask for. Runs may ship and others pull meanwhile.
+    Given the URL of a bucket, it brings the segments of each writer together, so that a pull has
+    fewer to read. Runs may ship and others pull meanwhile.
 
     \b
     Examples:

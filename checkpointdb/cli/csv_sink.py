@@ -70,8 +70,8 @@ class CsvSink(Spooled):
         text.detach()
         if self._guards:
             warnings.warn(
-                f"{self.target.path}: {self._guards:,} cells begin like a formula, so that there "
-                "is a ' before each, which other programs than a spreadsheet have to take off",
+                f"{self.target.path}: {self._guards:,} cells begin like a formula, so each has a "
+                "' before it, which programs other than a spreadsheet have to take off",
                 stacklevel=2,
             )
 
@@ -106,7 +106,7 @@ def _is_apart(result: Any) -> bool:
 
 
 class _Lines:
-    """End lines as Unix does. Told to do so, `csv` itself leaves a carriage return unquoted."""
+    """End lines as Unix does. If told to do so, `csv` itself leaves a carriage return unquoted."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text

@@ -34,7 +34,7 @@ def csv_rows(
         delimiter: between fields.
         encoding: of the text; None for UTF-8.
         columns: gets the names of the header as soon as it is read.
-        is_asked: the delimiter was named by a person, and so is right whatever the header has.
+        is_asked: a person named the delimiter, so it is right whatever the header has.
 
     Raises:
         TableError: a line that cannot be read, with its number.

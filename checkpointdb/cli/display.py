@@ -43,7 +43,7 @@ def safe_lines(text: object) -> str:
 
 
 def safe_json(value: Any, indent: int = 2) -> str:
-    """Return JSON for a program, still safe on a terminal: escapes, where JSON has them anyway."""
+    """Return JSON for a program that is safe even on a terminal: JSON has escapes anyway."""
     data = to_json(value)
     try:
         text = msgspec.json.format(data, indent=indent).decode()
@@ -156,5 +156,5 @@ def note(text: str) -> None:
 
 
 def note_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    """Say what Python would warn of: what to show warnings by, without the place in our code."""
+    """Show a warning of Python's without the place in our code; stands in for `showwarning`."""
     note(f"Warning: {message}")

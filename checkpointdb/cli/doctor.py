@@ -35,7 +35,8 @@ def doctor_command(store: str) -> None:
     """Print a report on STORE that can be given to strangers.
 
     It has versions, sizes, counts, settings and whether anything is damaged. It has no row, result,
-    key, path, host, nor any name or text that somebody wrote. Only reads, all of the store.
+    key, path, host, nor any name or text that somebody wrote. It reads all of the store and writes
+    nothing.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ def _file(store: str) -> dict[str, Any]:
 
 
 def _store(store: str) -> dict[str, Any]:
-    """Describe what is inside; of an error, its kind alone, for its text has the path."""
+    """Describe what is inside; of an error only its kind, because its text has the path."""
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -76,7 +76,7 @@ def export_command(
 
     OUTPUT is a new .jsonl, .json, .csv, .tsv or .parquet file, all but the last with .gz too, or -
     for JSON lines on standard output. It shows one moment of the store, even while a run is
-    writing. Rows that failed are left out, or are all there is with --failures.
+    writing. Rows that failed are left out; with --failures they are the only ones.
 
     --rows gives the rows of one input file. Without it, a store that has seen several inputs is an
     error unless --run or --all says what is meant.
@@ -89,7 +89,7 @@ def export_command(
     """  # noqa: D301 - click wants a real \b before lines it must not join
     dialect = Dialect(format, delimiter, encoding)
     if rows is None and dialect != Dialect():
-        raise click.UsageError("--format, --delimiter and --encoding are of the FILE of --rows")
+        raise click.UsageError("--format, --delimiter and --encoding describe the FILE of --rows")
     if rows and is_same(output, rows):
         raise click.UsageError(f"{output} is the FILE of --rows: give OUTPUT another name")
     check_apart(output, store)

@@ -1,4 +1,4 @@
-"""`ckpt forget`: delete saved rows. The only command that does; asks first."""
+"""`ckpt forget`: delete saved rows. No other command deletes any; asks first."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class _Group(click.Group):
 
 @contextlib.contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Have a URL that is none, or an extra that is not installed, end as one line."""
+    """Report text that is not a URL, or an extra that is not installed, in one line."""
     try:
         yield
     except (ImportError, ValueError) as error:
@@ -184,7 +184,7 @@ def dialect_options(command: F) -> F:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ckpt")
 def cli() -> None:
-    """Run a step over many rows; killed, run it again: it goes on where it stopped.
+    """Run a step over many rows. If it is killed, run it again: it goes on where it stopped.
 
     \b
     Try it:

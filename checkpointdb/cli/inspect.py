@@ -32,7 +32,7 @@ LAST_RUNS, LAST_CALLS = 5, 10
 @click.command("inspect", short_help="Show what is in a store.")
 @click.argument("store", shell_complete=files)
 @click.argument("key", required=False)
-@click.option("--record", type=click.IntRange(1), metavar="N", help="The record of this number.")
+@click.option("--record", type=click.IntRange(1), metavar="N", help="The record with this number.")
 @click.option("--step", metavar="NAME", shell_complete=steps, help="Only this step.")
 @click.option("--runs", is_flag=True, help="All runs, not only the last five.")
 @click.option("--failures", "failed", is_flag=True, help="Say why rows failed, with examples.")
@@ -169,7 +169,7 @@ def _show_runs(screen: Screen, runs: list[dict[str, Any]]) -> None:
 
 
 def _counted(run: dict[str, Any], name: str) -> str:
-    """Return a count; a run that has not said how it ended has counted at least so many."""
+    """Return a count; of a run that has not said how it ended, the least that it can be."""
     count: int = run[name]
     return f"≥ {count:,}" if run["ended"] is None and count else number(count)
 

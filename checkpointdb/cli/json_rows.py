@@ -41,7 +41,7 @@ def parsed(problem: str, line: bytes) -> Any:
     """Return the value of some JSON.
 
     Raises:
-        TableError: it is none; `problem` begins the message.
+        TableError: it is not JSON; `problem` begins the message.
     """
     try:
         return msgspec.json.decode(line)

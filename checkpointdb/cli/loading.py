@@ -1,4 +1,4 @@
-"""STEP on a command line to a `Step`. Knows Python's imports; knows nothing of rows or stores."""
+"""Find the `Step` that STEP on a command line names. Knows imports; no rows and no stores."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FEW = 5  # conflicts that are shown
 def merge_command(into: str, sources: tuple[str, ...]) -> None:
     """Bring the records of each FROM, in this order, into INTO, which is made if it is not there.
 
-    A union by row: what was merged before is passed over, and after a kill the same command goes
+    It is a union by row: what was merged before is skipped, and after a kill the same command goes
     on. The stores FROM are only read. Records of one store keep their order. Between stores a
     success beats a failure; else what is already there stays, and a different result is counted,
     listed and kept as history. What was deleted with `ckpt forget` in one store does not come back

@@ -156,7 +156,7 @@ def _document(title: str, body: str, data: dict[str, Any]) -> str:
 
 
 def _embedded(data: dict[str, Any]) -> str:
-    """Return JSON that no element can be made of, whatever its texts are."""
+    """Return JSON that cannot form an HTML element, whatever its texts are."""
     text = json.dumps(data, separators=(",", ":"))  # ASCII
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

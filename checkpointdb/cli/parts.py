@@ -53,7 +53,7 @@ def legend() -> Element:
 
 
 def bar(run: dict[str, Any], most: int) -> Element:
-    """Return what a run did as a bar, as long as its rows are many."""
+    """Return what a run did as a bar; the more rows, the longer."""
     said = f"{number(run['hits'])} hits, {number(run['computed'])} computed, "
     said += f"{number(run['failed'])} failed"
     parts, at = [], 0.0

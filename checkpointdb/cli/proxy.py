@@ -25,7 +25,7 @@ _NEEDED = ("httpx", "starlette", "uvicorn")
 @click.option("--to", "to", required=True, metavar="URL", help="The provider's address.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8787, show_default=True,
-    help="Where to listen; 0 for any that is free.",
+    help="The port to listen on; 0 for any that is free.",
 )  # fmt: skip
 @click.option(
     "--host", default="127.0.0.1", show_default=True,
@@ -37,7 +37,7 @@ _NEEDED = ("httpx", "starlette", "uvicorn")
 )  # fmt: skip
 @click.option(
     "--version", type=VERSION, default="1", show_default=True, shell_complete=versions,
-    help="Of the saved answers; another one asks again.",
+    help="Of the saved answers; under another version, calls are made again.",
 )  # fmt: skip
 @click.option(
     "--max-cost", type=float, metavar="DOLLARS",
@@ -54,7 +54,7 @@ _NEEDED = ("httpx", "starlette", "uvicorn")
 @click.option("--record", is_flag=True, help="Ask again, and replace what is saved.")
 @click.option(
     "--token", envvar="CKPT_PROXY_TOKEN", metavar="TEXT",
-    help="Let in who shows it, of any user; better given as CKPT_PROXY_TOKEN.",
+    help="Let in any user who shows it; better given as CKPT_PROXY_TOKEN.",
 )  # fmt: skip
 @click.option(
     "--max-body", type=click.FloatRange(0.001), default=64, show_default=True, metavar="MB",
@@ -138,7 +138,7 @@ def _check_door(host: str, token: str | None) -> None:
         raise click.UsageError(f"other machines reach {host}: give --token")
     if not knows_peers() or not hasattr(os, "getuid"):
         raise click.UsageError(
-            "this system does not say which user a connection is of: give --token, so that other "
+            "this system does not say whose a connection is: give --token, so that other "
             "users do not get your answers"
         )
 

@@ -15,7 +15,7 @@ from .group import bucket_errors
 @click.argument("url")
 @click.argument("store", shell_complete=files)
 def pull_command(url: str, store: str) -> None:
-    """Make STORE, a new file, of all that was shipped to URL, by whomever, and verify it.
+    """Make STORE, a new file, from all that anybody shipped to URL, and verify it.
 
     The bucket is only read, and runs may ship to it meanwhile. STORE appears whole or not at all.
     What was deleted with `ckpt forget` in one of the stores is not in it. To bring what is new into

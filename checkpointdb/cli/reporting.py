@@ -36,7 +36,7 @@ SHOWN = 500  # characters of a warning
 
 @contextlib.contextmanager
 def ending(work: FileRun) -> Iterator[None]:
-    """Say how a run ended that did not finish, and how to continue it.
+    """Say how an unfinished run ended, and how to continue it.
 
     Errors of checkpointdb pass through. The step's own error is shown with its traceback.
 
@@ -92,7 +92,7 @@ class _Log(logging.Handler):
 
 
 def _shortened(text: str) -> str:
-    """Return a line that a person reads: what was counted, at its end, stays."""
+    """Return a line short enough for a person; its end, which has the counts, stays."""
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 100]} … {text[-100:]}"
 
 

@@ -52,7 +52,9 @@ from .sources import Source
 @click.option(
     "--concurrency", type=click.IntRange(1), default=1, show_default=True, help="Calls in flight."
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Give the step lists of so many rows.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Call the step with lists of this many rows."
+)
 @limit_option
 @shard_option
 @on_change_option
@@ -79,7 +81,7 @@ from .sources import Source
     "--pause-on",
     multiple=True,
     metavar="NAME",
-    help="Exception for which all calls wait, or a function from it to seconds.",
+    help="Exception that makes all calls wait, or a function from it to seconds.",
 )
 @click.option(
     "--timeout",
@@ -108,9 +110,9 @@ def run_command(step: str, input: str, output: str | None, as_json: bool, **opti
     INPUT and OUTPUT are .jsonl, .json, .csv, .tsv or .parquet files, all but the last with .gz too,
     or - for JSON lines on standard input or output. OUTPUT is replaced only when the new file is
     complete. Each of its rows is the row of INPUT with the result in one more column, which can
-    never overwrite another; CSV has a column for each field of results that are dicts. --merge has
-    them everywhere, and refuses a clash. Without -o the results are in the store only: ckpt export
-    writes them.
+    never overwrite another; CSV has a column for each field of results that are dicts. --merge adds
+    these columns in every format, and refuses a clash. Without -o the results are in the store
+    only: ckpt export writes them.
 
     POLICY is rows=100 or rows=100,seconds=5 (also bytes= and cost=), adaptive, adaptive=0.05,
     by_size or on_exit. Ctrl-C, a bad row and an error in the step save all that has returned.
@@ -197,7 +199,7 @@ def _asked(
 ) -> RunOptions:
     """Return the options of the run, checked before anything is opened or paid.
 
-    What is not given is as the step has it.
+    What is not given stays as the step has it.
     """
     if rest["max_cost"] is not None and cost is None and settings.cost is None:
         raise click.UsageError("--max-cost needs --cost, a function from a result to its dollars")

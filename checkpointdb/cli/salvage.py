@@ -27,7 +27,7 @@ def salvage_command(store: str, output: str, force: bool, as_json: bool) -> None
     """Bring every record of STORE whose checksum holds into a new store.
 
     Works on files that SQLite refuses: it reads the pages one by one, with those of the log next
-    to STORE. Says what was not saved, and ends with status 3 then. STORE is only read.
+    to STORE. If something was not saved, it says what, and ends with status 3. STORE is only read.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`--save` on a command line to a save policy. Knows policies only."""
+"""Turn `--save` on a command line into a save policy. Knows policies only."""
 
 from __future__ import annotations
 

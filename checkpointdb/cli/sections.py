@@ -315,7 +315,7 @@ def _code(reader: Totals, facts: Facts) -> Element | None:
         return None
     stale = [_stale(step, facts.values) for step in facts.steps if step["stale"]]
     heads = ("step", "first used", "what changed", "results it made", "accepted")
-    said = "" if stale else "No saved result is of other code than that of the newest run."
+    said = "" if stale else "No saved result was computed by other code than the newest run's."
     return section(
         "Code", said, *stale, table("Codes that computed results", heads, rows, "results it made")
     )
@@ -323,7 +323,7 @@ def _code(reader: Totals, facts: Facts) -> Element | None:
 
 def _stale(step: dict[str, Any], values: bool) -> Element:
     said = f"{number(step['stale'])} of {number(step['results'])} results of {step['name']} "
-    said += f"{step['version']} are of other code than the newest run's"
+    said += f"{step['version']} were computed by other code than the newest run's"
     if values:
         said += f": {clipped(', '.join(step['stale_because']), EXAMPLE)}"
     return element("p", said, ". Raise version= to compute them again, or run ckpt accept.")
@@ -375,6 +375,6 @@ def _records(facts: Facts) -> Element:
         element("span", id="where", aria_live="polite"),
         element("button", "Later", id="after", type="button"), class_="controls", hidden="",
     )  # fmt: skip
-    script = element("noscript", element("p", "The records are shown by a script of this page."))
+    script = element("noscript", element("p", "A script of this page shows the records."))
     return section("Records", said, script, controls, element("p", id="said", aria_live="polite"),
                     element("div", places, class_="wide"), pages)  # fmt: skip

@@ -16,10 +16,10 @@ class Shape:
     """How a row and its result become one row of output.
 
     By default the result is one more column, so that it can never overwrite a column of the input;
-    CSV takes one that is a dict apart. Under `merge` a result that is a dict adds its own columns
-    everywhere, and a clash of names is an error.
-    A row that is not a dict goes under the column `input`. A row that failed has, where its result
-    would be, an object in the column `error`.
+    CSV splits a result that is a dict into columns. Under `merge` such a result adds its own
+    columns in every format, and a clash of names is an error. A row that is not a dict goes under
+    the column `input`. A row that failed has, where its result would be, an object in the column
+    `error`.
 
     Args:
         column: of the result.
@@ -40,7 +40,7 @@ class Shape:
         """Refuse a row that has a column with one of our names, before the step is paid for it.
 
         Raises:
-            TableError: it has.
+            TableError: the row has one.
         """
         names = row if isinstance(row, dict) else ("input",)
         if not self.merge and self.column in names:
@@ -57,8 +57,8 @@ class Shape:
     def splice(self, row: Any, result: Any) -> msgspec.Raw | None:
         """Return what `join` returns, as JSON, of a row and a result that are JSON text.
 
-        To decode and encode them again takes five times as long. None if they are something else,
-        or if the row may have a column of the result's name.
+        Decoding and encoding them again would take five times as long. Return None if they are
+        something else, or if the row may have a column of the result's name.
         """
         if type(row) is not str or type(result) is not str or self.merge:
             return None

@@ -36,9 +36,9 @@ def writing(
 ) -> Iterator[Callable[[Row], object]]:
     """Give a function that writes one row to `path`; its ending names the format, `-` is stdout.
 
-    Promises: the rows go to a temporary file next to `path`, which takes its name when the block
-    ends well and is deleted otherwise, with `path` as it was; memory is bounded. Columns of CSV and
-    Parquet are those of all rows, in the order in which they first came.
+    Promises: the rows go to a temporary file next to `path`. If the block ends well, that file
+    takes the name `path`; otherwise it is deleted, and `path` stays as it was. Memory is bounded.
+    Columns of CSV and Parquet are those of all rows, in the order in which they first came.
 
     Args:
         path: of the file.
@@ -149,7 +149,7 @@ def _publish(file: BinaryIO, temporary: str, path: str, force: bool) -> None:
 
 
 def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:
-    """Have the errors of `act`, and of nothing else, name the file: a full disk, most of all."""
+    """Make the errors of `act`, and of nothing else, name the file: above all a full disk."""
 
     def named(*args: P.args, **kwargs: P.kwargs) -> R:
         try:

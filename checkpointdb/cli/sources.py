@@ -25,8 +25,8 @@ class Source:
     """The rows of one input: a file of any of our formats, or `-` for standard input.
 
     Iterate once. Promises: the file is opened at once and read lazily, in bounded memory; what
-    cannot be read is a `TableError` that names the file and the line, raised after every row before
-    it was given out. CSV values stay the strings they are: "007" is not guessed to be a number.
+    cannot be read raises a `TableError` that names the file and the line, after all rows before it
+    were given out. CSV values stay the strings they are: "007" is not guessed to be a number.
 
     Attributes:
         name: of the input, for messages.

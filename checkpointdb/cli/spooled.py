@@ -36,7 +36,7 @@ class Target:
 
 
 class Sink:
-    """Write rows: by itself, as JSON lines."""
+    """Write rows; this base class writes JSON lines."""
 
     def __init__(self, target: Target) -> None:
         self.target, self.file = target, target.file
@@ -75,7 +75,7 @@ class Spooled(Sink):
     def columns(self) -> list[str]:
         """Return the columns of all rows, in the order in which they first came.
 
-        Where no row came they are those of the input, with the result's.
+        If no row came, they are those of the input and of the result.
         """
         last = () if self._seen or not self.target.declared else self.target.shape.added()
         return list(dict.fromkeys([*self.target.declared, *self._seen, *last]))

@@ -113,7 +113,7 @@ class Look(Reader):
             return bool(rows(self._connection, sql, (step,)))
 
     def at_one_place(self) -> tuple[int, int, int] | None:
-        """Return a position in what `select` has listed that two runs have, and the runs."""
+        """Return a position that two runs have in what `select` has listed, and the runs."""
         with mapped(self.path):
             return in_order.at_one_place(self._connection)
 
@@ -210,14 +210,14 @@ def _call(call: Call, state: str) -> dict[str, Any]:
 
 
 def _wasted(reader: Look, steps: Iterable[StepInfo]) -> dict[int, float]:
-    """Return what each run paid for failures; without looking, where there can be none."""
+    """Return what each run paid for failures; do not look if there can be none."""
     if any(info.cost and info.records > info.results for info in steps):
         return reader.wasted()
     return {}
 
 
 def _add_money(seen: dict[str, Any], wasted: dict[int, float]) -> None:
-    """Add what was wasted on failures, and about what hits saved: so many average calls."""
+    """Add what was wasted on failures, and what hits saved: about an average call each."""
     for step in seen["steps"]:
         identity = (step["name"], step["version"])
         runs = [run for run in seen["runs"] if (run["step"], run["version"]) == identity]

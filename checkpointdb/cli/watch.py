@@ -47,7 +47,7 @@ class Watch:
     def look(self) -> dict[str, Any]:
         """Return the store's last commit, and the runs that go on or ended while being watched.
 
-        If there are none, the last run is there; if there is no store yet, no run.
+        If there are none, return the last run; if there is no store yet, no run.
         """
         if not os.path.lexists(self._store) and os.path.isdir(os.path.dirname(self._store) or "."):
             path = os.path.realpath(self._store)
@@ -91,9 +91,9 @@ def _look(reader: StoreLook) -> dict[str, Any]:
 def watch_command(store: str, every: float | None, until_end: bool, as_json: bool) -> None:
     """Show the runs on STORE while they go on: how far, how fast, what failed, what it costs.
 
-    A store that is not there yet is waited for. Counts are those of a run's last commit. q or
-    Ctrl-C ends the watch, not the run. Without a terminal it prints a line for each run now and
-    then. Only reads.
+    It waits for a store that is not there yet. Counts are those of a run's last commit. q or Ctrl-C
+    ends the watch, not the run. Without a terminal it prints a line for each run now and then. Only
+    reads.
 
     \b
     Examples:

@@ -79,7 +79,7 @@ async def acall(direct: Direct, row: Any) -> Any:
 async def finish_call(
     running: Running, place: Place, worker: asyncio.Task[None] | None = None
 ) -> None:
-    """Wait until a row is settled, whoever computes it; `worker` if we do."""
+    """Wait until a row is settled, whoever computes it; `worker` is our call, if we do."""
     if isinstance(place, Slot) and worker is None and not place.settled:
         worker = await _followed(running, place)
     if worker is not None:
@@ -106,7 +106,7 @@ async def worked(worker: asyncio.Task[None]) -> None:
 
 
 async def _settled(running: Running, place: Place) -> None:
-    """Wait until a row is settled that another task or thread computes."""
+    """Wait until another task or thread has settled a row."""
     settled, loop, in_flight = asyncio.Event(), asyncio.get_running_loop(), running.in_flight
     wake = functools.partial(loop.call_soon_threadsafe, settled.set)
     with waiting((first_of(place),), running.name):
@@ -115,7 +115,7 @@ async def _settled(running: Running, place: Place) -> None:
 
 
 async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
-    """Wait until a row is settled that another process computes; or begin its call, if ours."""
+    """Wait until another process has settled a row; or begin its call, if it falls to us."""
     intake = running.intake
     running.commit()  # another process may be waiting for what is pending here
     while not slot.settled:
@@ -128,7 +128,7 @@ async def _followed(running: Running, slot: Slot) -> asyncio.Task[None] | None:
 
 @one_call
 def _take_over(running: Running, slot: Slot) -> asyncio.Task[None] | None:
-    """Begin the call of a row if it is ours to compute by now."""
+    """Begin the call of a row if we must compute it by now."""
     intake, calls = running.intake, running.calls
     intake.take_over([slot])
     return paid(calls.acompute([slot])) if slot.must_compute else None
@@ -161,7 +161,7 @@ def paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 def _leave(worker: asyncio.Task[None]) -> None:
-    """Let a call go on whose caller has left; have the end of the loop wait for it."""
+    """Let a call go on after its caller has left; the end of the loop waits for it."""
 
     async def care() -> None:
         await wait_for({worker})
@@ -184,8 +184,9 @@ def _beat(loop: asyncio.AbstractEventLoop) -> None:
 class Tasks:
     """Call an async step from up to `concurrency` tasks that outlive each single row.
 
-    A task that finds its next row waiting costs less than a task a row. The calls are never made in
-    the consumer's own task, so that cancelling it does not cancel a call that is paid for.
+    A task that finds its next row waiting costs less than a new task for each row. The calls are
+    never made in the consumer's own task, so that cancelling it does not cancel a call that is paid
+    for.
     """
 
     def __init__(self, running: Running, concurrency: int, signals: Signals) -> None:

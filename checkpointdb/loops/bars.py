@@ -88,8 +88,8 @@ def _whole_line(field: str, column: Any) -> Any:
 def _moved_handlers(console: Any, before: tuple[Any, Any]) -> Iterator[tuple[Any, str, Any]]:
     """Have the log handlers that write to the terminal write above the bar.
 
-    rich draws above it what comes through `sys.stdout` and `sys.stderr`; a handler keeps the stream
-    that was there when it was made. Yields what to give back to each handler.
+    rich writes above the bar what comes through `sys.stdout` and `sys.stderr`; but a handler keeps
+    the stream that was there when it was made. Yields what to give back to each handler.
     """
     known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
     for handler in [handler for log in known for handler in getattr(log, "handlers", ())]:

@@ -1,6 +1,6 @@
 """The loops over an async step for sync code. Rows are read here; calls are made on the one loop.
 
-So the rows may come from another run, and its calls be made on the same loop.
+So the rows may come from another run whose calls are made on the same loop.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def bridged(step: str, options: Options) -> Loop:
 
 
 def _is_concurrent(options: Options) -> bool:
-    """Tell whether a result may be there before the call made last has returned."""
+    """Tell whether a result may be there before the newest call has returned."""
     return options.concurrency > 1 or options.shared
 
 

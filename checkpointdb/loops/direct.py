@@ -73,7 +73,7 @@ class Where:
 
     @property
     def again(self) -> StoreOrPath:
-        """What another step is to be given that saves to the same place."""
+        """What to give another step so that it saves to the same place."""
         return self.given if isinstance(self.given, Store) else self._path
 
     @property
@@ -90,7 +90,7 @@ class Where:
         return self._remote is not None and not self.is_replayed
 
     def bring(self) -> None:
-        """Have the file here, for whoever looks at that alone, if it is in a bucket."""
+        """Bring the file here from its bucket, for callers that look only at the file."""
         if self._is_remote and not os.path.lexists(self.path):
             self.opened()
 
@@ -115,12 +115,12 @@ class Where:
 
 
 class Direct:
-    """The run of a step's direct calls; another one once its store was closed or its code changed.
+    """The run of a step's direct calls; a new one after its store is closed or its code changes.
 
     Args:
         where: its results are.
         spec: returns the step as it is now.
-        job: returns what a session is asked for, of an open store.
+        job: returns the job of a session on an open store.
     """
 
     def __init__(self, where: Where, spec: Callable[[], Spec], job: Callable[[Store], Job]) -> None:

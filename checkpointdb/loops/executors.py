@@ -77,7 +77,7 @@ class _Shipping:
         self._fn, self._calls, self._executor = fn, calls, executor
 
     def submit(self, slots: list[Slot]) -> Future[None]:
-        """Send a call; what is returned is done when its results are kept."""
+        """Send a call; the future returned is done when the call's results are kept."""
         kept = _Kept()
         self._send(slots, kept, 1)
         return kept
@@ -223,7 +223,7 @@ def _call(fn: Any, argument: Any, key: bytes) -> Any:
 def _end_with_driver(_process: int) -> None:
     """Have this worker end as by SIGTERM when the process that made it is gone, killed perhaps.
 
-    A pool's own workers wait on for a call that nobody sends.
+    By itself, a pool's worker keeps waiting for a call that nobody sends.
     """
     driver = multiprocessing.parent_process()
     if driver is None:
@@ -261,7 +261,7 @@ class _Row(NamedTuple):
 
 
 class _Raised(NamedTuple):
-    """An exception that pickle cannot make anew, such as the openai SDK's, in parts that can."""
+    """An exception that pickle cannot make again, such as the openai SDK's, in parts it can."""
 
     kind: type[Exception]
     message: str

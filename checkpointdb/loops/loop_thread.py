@@ -1,4 +1,4 @@
-"""One event loop a process, in a thread, for the async steps that sync code calls.
+"""One event loop for each process, in a thread, for the async steps that sync code calls.
 
 One for all, so that a client made at module level serves every run. Knows nothing of runs.
 """

@@ -23,7 +23,7 @@ _ORPHAN: Any = object()
 
 
 class NotBegun(BaseException):
-    """Why a row was given up that nobody began to compute: whoever waits for it tries itself."""
+    """Why a row that nobody began to compute was given up: who waits for it tries itself."""
 
 
 def many(
@@ -112,7 +112,7 @@ def _ours(places: Sequence[Place]) -> list[Slot]:
 
 
 def _raise_refused(running: Running, places: Sequence[Place]) -> None:
-    """Raise the error of a row that cannot be one, before any call."""
+    """Raise the error of an invalid row before any call."""
     options = running.options
     if options.on_error == "record":
         return
@@ -136,7 +136,7 @@ def _orphans(outcomes: Sequence[Any]) -> list[int]:
 
 
 def _withdraw(running: Running, places: Iterable[Place]) -> None:
-    """Leave no trace of rows without a result, but what is saved of them."""
+    """Leave no trace of rows without a result, except what is saved of them."""
     intake = running.intake
     for place in places:
         intake.withdraw(place, NotBegun())

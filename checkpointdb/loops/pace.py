@@ -38,7 +38,7 @@ class Pace:
         self._looks = deque([first])
 
     def add(self, look: Look) -> None:
-        """Take one more look into account; of the same moment as the last, it takes its place."""
+        """Take one more look into account; it replaces the last one if both are of one moment."""
         looks = self._looks
         if len(looks) > 1 and looks[-1].at == look.at:
             looks.pop()

@@ -18,7 +18,7 @@ LINE_EVERY = 10.0
 
 
 class Progress:
-    """Show a run's report while it runs, from a thread of its own: it costs the run nothing a row.
+    """Show a run's report while it runs, from a thread of its own: it costs no row any time.
 
     Args:
         name: of the step.

@@ -29,7 +29,7 @@ class Run(Generic[R]):
     Rows that change: with one call at a time, the loop may add rows to a list, and change or
     remove rows of it that are still to come. A row is checked just before it is paid for, and is
     looked up again if it changed. A hit is not checked: a row that had a saved result when it was
-    read, up to 256 rows ahead, gets that result. What any other source gave must stay as it is
+    read, up to 256 rows ahead, gets that result. A row from any other source must stay as it is
     until its result is there.
     """
 
@@ -115,7 +115,7 @@ class Run(Generic[R]):
 
     @property
     def is_synchronous(self) -> bool:
-        """Whether it is for `for`, not for `async for`: of `run`, not of `arun`."""
+        """Whether it is iterated with `for` (made by `run`), not `async for` (made by `arun`)."""
         return self._drive is not None
 
     @property
@@ -136,7 +136,7 @@ class Run(Generic[R]):
     def items(self: Run[T]) -> Run[tuple[Any, T]]:
         """Return this run, giving out pairs of row and result instead of results alone.
 
-        Each row is the object that the source gave, also with `ordered=False`.
+        Each row is the object that the source gave, even with `ordered=False`.
 
         Raises:
             RuntimeError: its loop has begun.

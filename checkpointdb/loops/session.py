@@ -86,7 +86,7 @@ class Session:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Keep the counts alone of a run that has ended, and not its store."""
+        """Keep only the counts of a run that has ended, not its store."""
         running = self._running
         if running is not None and running.ended:
             self._ended = running.report(), running.stale_before()

@@ -90,7 +90,7 @@ class Signals(Deferring):
             if interrupts.in_step(frame):  # the call may take longer than whoever sent it waits
                 self._save()
             log.warning(
-                "%s: finishing the call in flight, then stopping; once more stops at once",
+                "%s: finishing the call in flight, then stopping; a second signal stops at once",
                 signal.Signals(number).name,
             )
         elif interrupts.is_whole(frame) or interrupts.in_step(frame) is False:

@@ -97,13 +97,13 @@ def threaded(running: Running, signals: Signals, concurrency: int) -> Iterator[A
 class Pooled:
     """Keep `concurrency` calls in flight in a pool, and as many ready to start.
 
-    Rows are read and results are given out in the caller's thread; what returns is kept in the
-    pool's, so that a slow consumer does not hold up saving. However the loop ends, calls in flight
+    Rows are read and results are given out in the caller's thread; the pool's threads keep what
+    returns, so that a slow consumer does not hold up saving. However the loop ends, calls in flight
     are awaited.
 
     Args:
         running: the run.
-        submit: begins a call; what it returns is done when the call's results are kept.
+        submit: begins a call; the future it returns is done when the call's results are kept.
         concurrency: how many calls may be in flight.
         watch: called every `WATCH_EVERY` while nothing happens.
     """
@@ -164,7 +164,7 @@ class Pooled:
             future.add_done_callback(self._finished.put)
 
     def _wait(self, comes: bool = False) -> None:
-        """Wait for something to happen that lets the loop go on; a row that comes, perhaps."""
+        """Wait for something that lets the loop go on, perhaps a row that comes."""
         self._running.check_process()
         if self._sent or comes:
             try:
@@ -226,7 +226,7 @@ def call(running: Running, row: Any) -> Any:
 
 @interrupts.one_call
 def finish_call(running: Running, place: Place) -> None:
-    """Compute a row that is ours to compute, or wait for who does, unless it is settled."""
+    """Compute a row if we must, or wait for whoever computes it, unless it is settled."""
     if not (place.must_compute or place.settled):
         wait = _followed if isinstance(place, Slot) else _settled
         interrupts.in_the_open(wait, (running, place))
@@ -236,7 +236,7 @@ def finish_call(running: Running, place: Place) -> None:
 
 
 def _settled(waited: tuple[Running, Place]) -> None:
-    """Wait until a row is settled that another thread computes."""
+    """Wait until another thread has settled a row."""
     running, place = waited
     settled, in_flight = threading.Event(), running.in_flight
     with waiting((first_of(place),), running.name):
@@ -245,7 +245,7 @@ def _settled(waited: tuple[Running, Place]) -> None:
 
 
 def _followed(waited: tuple[Running, Any]) -> None:
-    """Wait until a row is settled that another process computes, or ours to compute."""
+    """Wait until another process has settled a row, or until we must compute it."""
     running, slot = waited
     intake = running.intake
     running.commit()  # another process may be waiting for what is pending here

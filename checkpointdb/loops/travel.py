@@ -1,9 +1,9 @@
 """How a step is pickled: as a function is, by its name or by value. Knows nothing of stores.
 
-A pickler decides that for functions alone: plain pickle writes their names; cloudpickle (joblib,
-loky, Ray, Dask) writes those of `__main__`, of notebooks and of other functions by value. So a step
-is pickled as a function of its own that gives back its parts: `label._parts`, found by that name
-wherever `label` is.
+A pickler makes that choice only for functions: plain pickle writes their names; cloudpickle
+(joblib, loky, Ray, Dask) writes those of `__main__`, of notebooks and of other functions by value.
+So a step is pickled as a function of its own that gives back its parts: `label._parts`, found by
+that name wherever `label` is.
 
 Nothing in a pickle differs from one process to the next: `datasets` hashes it to know its caches.
 """
@@ -68,7 +68,7 @@ def arrive(kind: Callable[..., Any], parts: Parts, path: str, _identity: Any = N
 
 
 def _likeness(value: Any) -> tuple[Any, ...]:
-    """Return what a part of a step has in common with itself when it arrives once more."""
+    """Return what stays the same of a step's part each time that it arrives."""
     if isinstance(value, functools.partial):
         return (_likeness(value.func), _likeness(value.args), _likeness(value.keywords))
     if isinstance(value, dict):
