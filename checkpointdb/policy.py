@@ -348,7 +348,7 @@ def _in_words(exposed: Exposed) -> str:
     if not exposed.rows:
         return "no returned row so far"
     seconds = exposed.seconds
-    time = f"{seconds:.2g} s" if seconds >= 0.1 else f"{max(seconds * 1e3, 0.1):.2g} ms"
+    time = f"{seconds:.2g} s" if seconds >= 0.0995 else f"{max(seconds * 1e3, 0.1):.2g} ms"
     return f"about {time}, {_rows(exposed.rows)}"
 
 

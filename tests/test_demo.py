@@ -99,7 +99,8 @@ def test_what_a_person_sees(shown):
         f"  {told['calls_after']}  calls after it\n",
         f"{told['lost']:>5}  rows lost and computed again (at most 20: 19 returned, 1 in flight)",
         f"  {told['spared']}  calls paid before the kill and not paid twice\n",
-        "next     ckpt inspect ckpt-demo-2/movies.ckpt",
+        "  next     ",
+        "ckpt inspect ckpt-demo-2/movies.ckpt\n",
     ):
         assert words in printed
 

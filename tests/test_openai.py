@@ -142,7 +142,7 @@ def test_a_spent_quota_ends_the_run_and_keeps_what_was_paid(server, store_path, 
             concurrency=concurrency, step={"save": every(rows=1000)},
         )  # fmt: skip
     assert "70 results of step 'label' are saved" in caught.value.__notes__[-1]
-    assert "130 of 200 rows are left" in caught.value.__notes__[-1]
+    assert "this run got to 70 of 200 rows" in caught.value.__notes__[-1]
     assert sorted(server.paid) == sorted(stored(store_path))
     assert len(server.calls) <= 70 + 2 * concurrency
     server.quota = None

@@ -244,6 +244,8 @@ def test_the_loss_window_is_said_in_words(policy, text):
     [
         (12, 0.3, "about 0.3 s, 12 rows"),
         (12, 0.1, "about 0.1 s, 12 rows"),
+        (12, 0.0996, "about 0.1 s, 12 rows"),
+        (12, 0.0994, "about 99 ms, 12 rows"),
         (2, 0.05, "about 50 ms, 2 rows"),
         (4095, 1.234, "about 1.2 s, 4,095 rows"),
         (1, 0.0061, "about 6.1 ms, 1 row"),

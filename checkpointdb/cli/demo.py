@@ -274,7 +274,8 @@ def _show_outcome(screen: Screen, outcome: Outcome) -> None:
     screen.line()
     screen.line(f"  results  {outcome.folder}/results.jsonl")
     screen.line(f"  store    {outcome.folder}/movies.ckpt")
-    screen.line(f"  next     ckpt inspect {outcome.folder}/movies.ckpt", "bold")
+    by = "uv run --no-dev " if "UV_RUN_RECURSION_DEPTH" in os.environ else ""  # as it was called
+    screen.line(f"  next     {by}ckpt inspect {outcome.folder}/movies.ckpt", "bold")
 
 
 @contextlib.contextmanager

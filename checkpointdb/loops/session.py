@@ -143,13 +143,13 @@ class Session:
         if self._job.replay is not None:
             return
         with suppress(StoreError):
-            report, total, left = self.report(), self.total(), ""
+            report, total, given_out = self.report(), self.total(), ""
             if total is not None:
                 done = report.hits + report.computed
-                left = f", {max(total - done, 0):,} of {total:,} rows are left"
+                given_out = f"; this run got to {done:,} of {total:,} rows"
             error.add_note(
                 f"checkpointdb: {self._job.saved():,} results of step {self._job.spec.name!r} are "
-                f"saved in {self._job.store.path}{left}; run the same again to go on from there"
+                f"saved in {self._job.store.path}{given_out}; run the same again to go on"
             )
 
 
