@@ -210,11 +210,15 @@ def test_an_async_direct_call_waits_too_and_leaves_in_time(store_path):
 def test_ckpt_run_goes_by_the_step(tmp_path):
     """Without options `ckpt run` records, shares and counts dollars as the step says."""
     (tmp_path / "m.py").write_text(
-        "import sqlite3, checkpointdb as ckpt\n"
+        "import subprocess, sys, checkpointdb as ckpt\n"
+        # another process: in this one, another SQLite would drop our locks as it closes the file
+        "LOOK = '''import sqlite3\n"
+        "claims = sqlite3.connect('r.ckpt').execute('select * from system_claims')\n"
+        "print(len(claims.fetchall()))'''\n"
         "@ckpt.step('r.ckpt', version=1, on_error='record', cost=lambda it: 0.25, shared=True)\n"
         "def f(row):\n"
-        "    claims = sqlite3.connect('r.ckpt').execute('select * from system_claims').fetchall()\n"
-        "    return len(claims) / row['n']\n"
+        "    claims = subprocess.check_output([sys.executable, '-c', LOOK])\n"
+        "    return int(claims) / row['n']\n"
     )
     (tmp_path / "rows.jsonl").write_text('{"n": 0}\n{"n": 1}\n')
     told = [sys.executable, "-m", "checkpointdb", "run", "m.py:f", "rows.jsonl"]
