@@ -91,7 +91,7 @@ def test_a_damaged_frame_before_whole_commits_is_said(store_path, opener, where,
         what, lost = "the header is damaged", len(ends)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match=f"{what}.* {lost} commits"):
+        with pytest.raises(UserWarning, match=f"{what}.* {lost} whole commits"):
             opener(copy)
     assert pathlib.Path(copy + "-wal").read_bytes() == before
     with pytest.warns(UserWarning, match="copy the store with its -wal and -shm"), opener(copy):
