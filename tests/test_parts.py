@@ -683,7 +683,7 @@ def test_a_session_ends_its_run_however_the_loop_ends(store, raised, ended):
                 raise raised
     except BaseException as error:
         notes = getattr(error, "__notes__", [""])
-        assert ("1 results" in notes[0] and "2 of 3 rows" in notes[0]) == (
+        assert ("1 results" in notes[0] and "1 of 3 rows" in notes[0]) == (
             raised is not GeneratorExit
         )
     assert store.runs()[0].ended == ended and store.runs()[0].report.computed == 1
