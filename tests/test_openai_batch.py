@@ -21,7 +21,6 @@ from checkpointdb import Failed, Store
 from checkpointdb.file.read import Reader
 from checkpointdb.integrations.openai_batch import Batches, BatchFailedError
 
-pytestmark = pytest.mark.loops
 both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
