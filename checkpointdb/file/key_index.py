@@ -30,7 +30,7 @@ IDENTITY_BYTES = "coalesce(cast(identity as blob), x'')"
 # The last record, the last id given, how far is indexed, and if the last one of those is there.
 _SOUND = """
 select (select max(id) from records),
-       (select seq from sqlite_sequence where name = 'records'),
+       (select cast(seq as integer) from sqlite_sequence where name = 'records'),
        value,
        (select coalesce(indexed.id, 0) >= last.id
           from (select id, key from records where id <= value order by id desc limit 1) as last

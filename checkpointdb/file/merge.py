@@ -232,7 +232,12 @@ def _wins(new: _Newest, old: _Newest) -> bool:
 
 
 def _next_id(writer: apsw.Connection) -> int:
-    return 1 + (writer.execute("select seq from sqlite_sequence where name = 'records'").get or 0)
+    return 1 + (
+        writer.execute(
+            "select cast(seq as integer) from sqlite_sequence where name = 'records'"
+        ).get
+        or 0
+    )
 
 
 def bring_forgotten(

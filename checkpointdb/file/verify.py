@@ -154,7 +154,7 @@ def _records(connection: apsw.Connection, progress: OnProgress) -> Iterator[Prob
 def _last_id(connection: apsw.Connection) -> int:
     for sql in (
         "select max(id) from records",
-        "select seq from sqlite_sequence where name = 'records'",
+        "select cast(seq as integer) from sqlite_sequence where name = 'records'",
     ):
         with contextlib.suppress(apsw.CorruptError):
             return connection.execute(sql).get or 0
