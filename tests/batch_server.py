@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
+from loopback import Loopback
 from provider import whole
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -23,7 +20,7 @@ BROKEN = {"error": {"message": "The server had an error", "code": None}}
 WORD = "great"
 
 
-class BatchServer:
+class BatchServer(Loopback):
     """Keep files and batches; answer each request of a batch once.
 
     Attributes:
@@ -59,14 +56,9 @@ class BatchServer:
         self.requests: list[str] = []
         self.on_request: Callable[[str], object] = id
         self.seconds = 0.0
-        self.gate = threading.Event()
         self._late: list[dict[str, Any]] = []
         self._plans: dict[str, str] = {}
         self._looks: dict[str, int] = {}
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))  # of TCP by name, or each answer waits 40 ms
-        self._socket.listen()
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         routes = [
             Route("/v1/files", self._upload, methods=["POST"]),
             Route("/v1/files/{id}/content", self._content),
@@ -76,22 +68,8 @@ class BatchServer:
             Route("/v1/batches/{id}/cancel", self._cancel, methods=["POST"]),
             Route("/v1/chat/completions", self._live, methods=["POST"]),
         ]
-        config = uvicorn.Config(
-            Starlette(routes=routes), ws="none", lifespan="off", log_level="critical",
-            access_log=False, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self) -> BatchServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.gate.set()
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        super().__init__(routes)
+        self.url = f"{self.origin}/v1"
 
     def live(self) -> list[dict[str, Any]]:
         """Return the batches that have not ended."""

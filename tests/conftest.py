@@ -53,6 +53,14 @@ def no_leaks(tmp_path):
 
 
 @pytest.fixture
+def at(tmp_path):
+    """Give the path of a store by its name; whatever stores there are must be sound at the end."""
+    yield lambda name: str(tmp_path / f"{name}.ckpt")
+    for file in tmp_path.glob("*.ckpt"):
+        verify(str(file))
+
+
+@pytest.fixture
 def page_left_behind():
     """Close the clients that a page's code leaves open: a reader's process ends there, not ours."""
     yield

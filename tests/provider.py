@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
+from loopback import Loopback
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -18,7 +15,7 @@ WORDS = ["one", " two", " three", " four", " five", " six"]
 USAGE = {"prompt_tokens": 20, "completion_tokens": 6, "total_tokens": 26}
 
 
-class Provider:
+class Provider(Loopback):
     """Answer like OpenAI, Anthropic and Gemini, and keep the books.
 
     Attributes:
@@ -34,30 +31,9 @@ class Provider:
         self.headers: list[dict[str, str]] = []
         self.answered = 0
         self.faults: list[Any] = []
-        self.gate = threading.Event()
-        self.gate.set()
         self.begun = 0  # answers, the gate aside
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen(512)
-        self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        routes = [Route("/{path:path}", self._serve, methods=["GET", "POST"])]
-        config = uvicorn.Config(
-            Starlette(routes=routes), ws="none", lifespan="off", log_level="critical",
-            access_log=False, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self) -> Provider:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+        super().__init__([Route("/{path:path}", self._serve, methods=["GET", "POST"])])
         self.gate.set()
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
 
     async def _serve(self, request: Request) -> Response:
         content = await request.body()

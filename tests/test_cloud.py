@@ -10,7 +10,6 @@ import sys
 import cloud_life as life
 import pytest
 from cli_helpers import invoke
-from conftest import verify
 from stores import ERROR, Log, entry
 from test_merge import rows_of
 
@@ -21,13 +20,6 @@ pytest.importorskip("obstore", reason="obstore is not installed")
 from checkpointdb.cloud import compaction, segment
 from checkpointdb.cloud.bucket import Bucket
 from checkpointdb.cloud.names import Name, in_order
-
-
-@pytest.fixture
-def at(tmp_path):
-    yield lambda name: str(tmp_path / f"{name}.ckpt")
-    for file in tmp_path.glob("*.ckpt"):
-        verify(str(file))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import time
 import msgspec
 import pytest
 from cli_helpers import ckpt
-from conftest import verify
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stores import ERROR, Log, entry, key
@@ -51,13 +50,6 @@ def filled(path, *entries, name="label"):
     with Store(path) as store:
         Log(store, name).add(*entries)
     return path
-
-
-@pytest.fixture
-def at(tmp_path):
-    yield lambda name: str(tmp_path / f"{name}.ckpt")
-    for file in tmp_path.glob("*.ckpt"):
-        verify(str(file))
 
 
 def merge(into, *sources):

@@ -14,7 +14,6 @@ import urllib.request
 
 import cloud_life as life
 import pytest
-from conftest import verify
 from stores import Log
 from test_cloud import expected, pulled, push, remove
 from test_merge import rows_of
@@ -89,13 +88,6 @@ def url(proxy, request, monkeypatch):
     monkeypatch.setattr(shipper, "SOONEST", 0.02)
     monkeypatch.setattr(shipper, "LONGEST", 0.05)
     return f"s3://{name}/a/prefix"
-
-
-@pytest.fixture
-def at(tmp_path):
-    yield lambda name: str(tmp_path / f"{name}.ckpt")
-    for file in tmp_path.glob("*.ckpt"):
-        verify(str(file))
 
 
 def test_pushed_and_pulled_and_compacted(at, url, monkeypatch):

@@ -11,7 +11,6 @@ import time
 
 import cloud_life as life
 import pytest
-from conftest import verify
 from stores import Log, entry
 from test_cloud import remove
 from test_merge import rows_of
@@ -29,13 +28,6 @@ from checkpointdb.cloud.bucket import Bucket
 def often(monkeypatch):
     monkeypatch.setattr(shipper, "SOONEST", 0.02)
     monkeypatch.setattr(shipper, "LONGEST", 0.05)
-
-
-@pytest.fixture
-def at(tmp_path):
-    yield lambda name: str(tmp_path / f"{name}.ckpt")
-    for file in tmp_path.glob("*.ckpt"):
-        verify(str(file))
 
 
 @pytest.fixture
