@@ -337,9 +337,7 @@ def loss_window(policy: SavePolicy, exposed: Exposed | None = None) -> str:
 
 
 def _limit(rows: int, exposed: int) -> str:
-    if (
-        exposed > rows
-    ):  # many calls in flight: what returns while others are saved goes with the next
+    if exposed > rows:  # with many calls in flight: these wait for the next commit
         return f"{_rows(exposed)}, as many as returned during a commit"
     return _rows(rows) if rows else "no returned row"
 

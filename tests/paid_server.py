@@ -11,11 +11,9 @@ import contextlib
 import json
 import socket
 import struct
-import threading
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
+from loopback import Loopback
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +24,7 @@ LIMIT = {"message": "Rate limit reached", "code": "rate_limit_exceeded"}
 BROKEN = {"message": "The server had an error", "code": None}
 
 
-class PaidServer:
+class PaidServer(Loopback):
     """Serve chat completions and keep the books.
 
     Attributes:
@@ -48,24 +46,9 @@ class PaidServer:
         self.seconds = 0.0
         self.in_flight = self.most_in_flight = 0
         self._transports: dict[Any, Any] = {}
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         routes = [Route("/v1/chat/completions", self._complete, methods=["POST"])]
-        config = uvicorn.Config(
-            Starlette(routes=routes), http=self._protocol(), ws="none", lifespan="off",
-            log_level="critical", access_log=False, timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self) -> PaidServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        super().__init__(routes, http=self._protocol())
+        self.url = f"{self.origin}/v1"
 
     def paid_more_than_once(self) -> int:
         """How many answers were paid for a row that had been paid for."""
