@@ -23,6 +23,7 @@ import checkpointdb as ckpt
 from checkpointdb.file import key_index
 from checkpointdb.file.cells import Cells
 from checkpointdb.file.pages import LEAF_TABLE, Pages
+from checkpointdb.file.wal import FRAME_HEADER, HEADER
 
 PAGE, ROWS = 8192, 120
 
@@ -85,7 +86,8 @@ def places_of(path):
                 cell = cells.cell(page, at, LEAF_TABLE)
                 values = cells.values(page, cell)
                 if len(values) > 15 and type(values[1]) is bytes:
-                    places[cell.rowid] = _places_of(pages, number, page, cell)
+                    found = _places_of(pages, number, page, cell)
+                    places[cell.rowid] = found + [_head(*piece) for piece in found]
         return places
     finally:
         pages.close()
@@ -103,6 +105,14 @@ def _places_of(pages, number, page, cell):
         found.append((ending, at, at + 4 + taken))
         following, left = pages.page(number)[:4], left - taken
     return found
+
+
+def _head(ending, at, end):
+    """Return where the head of its frame is, by which a page in the log is known."""
+    if ending == "":
+        return ending, at, at
+    begin = HEADER + (at - HEADER) // (PAGE + FRAME_HEADER) * (PAGE + FRAME_HEADER)
+    return ending, begin, begin + FRAME_HEADER
 
 
 def _where(pages, number):

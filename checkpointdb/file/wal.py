@@ -114,7 +114,7 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
         at = HEADER + (n - 1) * size
         _, is_commit, *salt, sum_1, sum_2 = _FRAME.unpack(log.xRead(FRAME_HEADER, at))
         if not last and n == 1:  # the header is damaged, perhaps its salt
-            salt_1, salt_2 = salt
+            salt_1, salt_2 = _salt_of_frames(log, size, frames)
         if n == last:
             computed = _checksum(log.xRead(size, at), before, words)
         elif n > last and is_commit and salt == [salt_1, salt_2]:
@@ -128,10 +128,12 @@ def _damage(log: Any, last: int, page: int) -> Damage | None:
 
 def _is_copied(log: Any, main: Any, page: int) -> bool:
     """Tell whether all commits of a log are in the main file: it was about to begin again."""
-    size = main.xFileSize()
+    size, end = main.xFileSize(), log.xFileSize()
     for number, places in images(log, page).items():
         place = next((place for place, is_whole in places if is_whole), places[-1][0])
         start = (number - 1) * page
+        if place + page > end:  # of a commit that was cut short
+            continue
         if start + page > size or log.xRead(page, place) != main.xRead(page, start):
             return False
     return True
@@ -141,10 +143,11 @@ def images(log: Any, page: int) -> dict[int, list[tuple[int, bool]]]:
     """Return where each page in a log lies, the newest first, and if it is whole and committed.
 
     Where a page's newest image is not, earlier ones are named too, back to the first that is. What
-    comes after a damaged frame counts, though SQLite does not read it.
+    comes after a damaged frame counts, though SQLite does not read it. So does what there is of a
+    last frame that was cut.
     """
     size = page + FRAME_HEADER
-    count = (log.xFileSize() - HEADER) // size
+    count = -(-(log.xFileSize() - HEADER - FRAME_HEADER) // size)
     found: dict[int, list[tuple[int, bool]]] = {}
     waiting: list[tuple[int, int, bool]] = []
     for number, is_commit, at, is_whole in _frames(log, size, count):
@@ -166,11 +169,12 @@ def _frames(log: Any, size: int, count: int) -> Iterator[tuple[int, int, int, bo
     header = log.xRead(HEADER, 0)
     magic, *_, salt_1, salt_2, sum_1, sum_2 = _FIRST.unpack(header)
     words = f"{'>' if magic == _MAGIC | 1 else '<'}%dI"
-    if _sums(header[:24], (0, 0), words) != (sum_1, sum_2):  # damaged, perhaps its salt
-        salt_1, salt_2 = _FRAME.unpack(log.xRead(FRAME_HEADER, HEADER))[2:4]
+    is_magic = magic in (_MAGIC, _MAGIC | 1)  # zeros have a checksum of zeros
+    if not is_magic or _sums(header[:24], (0, 0), words) != (sum_1, sum_2):
+        salt_1, salt_2 = _salt_of_frames(log, size, count)
     seeds = {(sum_1, sum_2)}
     for at in range(HEADER, HEADER + count * size, size):
-        frame = log.xRead(size, at)
+        frame = log.xRead(size, at).ljust(size, b"\0")
         number, is_commit, *salt, sum_1, sum_2 = _FRAME.unpack(frame[:FRAME_HEADER])
         sums = {_checksum(frame, seed, words) for seed in seeds}
         is_whole = (sum_1, sum_2) in sums and salt == [salt_1, salt_2]
@@ -180,6 +184,13 @@ def _frames(log: Any, size: int, count: int) -> Iterator[tuple[int, int, int, bo
         seeds = {(sum_1, sum_2)} if is_whole else {(sum_1, sum_2), *sums}
         if len(seeds) > MOST_SEEDS:
             seeds = {(sum_1, sum_2)}
+
+
+def _salt_of_frames(log: Any, size: int, count: int) -> tuple[int, int]:
+    """Return the salt that most of the first frames have: the first may be damaged, too."""
+    heads = (log.xRead(FRAME_HEADER, HEADER + n * size) for n in range(min(count, 3)))
+    salts = [_FRAME.unpack(head)[2:4] for head in heads]
+    return max(salts, key=salts.count)
 
 
 def _checksum(frame: bytes, before: tuple[int, int], words: str) -> tuple[int, int]:
