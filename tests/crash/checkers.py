@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import apsw
 
 import checkpointdb as ckpt
+from checkpointdb.file import leases
 from checkpointdb.file.read import Reader
 
 from . import kinds, lives
@@ -98,11 +99,11 @@ def released(path: str, files: bool = True) -> None:
             connection.execute("begin exclusive; rollback")
         except apsw.BusyError:
             raise Broken("a lock is held on a closed store") from None
-        # that of a worker which died may stay on a row that another has saved
-        claims: list[tuple[str, int]] = connection.execute(
-            "select worker, key in (select key from records) from system_claims"
+        # that of a worker which died may stay: on a row that another has saved, or nobody came for
+        claims: list[tuple[str, float]] = connection.execute(
+            "select distinct worker, expires from system_claims"
         ).fetchall()
-        if holding := [it for it, saved in claims if not saved or f" {os.getpid()} " in it]:
+        if holding := [it for it, expires in claims if not leases.is_void(it, expires)]:
             raise Broken(f"claims are left: {holding}")
     deadline = time.monotonic() + 60  # a timer's thread ends soon after its run, not at once
     while left := [it.name for it in threading.enumerate() if it.name.startswith("checkpointdb")]:
