@@ -70,6 +70,10 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     assert (second.rows, second.work, second.cost, second.in_flight) == (2, 0.5, 0.75, 1)
     assert second.seconds == pytest.approx(2.0) and second.elapsed >= 2.0
     assert second.bytes == 2 * first.bytes
+    committer.put(
+        msgspec.structs.replace(entry(9, result="12"), input='"' + 498 * "x" + '"'), start + 2
+    )
+    assert watch.seen[-1].bytes == 3 * first.bytes + 500 - len(entry(1).input)
     committer.commit()
     committer.put(entry(3, result="56"), perf_counter())
     third = watch.seen[-1]
@@ -150,7 +154,7 @@ def test_what_another_has_committed_is_asked_of_the_policy_again(store):
     watch.is_due = False
     committer.commit_due(commits)
     assert positions(store) == [1] and len(committer) == 1
-    assert not watch.seen[-1].background
+    assert not watch.seen[-1].background and 0 <= watch.seen[-1].elapsed < 60
     watch.is_due = True
     committer.commit_due(commits)
     assert positions(store) == [1, 2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stores import ERROR, Log, entry, identity, key
 from test_connection import run_script
 
-from checkpointdb import Store, StoreFullError
+from checkpointdb import Store, StoreCorruptError, StoreFullError
 from checkpointdb.file import key_index
 from checkpointdb.file.key_index import KeyIndex
 from checkpointdb.file.records import Found
@@ -332,3 +332,49 @@ def test_a_success_is_known_to_be_the_newest_of_its_key_without_the_disk(open_st
     assert not index.is_newest(key(1), 1) and index.is_newest(key(1), 3)
     index._repeated = 1
     assert not index.is_newest(key(2), 2)
+
+
+def test_what_another_handle_indexed_is_found_beside_a_longer_tail(open_store, short_tail):
+    """The last record that went into the index, too; the tail begins behind it."""
+    mine, other = Log(open_store()), Log(open_store())
+    other.add(*range(10))  # which extends
+    mine.add(*range(10, 15))
+    other.add(15)
+    assert mine.found(*range(17)) == [*(entry(n).result for n in range(16)), None]
+    assert (state(mine.store), tail(mine.store)) == (10, 6)
+
+
+def test_a_success_that_came_again_is_found_by_who_did_not_extend_the_index(open_store, short_tail):
+    """From then on the order of the log proves nothing, in this handle and the next one."""
+    mine, other = Log(open_store()), Log(open_store())
+    other.add(*range(9))
+    other.add(entry(0, result='"again"'))  # extends
+    other.add(*range(9, 21))
+    for log in (mine, other, Log(open_store())):
+        assert log.found(0) == ['"again"']
+        assert log.found(*range(3)) == ['"again"', entry(1).result, entry(2).result]
+        assert not log.store.log._finder.index.is_newest(key(0), 1)
+
+
+def test_extending_the_index_adds_up_what_the_steps_used(open_store, short_tail):
+    """Token counts, seconds and dollars, each once."""
+    log = Log(open_store())
+    log.add(*(entry(n, cost=0.5, usage=f'{{"tokens":{n}}}') for n in range(12)))
+    (info,) = log.store.steps()
+    assert (info.seconds, info.cost, info.usage) == (3.0, 6.0, {"tokens": 66})
+
+
+@pytest.mark.damages_store
+def test_beside_a_damaged_index_what_is_found_counts_and_nothing_is_called_missing(
+    open_store, short_tail
+):
+    """A row that is not found may have been saved: it is not paid for again."""
+    log = Log(open_store())
+    log.add(*range(12))
+    log.store.log._writer.execute("delete from system_key_index where id = 12")
+    log.store.close()
+    again = Log(open_store())
+    assert again.found(3, 4) == [entry(3).result, entry(4).result]
+    for wanted in (11, 99):
+        with pytest.raises(StoreCorruptError, match="up to record 12, but does not: a requested"):
+            again.found(3, wanted)
