@@ -92,6 +92,33 @@ def open_store(store_path):
     return open_store
 
 
+@pytest.fixture
+def provider():
+    """A provider of paid answers on loopback."""
+    from provider import Provider
+
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def proxy(provider, store_path):
+    """Start a proxy to the provider in this process, as often as you like."""
+    from proxied import proxies
+
+    with proxies(provider, store_path) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def process(provider, store_path, tmp_path):
+    """Start `ckpt proxy` to the provider in a process of its own, as often as you like."""
+    from proxied import processes
+
+    with processes(provider, store_path, tmp_path) as process:
+        yield process
+
+
 def verify(path):
     """Fail unless the store at `path` is sound and its counters are what its records say."""
     with Store(path, create=False) as store:

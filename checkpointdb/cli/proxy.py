@@ -17,7 +17,7 @@ from .completion import files, versions
 from .display import note, safe, shown
 from .group import VERSION, Failure
 
-_NEEDED = ("httpx", "starlette", "uvicorn")
+_NEEDED = ("httpx2", "starlette", "uvicorn")
 
 
 @click.command("proxy", short_help="Save what a provider answers to any program.")

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import msgspec
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -27,7 +27,7 @@ from .samples import Samples, Ticket
 _TOKEN = re.compile(r"/token/([^/]+)(/.*)")
 # an attempt is what comes before the path's v1, v1beta
 _RUN = re.compile(r"/run/([^/]+)(?:/(?!v\d+[a-z0-9]*/)([^/]+))?(/.*)")
-_TIMEOUT = httpx.Timeout(1800, connect=30).as_dict()
+_TIMEOUT = httpx2.Timeout(1800, connect=30).as_dict()
 _NOBODY = Response(status_code=499)  # whom it is for has left
 
 
@@ -43,7 +43,7 @@ class Relay:
     """
 
     def __init__(
-        self, to: str, transport: Checkpointed, client: httpx.AsyncClient, door: Door, most: int
+        self, to: str, transport: Checkpointed, client: httpx2.AsyncClient, door: Door, most: int
     ) -> None:
         self._to, self._base = to.rstrip("/"), urlsplit(to).path.rstrip("/")
         self._transport, self._door, self._most = transport, door, most
@@ -67,7 +67,7 @@ class Relay:
     async def _answer(self, request: Request) -> Response:
         try:
             return await self._served(request)
-        except httpx.TransportError as error:
+        except httpx2.RequestError as error:
             what = f"{self._to} did not answer: {type(error).__name__}: {error}"
             return _of(refusal(_asked_of(self._to), 502, "no_answer", what))
 
@@ -83,13 +83,13 @@ class Relay:
         if self._base and path.startswith(f"{self._base}/"):  # it has the provider's path already
             path = path[len(self._base) :]
         query = request.scope["query_string"].decode("latin-1")
-        url = httpx.URL(f"{self._to}{path}{'?' * bool(query)}{query}")
+        url = httpx2.URL(f"{self._to}{path}{'?' * bool(query)}{query}")
         if not self._transport.may_save(request.method, url.path):
             return await self._passed(request, url)
         return await self._asked(request, url, run)
 
     async def _passed(
-        self, request: Request, url: httpx.URL, content: bytes | None = None
+        self, request: Request, url: httpx2.URL, content: bytes | None = None
     ) -> Response:
         """Pass a request and its answer through, untouched and as they come."""
         out = () if content is None else ("content-length",)
@@ -105,7 +105,7 @@ class Relay:
         answer = await self._send(asked)
         return _stream(answer, answer.aiter_raw(), with_length=True)
 
-    async def _asked(self, request: Request, url: httpx.URL, run: Any) -> Response:
+    async def _asked(self, request: Request, url: httpx2.URL, run: Any) -> Response:
         content = await self._content(request)
         if content is None:
             what = f"a body may have {self._most:,} bytes; see --max-body"
@@ -136,7 +136,7 @@ class Relay:
                 return None
         return b"".join(parts)
 
-    async def _answered(self, request: Request, asked: httpx.Request, ask: Asked) -> Response:
+    async def _answered(self, request: Request, asked: httpx2.Request, ask: Asked) -> Response:
         """Wait for the answer as long as the client does; it is saved without it, too."""
         ticket = request.scope["state"].get("ticket")
         answer = asyncio.ensure_future(self._transport.answer(asked, self._send, ask))
@@ -155,7 +155,7 @@ class Relay:
             answer.cancel()
             left.cancel()
 
-    async def _events(self, answer: httpx.Response, ticket: Ticket | None) -> AsyncIterator[bytes]:
+    async def _events(self, answer: httpx2.Response, ticket: Ticket | None) -> AsyncIterator[bytes]:
         """Yield a stream; a sample is given once it is saved, before its last event."""
         live = answer.extensions["live"]
         async for chunk in answer.aiter_raw():
@@ -178,16 +178,16 @@ def _to_provider(request: Request, out: tuple[str, ...]) -> list[tuple[str, str]
     return passed_on(request.headers.items(), ("host", TOKEN, *out))
 
 
-def _request(method: str, url: httpx.URL, headers: Any, content: Any) -> httpx.Request:
+def _request(method: str, url: httpx2.URL, headers: Any, content: Any) -> httpx2.Request:
     extensions = {"timeout": _TIMEOUT}
-    return httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
+    return httpx2.Request(method, url, headers=headers, content=content, extensions=extensions)
 
 
-def _asked_of(to: str) -> httpx.Request:
-    return httpx.Request("POST", to)
+def _asked_of(to: str) -> httpx2.Request:
+    return httpx2.Request("POST", to)
 
 
-def _of(response: httpx.Response) -> Response:
+def _of(response: httpx2.Response) -> Response:
     out = Response(response.content, response.status_code)
     own = [it for it in out.raw_headers if it[0] == b"content-length"]
     headers = passed_on(response.headers.multi_items(), ("content-encoding",))
@@ -195,7 +195,7 @@ def _of(response: httpx.Response) -> Response:
     return out
 
 
-def _stream(answer: httpx.Response, body: Any, with_length: bool = False) -> StreamingResponse:
+def _stream(answer: httpx2.Response, body: Any, with_length: bool = False) -> StreamingResponse:
     out = StreamingResponse(_closing(answer, body), answer.status_code)
     out.raw_headers = _raw(passed_on(answer.headers.multi_items()))
     if with_length and "content-length" in answer.headers:
@@ -211,7 +211,7 @@ def _raw(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def _closing(answer: httpx.Response, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _closing(answer: httpx2.Response, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(body):  # type: ignore[type-var]
         try:
             async for chunk in body:
@@ -280,11 +280,16 @@ def server_of(relay: Relay, drain: Callable[[], Awaitable[None]]) -> uvicorn.Ser
     return _Server(config, drain)
 
 
+def upstream() -> httpx2.AsyncClient:
+    """Return what sends requests to the provider: any number at once, and no redirect followed."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
+    return httpx2.AsyncClient(limits=limits, follow_redirects=False)
+
+
 async def serve(
     listening: socket.socket, to: str, transport: Checkpointed, door: Door, most: int
 ) -> None:
     """Serve until a signal ends it; calls in flight are awaited and saved."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-    async with httpx.AsyncClient(limits=limits, follow_redirects=False) as client:
+    async with upstream() as client:
         relay = Relay(to, transport, client, door, most)
         await server_of(relay, transport.aclose).serve([listening])
