@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gzip
 import http.server
 import json
 import shutil
+import socketserver
 import subprocess
 import threading
+import time
 
 import httpx
+import openai
 import pytest
 from loopback import Loopback
 from provider import whole
@@ -122,6 +126,78 @@ def test_the_way_out_is_the_environments(proxy, monkeypatch):
         assert httpx.get(url + "/v1/models").status_code == 204
         serving.join()
     assert asked == ["http://provider.example/v1/models"]
+
+
+class Breaking(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Answer nothing to the first requests: the connection breaks."""
+
+    daemon_threads = True
+
+    def __init__(self, breaks):
+        super().__init__(("127.0.0.1", 0), Broken)
+        self.breaks, self.asked, self.gate = breaks, 0, threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.asked += 1
+        n = self.server.asked
+        self.server.gate.wait(20)
+        if n <= self.server.breaks:
+            return
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(whole(CHAT, ASK, n)).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def breaking():
+    with Breaking(breaks=1) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        yield server
+        server.gate.set()
+        server.shutdown()
+        serving.join()
+
+
+def ask(url, *path):
+    """Ask with OpenAI's own client; return which answer of the provider it got."""
+    with openai.OpenAI(base_url="/".join((url, *path, "v1")), api_key="k", max_retries=1) as client:
+        said = client.chat.completions.create(**ASK).choices[0].message.content
+        return said.partition("#")[2]
+
+
+def test_an_sdk_asks_again_when_the_providers_connection_broke(breaking, proxy):
+    """All who waited for the answer do, and share the next one."""
+    url = proxy(to=breaking.url).url
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(ask, url) for _ in range(3)]
+        time.sleep(0.5)
+        breaking.gate.set()
+        assert {answer.result() for answer in answers} == {"2"}
+    assert breaking.asked == 2
+
+
+def test_a_retry_after_a_broken_connection_is_of_the_same_sample(breaking, proxy):
+    breaking.gate.set()
+    url = proxy(to=breaking.url).url
+    assert [ask(url, "run", "a", "1") for _ in range(2)] == ["2", "3"]
+    assert [ask(url, "run", "a", "2") for _ in range(2)] == ["2", "3"]
+    assert breaking.asked == 3
+
+
+def test_what_would_be_refused_again_is_not_asked_again(provider, proxy):
+    url = proxy(token="0123456789").url
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        ask(url)
+    assert refused.value.response.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.slow

@@ -188,7 +188,9 @@ def _of_error(request: Any, error: BaseException) -> Any:
 def refusal(request: Any, status: int, kind: str, message: str) -> Any:
     """Return an error of our own, in the words that the providers' SDKs understand."""
     body = {"error": {"message": f"checkpointdb: {message}", "type": kind, "code": kind}}
-    headers = {"content-type": "application/json", "x-should-retry": "false"}
+    headers = {"content-type": "application/json"}
+    if status < 500:  # asked again, it would be refused again; a provider may answer yet
+        headers["x-should-retry"] = "false"
     content = json.dumps(body).encode()
     return package_of(request).Response(status, headers=headers, content=content, request=request)
 
