@@ -7,7 +7,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import concurrency, guards, in_flight, large, machine, peers, scale, tradeoff, tricks
+from . import (
+    concurrency,
+    guards,
+    in_flight,
+    large,
+    machine,
+    neighbours,
+    peers,
+    scale,
+    tradeoff,
+    tricks,
+)
 from .compare import compare
 from .docs import write_docs
 from .harness import Case, measure
@@ -19,6 +30,7 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "peers": peers.cases,
     "frameworks": peers.frameworks,
     "million": peers.million,
+    "neighbours": neighbours.cases,
     "scale": scale.cases,
     "huge": scale.huge,
     "concurrency": concurrency.cases,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,14 +15,18 @@ from benchmarks import (
     docs,
     harness,
     in_flight,
+    neighbours,
     peers,
     results,
     scale,
     targets,
     tradeoff,
+    users,
 )  # fmt: skip
-from benchmarks.adapters import PEERS, load
+from benchmarks.adapters import PEERS, load, said
 
+USERS = users.USERS
+NOTHING_KEPT = next(iter(USERS))
 RECORDED = sorted(os.listdir(results.FOLDER))
 
 
@@ -143,12 +146,10 @@ def test_a_store_is_measured_beside_bare_sqlite(tmp_path):
 @pytest.mark.parametrize("name", PEERS)
 def test_an_adapter_finds_what_it_kept(name, tmp_path, monkeypatch):
     """Of those whose package is there; slow starters are left to the suite itself."""
-    if name in ("datasets_map", "cachier_files", "dbos_sqlite", "bare_loop"):
+    if name in (*peers.SLOW_TO_START, "bare_loop"):
         pytest.skip("slow to import")
-    source = importlib.util.find_spec(f"benchmarks.adapters.{name}").origin
-    with open(source) as file:
-        for module in re.findall(r"^(?:import|from) (\w+)", file.read(), re.MULTILINE):
-            pytest.importorskip(module)
+    for module in said(name)["IMPORTS"].split(", "):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     calls = []
 
@@ -159,6 +160,25 @@ def test_an_adapter_finds_what_it_kept(name, tmp_path, monkeypatch):
     for _ in range(2):
         load(name).run(data.rows(30), label)
     assert len(calls) == 30
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_an_adapter_says_how_it_saves_without_its_package(name):
+    asked = said(name)
+    assert asked["SAVES"] in ("never", "1 row", "1,000 rows")
+    assert asked["HOW"]
+    assert asked["ROWS"] >= 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", USERS)
+def test_a_neighbour_pays_no_more_than_what_was_in_flight_and_finds_every_result(name):
+    """Killed in the middle and run again; datasets and the bare loop keep nothing half-way."""
+    pytest.importorskip(USERS[name][1])
+    rows, kept = 128, name not in (NOTHING_KEPT, "HF datasets, `map` of an async function")
+    figures = neighbours.measure_kills("", name, rows, kills=1)
+    assert figures["wrong"] == 0
+    assert figures["paid_twice"] <= (2 * users.IN_FLIGHT if kept else rows)
 
 
 def test_shuffled_rows_are_the_same_rows():
