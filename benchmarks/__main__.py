@@ -16,6 +16,7 @@ from . import (
     neighbours,
     peers,
     scale,
+    since,
     tradeoff,
     tricks,
 )
@@ -25,6 +26,7 @@ from .harness import Case, measure
 from .results import read, write
 
 QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
+    "since": since.cases,
     "tradeoff": tradeoff.cases,
     "in_flight": in_flight.cases,
     "peers": peers.cases,

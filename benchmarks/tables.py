@@ -12,12 +12,22 @@ from .markdown import NOT_SAID, markdown, number
 from .neighbours import neighbours_table
 from .peers import SLOW_TO_START
 from .results import Result, best, failure, figure, read
+from .since import since_table
 
 
 def target_table() -> str:
-    """Return every target with what was measured."""
-    heads = ["what", "target", "measured", "quietest run", "in processor time", "verdict"]
-    return markdown(heads, targets.table())
+    """Return the targets set anew, with what was measured before and now."""
+    return markdown(targets.HEADS, targets.tables()[0])
+
+
+def other_target_table() -> str:
+    """Return the targets that stayed."""
+    return markdown(targets.HEADS, targets.tables()[1])
+
+
+def missed_list() -> str:
+    """Return why each target that is missed is."""
+    return "\n".join(targets.misses()) or "None."
 
 
 def peers_table() -> str:
@@ -118,6 +128,7 @@ def billion_table() -> str:
 
 
 ALL = (
+    "since",
     "tradeoff",
     "in_flight",
     "peers",
@@ -155,6 +166,9 @@ def _machine(result: Result | None) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "targets": target_table,
+    "other_targets": other_target_table,
+    "misses": missed_list,
+    "since": since_table,
     "recommendation": recommendation_table,
     "tradeoff": tradeoff_table,
     "frontier": frontier_table,

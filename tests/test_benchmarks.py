@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 from benchmarks import (
+    bounds,
     choice,
     compare,
     data,
@@ -19,14 +21,14 @@ from benchmarks import (
     peers,
     results,
     scale,
+    since,
     targets,
     tradeoff,
     users,
 )  # fmt: skip
+from benchmarks.__main__ import QUESTIONS
 from benchmarks.adapters import PEERS, load, said
 
-USERS = users.USERS
-NOTHING_KEPT = next(iter(USERS))
 RECORDED = sorted(os.listdir(results.FOLDER))
 
 
@@ -61,9 +63,52 @@ def test_no_recorded_result_names_a_path_of_the_machine(name):
         assert not re.search(r'"/\w+/', file.read())
 
 
-def test_every_target_of_the_table_says_met_or_missed():
-    for line in targets.table():
+def test_every_target_of_the_tables_says_met_or_missed():
+    for line in itertools.chain(*targets.tables()):
+        assert len(line) == len(targets.HEADS)
         assert line[-1] == "met" or line[-1].startswith(("missed", "not measured"))
+
+
+def test_a_target_names_cases_that_are_measured(monkeypatch):
+    """A case that was renamed would be "not measured" for ever."""
+    monkeypatch.setattr(peers, "is_there", lambda name: True)
+    full = {name: {case.name for case in cases(False)} for name, cases in QUESTIONS.items()}
+    quick = {name: {case.name for case in cases(True)} for name, cases in QUESTIONS.items()}
+    for bound in (*bounds.restated("100,000"), *bounds.others("100,000")):
+        assert {bound.case, bound.over} - {None} <= full[bound.question], bound.what
+    for bound in (*bounds.restated("50,000"), *bounds.others("50,000")):
+        if bound.question not in ("huge", "tradeoff"):
+            assert {bound.case, bound.over} - {None} <= quick[bound.question], bound.what
+
+
+def test_each_recorded_miss_says_why():
+    for line in targets.misses():
+        assert not line.endswith("times the target."), f"{line}: write why= in bounds.py"
+
+
+def test_what_is_missed_says_by_how_much_and_why(monkeypatch):
+    """All targets, against results that are ten times worse than the target."""
+
+    def missed(_result, bound, _which):
+        return bound.bound / 10 if bound.at_least else bound.bound * 10
+
+    monkeypatch.setattr(targets, "_value", missed)
+    said = targets.misses()
+    assert len(said) == sum(map(len, targets.tables()))
+    for line in said:
+        assert "missed, 10.00 times the target" in line
+
+
+def test_a_process_imports_the_code_of_an_older_commit(tmp_path):
+    """What `since` compares with: the code of then, not this one."""
+    if subprocess.run(["git", "-C", harness.ROOT, "cat-file", "-e", since.COMMIT]).returncode:
+        pytest.skip("a clone without that commit")
+    folder = harness.checkout(since.COMMIT)
+    assert "checkpointdb" in os.listdir(folder)
+    figures = harness.child("child:where", str(tmp_path), at=since.COMMIT)
+    assert figures["checkpointdb"].startswith(folder)
+    now = harness.child("child:where", str(tmp_path))
+    assert not now["checkpointdb"].startswith(folder)
 
 
 @pytest.mark.slow
@@ -171,14 +216,23 @@ def test_an_adapter_says_how_it_saves_without_its_package(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", USERS)
-def test_a_neighbour_pays_no_more_than_what_was_in_flight_and_finds_every_result(name):
-    """Killed in the middle and run again; datasets and the bare loop keep nothing half-way."""
-    pytest.importorskip(USERS[name][1])
-    rows, kept = 128, name not in (NOTHING_KEPT, "HF datasets, `map` of an async function")
-    figures = neighbours.measure_kills("", name, rows, kills=1)
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("nothing kept: `asyncio.gather`", 256),
+        ("checkpointdb, `every(rows=1)`", 64),
+        ("async-batch-llm, SQLite", 128),
+        ("batchledger (one call at a time)", 1),
+    ],
+)
+def test_a_neighbour_pays_for_what_was_in_flight_and_finds_every_result(name, most):
+    """Killed in the middle and run again: calls are counted by the log, results compared."""
+    pytest.importorskip(users.USERS[name][1])
+    figures = neighbours.measure_kills("", name, rows=256, kills=1)
     assert figures["wrong"] == 0
-    assert figures["paid_twice"] <= (2 * users.IN_FLIGHT if kept else rows)
+    assert figures["paid_twice"] <= most
+    if name.startswith("nothing"):
+        assert figures["paid_twice"] >= 128
 
 
 def test_shuffled_rows_are_the_same_rows():
