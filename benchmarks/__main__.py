@@ -7,18 +7,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import concurrency, guards, in_flight, large, machine, peers, scale, tradeoff, tricks
+from . import (
+    concurrency,
+    guards,
+    in_flight,
+    large,
+    machine,
+    neighbours,
+    peers,
+    scale,
+    since,
+    tradeoff,
+    tricks,
+)
 from .compare import compare
 from .docs import write_docs
 from .harness import Case, measure
 from .results import read, write
 
 QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
+    "since": since.cases,
     "tradeoff": tradeoff.cases,
     "in_flight": in_flight.cases,
     "peers": peers.cases,
     "frameworks": peers.frameworks,
     "million": peers.million,
+    "neighbours": neighbours.cases,
     "scale": scale.cases,
     "huge": scale.huge,
     "concurrency": concurrency.cases,

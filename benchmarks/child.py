@@ -18,6 +18,13 @@ def peak_memory_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
+def where() -> dict[str, str]:
+    """Return which checkpointdb this process imports."""
+    import checkpointdb
+
+    return {"checkpointdb": checkpointdb.__file__}
+
+
 def main() -> None:
     """Take a function `module:name` and its arguments as JSON."""
     module, name = sys.argv[1].split(":")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,13 +43,18 @@ class Killed(Exception):
         self.said = said
 
 
-def child(function: str, folder: str, limit: float = LIMIT_SECONDS, **arguments: Any) -> Figures:
-    """Run `module:name` of this package in a fresh process; return its figures."""
+def child(
+    function: str, folder: str, limit: float = LIMIT_SECONDS, at: str = "", **arguments: Any
+) -> Figures:
+    """Run `module:name` of this package in a fresh process; return its figures.
+
+    `at` names a commit: the process then imports checkpointdb as it was there.
+    """
     command = [sys.executable, "-m", "benchmarks.child", f"benchmarks.{function}"]
     done = subprocess.run(
         [*command, json.dumps(arguments)],
         cwd=folder,
-        env=_environment(folder),
+        env=_environment(folder, at),
         capture_output=True,
         text=True,
         timeout=limit,
@@ -59,9 +66,21 @@ def child(function: str, folder: str, limit: float = LIMIT_SECONDS, **arguments:
     return json.loads(done.stdout.rpartition("figures:")[2])
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(folder: str, at: str = "") -> dict[str, str]:
     offline = {"HF_HOME": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    return os.environ | offline | {"PYTHONPATH": ROOT, "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join([checkout(at), ROOT] if at else [ROOT])
+    return os.environ | offline | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+
+
+def checkout(commit: str) -> str:
+    """Lay checkpointdb as it was at a commit into a folder, once; return the folder."""
+    folder = os.path.join(SCRATCH, f"at-{commit}")
+    if not os.path.exists(folder):
+        asked = ["git", "-C", ROOT, "archive", commit, "checkpointdb"]
+        packed = subprocess.run(asked, capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+    return folder
 
 
 @contextlib.contextmanager

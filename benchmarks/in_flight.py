@@ -22,28 +22,41 @@ POLICIES = {"adaptive()": 1, "every(rows=1)": 1, "every(rows=50)": 50}  # rows t
 DISKS = {"this disk": 0.0, "a slow disk": 0.02}  # seconds that a commit takes in addition
 KILLS = 6  # at moments spread evenly over a call, or over those that fill a policy's rows
 SECONDS = 1.2  # of a whole run
+TARGET = "adaptive() 64 in flight, calls of 100 ms"
 PAID = "paid"  # the file that each call notes itself in as it returns
 
 
 def cases(quick: bool) -> list[Case]:
     """Return each policy at each number of calls in flight, on both disks."""
-    return [
+    kills = 2 if quick else KILLS
+    found = [
         Case(
             f"{save} {n} in flight, {disk}",
             measure,
-            {"save": save, "in_flight": n, "disk": disk, "kills": 2 if quick else KILLS},
+            {"save": save, "in_flight": n, "disk": disk, "kills": kills},
             repeats=1,
         )
         for disk in DISKS
         for n in ((1, 64) if quick else IN_FLIGHT)
         for save in POLICIES
     ]
+    target = {"save": "adaptive()", "in_flight": 64, "disk": "this disk", "kills": kills}
+    long = {"call_seconds": 0.1, "run_seconds": 1 if quick else 6}
+    return [*found, Case(TARGET, measure, target | long)]
 
 
-def measure(folder: str, save: str, in_flight: int, disk: str, kills: int) -> Figures:
+def measure(
+    folder: str,
+    save: str,
+    in_flight: int,
+    disk: str,
+    kills: int,
+    call_seconds: float = CALL_SECONDS,
+    run_seconds: float = SECONDS,
+) -> Figures:
     """Measure a whole run; kill others, resume each over what had returned, and count."""
-    asked = {"save": save, "in_flight": in_flight, "slow": DISKS[disk]}
-    figures = child("in_flight:whole", folder, **asked)
+    asked = {"save": save, "in_flight": in_flight, "slow": DISKS[disk], "seconds": call_seconds}
+    figures = child("in_flight:whole", folder, run_seconds=run_seconds, **asked)
     del figures["memory_mb"]
     lost = [_lost(asked, (kill + 0.5) / kills) for kill in range(kills)]
     return figures | {"rows_lost": statistics.mean(lost), "rows_lost_worst": max(lost)}
@@ -60,9 +73,10 @@ def _lost(asked: dict[str, Any], phase: float) -> int:
 # --- in the child
 
 
-def whole(save: str, in_flight: int, slow: float) -> Figures:
+def whole(save: str, in_flight: int, slow: float, seconds: float, run_seconds: float) -> Figures:
     """Compare a run with as many tasks that keep nothing."""
-    rows = max(int(SECONDS / CALL_SECONDS), 1) * in_flight
+    rows = max(round(run_seconds / seconds), 1) * in_flight
+    call = _call(seconds)
     _slow_down(slow)
 
     async def bare() -> None:
@@ -70,14 +84,14 @@ def whole(save: str, in_flight: int, slow: float) -> Figures:
 
         async def work() -> None:
             for row in source:
-                await _call(row)
+                await call(row)
 
         await asyncio.gather(*(work() for _ in range(in_flight)))
 
     began = time.perf_counter()
     asyncio.run(bare())
     without = time.perf_counter() - began
-    step, worst = _step(save, _call), []
+    step, worst = _step(save, call), []
     began = time.perf_counter()
     report = asyncio.run(_run(step, rows, in_flight, worst))
     took = time.perf_counter() - began
@@ -90,13 +104,14 @@ def whole(save: str, in_flight: int, slow: float) -> Figures:
     }
 
 
-def killed(save: str, in_flight: int, slow: float, phase: float) -> None:
+def killed(save: str, in_flight: int, slow: float, seconds: float, phase: float) -> None:
     """Run, and kill this process in the midst of it."""
+    call = _call(seconds)
     _slow_down(slow)
     paid, returned = os.open(PAID, os.O_CREAT | os.O_WRONLY | os.O_APPEND), []
 
     async def bench(row: int) -> int:
-        await _call(row)
+        await call(row)
         os.write(paid, b"%d\n" % row)
         returned.append(row)
         return row
@@ -104,7 +119,7 @@ def killed(save: str, in_flight: int, slow: float, phase: float) -> None:
     def kill() -> None:
         while len(returned) < 2 * in_flight:
             time.sleep(0.001)
-        time.sleep(phase * CALL_SECONDS * max(1, POLICIES[save] / in_flight))
+        time.sleep(phase * seconds * max(1, POLICIES[save] / in_flight))
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
@@ -132,9 +147,12 @@ def _step(save: str, fn: Any) -> Any:
     return ours.step(fn, save)
 
 
-async def _call(row: int) -> int:
-    await asyncio.sleep(CALL_SECONDS)
-    return row
+def _call(seconds: float) -> Any:
+    async def bench(row: int) -> int:
+        await asyncio.sleep(seconds)
+        return row
+
+    return bench
 
 
 async def _run(step: Any, rows: int, in_flight: int, held: list[float]) -> Any:
@@ -172,7 +190,7 @@ def loss_table() -> str:
     """Return, by disk, policy and calls in flight, what saving costs and what a kill loses."""
     result = best("in_flight")
     asked = [case["parameters"] for case in result["cases"].values()] if result else []
-    heads = list(dict.fromkeys(parameters["in_flight"] for parameters in asked))
+    heads = sorted({parameters["in_flight"] for parameters in asked})
     lines = [
         [disk, f"`{save}`", *(_cell(result, f"{save} {n} in flight, {disk}") for n in heads)]
         for disk in DISKS

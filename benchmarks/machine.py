@@ -16,7 +16,7 @@ from .harness import ROOT, fresh_folder
 
 PACKAGES = (
     "checkpointdb", "apsw", "msgspec", "xxhash", "lmdb", "sqlitedict", "diskcache", "joblib",
-    "datasets", "cachier", "dbos",
+    "datasets", "cachier", "dbos", "rocksdict", "duckdb", "batchledger", "async-batch-llm",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import statistics
@@ -12,7 +13,7 @@ import time
 from typing import Any
 
 from . import data
-from .adapters import PEERS, load
+from .adapters import PEERS, load, said
 from .harness import Case, Figures, Killed, child, folder_bytes
 
 QUESTION = "What would another tool cost for the same rows?"
@@ -34,13 +35,17 @@ def frameworks(quick: bool) -> list[Case]:
 
 def _cases(names: list[str], quick: bool) -> list[Case]:
     found = []
-    for name in names:
-        with contextlib.suppress(ImportError):
-            rows = load(name).ROWS // (QUICK_DIVIDE if quick else 1)
-            parameters = {"adapter": name, "rows": max(rows, 200)}
-            found.append(Case(name, measure_speed, parameters))
-            found.append(Case(f"{name} counts", measure_counts, parameters, repeats=1))
+    for name in filter(is_there, names):
+        rows = said(name)["ROWS"] // (QUICK_DIVIDE if quick else 1)
+        parameters = {"adapter": name, "rows": max(rows, 200)}
+        found.append(Case(name, measure_speed, parameters))
+        found.append(Case(f"{name} counts", measure_counts, parameters, repeats=1))
     return found
+
+
+def is_there(name: str) -> bool:
+    """Tell whether the packages that an adapter needs are installed."""
+    return all(importlib.util.find_spec(module) for module in said(name)["IMPORTS"].split(", "))
 
 
 def million(quick: bool) -> list[Case]:
@@ -53,7 +58,7 @@ def measure_counts(folder: str, adapter: str, rows: int) -> Figures:
     """Count the step's calls after half a run and after a kill; and time the import."""
     figures = {"half_calls": half(_inside(folder, "half"), adapter, rows)}
     figures |= after_kill(_inside(folder, "kill"), adapter, rows)
-    needs = load(adapter).IMPORTS
+    needs = said(adapter)["IMPORTS"]
     figures["import_ms"] = import_ms(needs)
     if needs == "checkpointdb":
         figures["import_alone_ms"] = import_ms(needs, without="typing_extensions")

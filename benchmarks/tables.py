@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import targets
-from .adapters import PEERS
+from .adapters import PEERS, said
 from .choice import frontier_table, recommendation_table, tradeoff_table
 from .in_flight import loss_table
-from .markdown import markdown, number
+from .markdown import NOT_SAID, markdown, number
+from .neighbours import neighbours_table
 from .peers import SLOW_TO_START
 from .results import Result, best, failure, figure, read
+from .since import since_table
 
 
 def target_table() -> str:
-    """Return every target with what was measured."""
-    heads = ["what", "target", "measured", "quietest run", "in processor time", "verdict"]
-    return markdown(heads, targets.table())
+    """Return the targets set anew, with what was measured before and now."""
+    return markdown(targets.HEADS, targets.tables()[0])
+
+
+def other_target_table() -> str:
+    """Return the targets that stayed."""
+    return markdown(targets.HEADS, targets.tables()[1])
+
+
+def missed_list() -> str:
+    """Return why each target that is missed is."""
+    return "\n".join(targets.misses()) or "None."
 
 
 def peers_table() -> str:
     """Return the peers, a line each."""
-    result = best("peers")
     columns = {
         "first run": "first_us", "(processor)": "first_cpu_us", "resume": "resume_us",
         "bytes/row": "bytes_per_row", "files": "files", "MB": "memory_mb",
@@ -29,9 +39,31 @@ def peers_table() -> str:
     counts = {
         "calls, half done": "half_calls", "lost by a kill": "kill_lost", "import, ms": "import_ms",
     }  # fmt: skip
-    found = [(best("frameworks") if name in SLOW_TO_START else result, name) for name in PEERS]
+    found = [(_of(name), name) for name in PEERS]
     lines = [_peer(result, name, columns, counts) for result, name in found if _rows(result, name)]
     return markdown(["what", "rows", *columns, *counts], lines)
+
+
+def how_table() -> str:
+    """Return how each peer was told to save, and what a kill was measured to lose."""
+    lines = [
+        [name, said(name)["SAVES"], said(name)["HOW"], _kill_lost(name)]
+        for name in PEERS
+        if name != "bare_loop"
+    ]
+    return markdown(["what", "saves every", "how", "lost by a kill"], lines)
+
+
+def _kill_lost(name: str) -> str:
+    result = _of(name)
+    figures = result["cases"].get(f"{name} counts", {}).get("figures", {}) if result else {}
+    if figures.get("after_kill") != "went on":
+        return figures.get("after_kill", NOT_SAID)
+    return f"{number(figure(result, f'{name} counts', 'kill_lost'))} rows"
+
+
+def _of(name: str) -> Result | None:
+    return best("frameworks" if name in SLOW_TO_START else "peers")
 
 
 def _rows(result: Result | None, name: str) -> int:
@@ -96,11 +128,13 @@ def billion_table() -> str:
 
 
 ALL = (
+    "since",
     "tradeoff",
     "in_flight",
     "peers",
     "frameworks",
     "million",
+    "neighbours",
     "scale",
     "huge",
     "concurrency",
@@ -132,11 +166,16 @@ def _machine(result: Result | None) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "targets": target_table,
+    "other_targets": other_target_table,
+    "misses": missed_list,
+    "since": since_table,
     "recommendation": recommendation_table,
     "tradeoff": tradeoff_table,
     "frontier": frontier_table,
     "in_flight": loss_table,
     "peers": peers_table,
+    "how": how_table,
+    "neighbours": neighbours_table,
     "million": case_table("million", {
         "first run, µs/row": "first_us", "(processor)": "first_cpu_us",
         "resume, µs/row": "resume_us", "bytes/row": "bytes_per_row", "MB": "memory_mb"}),

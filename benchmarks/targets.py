@@ -1,100 +1,37 @@
-"""The targets of the suite, each a ratio or a bound, looked up in the recorded results."""
+"""Targets against the recorded results: tables of what was measured, and why what is missed is."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from .results import Result, best
+from .bounds import Bound, others, restated
+from .markdown import NOT_SAID, number
+from .results import Result, best, figure
+from .since import NOW, THEN
 
-STEPS = (1, 10, 300)  # ms
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """`figure` of `case`, over or minus the same of another case, and what it should be at most.
-
-    `at_least` turns it round. `cpu` names the same figure in processor time, which other work on
-    the machine disturbs less.
-    """
-
-    what: str
-    question: str
-    case: str
-    figure: str
-    bound: float
-    over: str | None = None
-    over_figure: str | None = None
-    unit: str = "×"
-    at_least: bool = False
-    minus: bool = False
-    cpu: tuple[str, str] | None = None
+HEADS = ["what", "target", "before", "now", "quietest run", "in processor time", "verdict"]
 
 
-def _scale(rows: str, what: str, figure: str, bound: float, over: str, over_figure: str) -> Bound:
-    cpu = (figure.replace("us", "cpu_us"), over_figure.replace("us", "cpu_us"))
-    return Bound(
-        what, "scale", f"checkpointdb {rows}", figure, bound, f"{over} {rows}", over_figure, cpu=cpu
-    )
+def tables() -> list[list[list[str]]]:
+    """Return the lines of both tables: what, target, before, now, quietest, processor, verdict."""
+    return [[_line(bound) for bound in bounds] for bounds in _bounds()]
 
 
-def _faster(peer: str, times: float, question: str = "peers") -> Bound:
-    return Bound(
-        f"first run: {peer} takes how many times ours", question, peer, "first_us", times,
-        "checkpointdb_power", "first_us", at_least=True, cpu=("first_cpu_us", "first_cpu_us"),
-    )  # fmt: skip
-
-
-def bounds(rows: str) -> list[Bound]:
-    """Return the targets; `rows` says how many rows the first ones were measured with."""
-    ten, small = "checkpointdb 10,000,000", "checkpointdb 100,000"
+def misses() -> list[str]:
+    """Return, for each target that is missed, by how much and why."""
     return [
-        _scale(rows, f"first run, {rows} rows, every(rows=1000), over bare apsw", "us", 1.7, "bare",
-               "us"),
-        _faster("sqlitedict_store", 10), _faster("diskcache_store", 15),
-        _faster("joblib_memory", 50), _faster("lmdb_store", 1, "million"),
-        _faster("jsonl_fsync", 1, "million"),
-        Bound("µs a row at 10,000,000 rows over 100,000", "huge", ten, "us", 1.3, small, "us",
-              cpu=("cpu_us", "cpu_us")),
-        _scale(rows, "resume in order, over a point select a row", "resume_rows_us", 0.5, "bare",
-               "select_rows_us"),
-        _scale(rows, "resume shuffled, over a point select a row", "resume_shuffled_us", 0.9,
-               "bare", "select_shuffled_us"),
-        Bound("resume in order, over bare apsw with key, point select and decoding", "peers",
-              "checkpointdb_power", "resume_us", 0.5, "apsw_keyed", "resume_us",
-              cpu=("resume_cpu_us", "resume_cpu_us")),
-        *(_adaptive(ms, "share of the run in commits", "commit_share_pct", 1) for ms in STEPS),
-        *(_adaptive(ms, "the whole slow-down", "overhead_pct", 2) for ms in STEPS),
-        Bound("commit of 1,000 rows beside a busy thread, over alone", "concurrency",
-              "commits of 1,000 rows", "ratio", 3),
-        Bound("peak memory at 10,000,000 rows beyond 100,000", "huge", ten, "memory_mb", 100, small,
-              "memory_mb", unit="MB", minus=True),
-        Bound("open a store of 10,000,000 records", "huge", ten, "open_ms", 50, unit="ms"),
-        Bound("`ckpt inspect` on it, whole process", "huge", ten, "inspect_ms", 1000, unit="ms"),
-        _import("without typing_extensions, as installed by itself", "import_alone_ms"),
-        _import("with it, which msgspec then imports", "import_ms"),
-        Bound("file size over the bytes of keys, inputs, results", "scale",
-              f"checkpointdb {rows}", "size_ratio", 1.25),
-        Bound("1 MB results, throughput over a bare file with fsync", "large",
-              "1 MB text, every(rows=1)", "ratio", 0.5, at_least=True),
-    ]  # fmt: skip
+        f"- **{_upper(bound.what)}**: {verdict}. {bound.why}".rstrip()
+        for bounds in _bounds()
+        for bound in bounds
+        if (verdict := _line(bound)[-1]).startswith("missed")
+    ]
 
 
-def _adaptive(ms: int, what: str, figure: str, bound: float) -> Bound:
-    case = f"adaptive() power 300 B {ms} ms"
-    return Bound(f"adaptive(), step of {ms} ms: {what}", "tradeoff", case, figure, bound, unit="%")
-
-
-def _import(how: str, figure: str) -> Bound:
-    what = f"import checkpointdb in a fresh process, processor time, {how}"
-    return Bound(what, "peers", "checkpointdb_power counts", figure, 60, unit="ms")
-
-
-def table() -> list[list[str]]:
-    """Return the rows of the table: what, target, measured, quietest, processor, verdict."""
+def _bounds() -> list[list[Bound]]:
     scale = best("scale")
     rows = "100,000" if scale and scale["mode"] == "full" else "50,000"
-    return [_line(bound) for bound in bounds(rows)]
+    return [restated(rows), others(rows)]
 
 
 def _line(bound: Bound) -> list[str]:
@@ -103,15 +40,35 @@ def _line(bound: Bound) -> list[str]:
         result = None  # a few rows say nothing of ten million
     target = f"{'≥' if bound.at_least else '≤'} {bound.bound:g} {bound.unit}"
     measured = _value(result, bound, "median")
+    before = _before(result, bound)
     if measured is None:
-        return [bound.what, target, "–", "–", "–", "not measured"]
+        return [bound.what, target, before, *[NOT_SAID] * 3, "not measured"]
     quick = f" (`--quick {bound.question}`)" if result and result["mode"] == "quick" else ""
-    quietest = _value(result, bound, "low")
-    processor = _processor(result, bound)
     return [
-        bound.what + quick, target, _shown(measured, bound), _shown(quietest, bound),
-        _shown(processor, bound), _verdict(measured, bound),
+        bound.what + quick, target, before, _shown(measured, bound) + _loss(result, bound),
+        _shown(_value(result, bound, "low"), bound), _shown(_processor(result, bound), bound),
+        _verdict(measured, bound),
     ]  # fmt: skip
+
+
+def _before(result: Result | None, bound: Bound) -> str:
+    if bound.before is not None:
+        return bound.before
+    over = bound.over and bound.over.replace(NOW, THEN)
+    then = dataclasses.replace(bound, case=bound.case.replace(NOW, THEN), over=over)
+    measured = _shown(_value(result, then, "median"), bound)
+    processor = _shown(_processor(result, then), bound)
+    return measured if processor == NOT_SAID else f"{measured}, processor {processor}"
+
+
+def _loss(result: Result | None, bound: Bound) -> str:
+    """Return what a kill loses of rows that had returned, where that belongs beside the cost."""
+    if not bound.loses:
+        return ""
+    lost = figure(result, bound.case, "rows_lost")
+    worst = figure(result, bound.case, "rows_lost_worst")
+    at_worst = "" if worst is None else f", at worst {number(worst)}"
+    return f"; a kill loses {number(lost)} rows{at_worst}"
 
 
 def _processor(result: Result | None, bound: Bound) -> float | None:
@@ -127,7 +84,11 @@ def _verdict(measured: float, bound: Bound) -> str:
 
 
 def _shown(value: float | None, bound: Bound) -> str:
-    return "–" if value is None else f"{value:.3g} {bound.unit}"
+    return NOT_SAID if value is None else f"{value:.3g} {bound.unit}"
+
+
+def _upper(text: str) -> str:
+    return text if text.startswith(("adaptive", "`", "µ")) else text[0].upper() + text[1:]
 
 
 def _value(result: Result | None, bound: Bound, which: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -10,19 +10,24 @@ import subprocess
 import pytest
 
 from benchmarks import (
+    bounds,
     choice,
     compare,
     data,
     docs,
     harness,
     in_flight,
+    neighbours,
     peers,
     results,
     scale,
+    since,
     targets,
     tradeoff,
+    users,
 )  # fmt: skip
-from benchmarks.adapters import PEERS, load
+from benchmarks.__main__ import QUESTIONS
+from benchmarks.adapters import PEERS, load, said
 
 RECORDED = sorted(os.listdir(results.FOLDER))
 
@@ -58,9 +63,52 @@ def test_no_recorded_result_names_a_path_of_the_machine(name):
         assert not re.search(r'"/\w+/', file.read())
 
 
-def test_every_target_of_the_table_says_met_or_missed():
-    for line in targets.table():
+def test_every_target_of_the_tables_says_met_or_missed():
+    for line in itertools.chain(*targets.tables()):
+        assert len(line) == len(targets.HEADS)
         assert line[-1] == "met" or line[-1].startswith(("missed", "not measured"))
+
+
+def test_a_target_names_cases_that_are_measured(monkeypatch):
+    """A case that was renamed would be "not measured" for ever."""
+    monkeypatch.setattr(peers, "is_there", lambda name: True)
+    full = {name: {case.name for case in cases(False)} for name, cases in QUESTIONS.items()}
+    quick = {name: {case.name for case in cases(True)} for name, cases in QUESTIONS.items()}
+    for bound in (*bounds.restated("100,000"), *bounds.others("100,000")):
+        assert {bound.case, bound.over} - {None} <= full[bound.question], bound.what
+    for bound in (*bounds.restated("50,000"), *bounds.others("50,000")):
+        if bound.question not in ("huge", "tradeoff"):
+            assert {bound.case, bound.over} - {None} <= quick[bound.question], bound.what
+
+
+def test_each_recorded_miss_says_why():
+    for line in targets.misses():
+        assert not line.endswith("times the target."), f"{line}: write why= in bounds.py"
+
+
+def test_what_is_missed_says_by_how_much_and_why(monkeypatch):
+    """All targets, against results that are ten times worse than the target."""
+
+    def missed(_result, bound, _which):
+        return bound.bound / 10 if bound.at_least else bound.bound * 10
+
+    monkeypatch.setattr(targets, "_value", missed)
+    said = targets.misses()
+    assert len(said) == sum(map(len, targets.tables()))
+    for line in said:
+        assert "missed, 10.00 times the target" in line
+
+
+def test_a_process_imports_the_code_of_an_older_commit(tmp_path):
+    """What `since` compares with: the code of then, not this one."""
+    if subprocess.run(["git", "-C", harness.ROOT, "cat-file", "-e", since.COMMIT]).returncode:
+        pytest.skip("a clone without that commit")
+    folder = harness.checkout(since.COMMIT)
+    assert "checkpointdb" in os.listdir(folder)
+    figures = harness.child("child:where", str(tmp_path), at=since.COMMIT)
+    assert figures["checkpointdb"].startswith(folder)
+    now = harness.child("child:where", str(tmp_path))
+    assert not now["checkpointdb"].startswith(folder)
 
 
 @pytest.mark.slow
@@ -143,12 +191,10 @@ def test_a_store_is_measured_beside_bare_sqlite(tmp_path):
 @pytest.mark.parametrize("name", PEERS)
 def test_an_adapter_finds_what_it_kept(name, tmp_path, monkeypatch):
     """Of those whose package is there; slow starters are left to the suite itself."""
-    if name in ("datasets_map", "cachier_files", "dbos_sqlite", "bare_loop"):
+    if name in (*peers.SLOW_TO_START, "bare_loop"):
         pytest.skip("slow to import")
-    source = importlib.util.find_spec(f"benchmarks.adapters.{name}").origin
-    with open(source) as file:
-        for module in re.findall(r"^(?:import|from) (\w+)", file.read(), re.MULTILINE):
-            pytest.importorskip(module)
+    for module in said(name)["IMPORTS"].split(", "):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     calls = []
 
@@ -159,6 +205,34 @@ def test_an_adapter_finds_what_it_kept(name, tmp_path, monkeypatch):
     for _ in range(2):
         load(name).run(data.rows(30), label)
     assert len(calls) == 30
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_an_adapter_says_how_it_saves_without_its_package(name):
+    asked = said(name)
+    assert asked["SAVES"] in ("never", "1 row", "1,000 rows")
+    assert asked["HOW"]
+    assert asked["ROWS"] >= 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("nothing kept: `asyncio.gather`", 256),
+        ("checkpointdb, `every(rows=1)`", 64),
+        ("async-batch-llm, SQLite", 128),
+        ("batchledger (one call at a time)", 1),
+    ],
+)
+def test_a_neighbour_pays_for_what_was_in_flight_and_finds_every_result(name, most):
+    """Killed in the middle and run again: calls are counted by the log, results compared."""
+    pytest.importorskip(users.USERS[name][1])
+    figures = neighbours.measure_kills("", name, rows=256, kills=1)
+    assert figures["wrong"] == 0
+    assert figures["paid_twice"] <= most
+    if name.startswith("nothing"):
+        assert figures["paid_twice"] >= 128
 
 
 def test_shuffled_rows_are_the_same_rows():

@@ -6,6 +6,7 @@ import msgspec
 from ..data import fast_key
 
 SAVES, ROWS, IMPORTS = "1,000 rows", 100_000, "apsw, msgspec, xxhash"
+HOW = "a transaction of 1,000 rows, SQLite's `FULL`; found by position"
 
 
 def run(rows, step):

@@ -5,6 +5,7 @@ import cachier
 from ..data import hand_key
 
 SAVES, ROWS, IMPORTS = "1 row", 500, "cachier"
+HOW = "a file for each result (`separate_files`); it cannot be told otherwise"
 
 
 def run(rows, step):

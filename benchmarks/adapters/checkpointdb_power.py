@@ -3,6 +3,7 @@
 import checkpointdb as ckpt
 
 SAVES, ROWS, IMPORTS = "1,000 rows", 100_000, "checkpointdb"
+HOW = "`every(rows=1000)`, each commit with an fsync"
 
 
 def run(rows, step):

@@ -3,6 +3,7 @@
 from dbos import DBOS, SetWorkflowID
 
 SAVES, ROWS, IMPORTS = "1 row", 1_000, "dbos"
+HOW = "a durable step for each row; it cannot be told otherwise"
 
 
 def run(rows, step):
