@@ -6,6 +6,7 @@ import contextlib
 import gc
 import glob
 import os
+import sys
 import threading
 import time
 import warnings
@@ -17,6 +18,12 @@ import pytest
 from checkpointdb import CheckpointError, Store
 from checkpointdb.engine.current import calling_now
 from checkpointdb.file import lifetime
+
+if sys.dont_write_bytecode:  # each process of the tests would compile all modules again
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.path.abspath(f"{__file__}/../../.pytest_cache/bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
