@@ -6,7 +6,10 @@ import contextlib
 import gc
 import glob
 import os
+import pathlib
+import shutil
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -24,6 +27,10 @@ if sys.dont_write_bytecode:  # each process of the tests would compile all modul
     sys.pycache_prefix = os.path.abspath(f"{__file__}/../../.pytest_cache/bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+MEMORY = "/dev/shm"  # a sync costs nothing there
+if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 2 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
@@ -45,6 +52,23 @@ def pytest_collection_modifyitems(items):
 def pytest_xdist_auto_num_workers(config):
     """Use a worker more than there are cores: the tests wait more than they compute."""
     return len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)) + 1
+
+
+@pytest.fixture(scope="session")
+def disk(request):
+    """Give a directory on the disk; it is kept if a test failed."""
+    directory = tempfile.mkdtemp(prefix="checkpointdb-tests-")
+    yield pathlib.Path(directory)
+    if not request.session.testsfailed:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def tmp_path(request, tmp_path):
+    """A directory in memory; for a test that is marked so, on the disk, whose syncs take time."""
+    if not request.node.get_closest_marker("on_disk"):
+        return tmp_path
+    return pathlib.Path(tempfile.mkdtemp(dir=request.getfixturevalue("disk")))
 
 
 @pytest.fixture(autouse=True)

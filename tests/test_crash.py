@@ -11,7 +11,7 @@ from crash_child import result_of
 from drivers import DRIVERS
 from lives import Lives
 
-pytestmark = pytest.mark.loops
+pytestmark = [pytest.mark.loops, pytest.mark.on_disk]
 
 KILLS = 25
 ADAPTIVE_ROWS = 4096

@@ -17,7 +17,7 @@ import checkpointdb as ckpt
 from checkpointdb import StoreError
 from checkpointdb.engine import fingerprint
 
-pytestmark = pytest.mark.loops
+pytestmark = [pytest.mark.loops, pytest.mark.on_disk]
 # The seed of these small sessions stays the same, so that a change of the code is what makes them
 # red; `.ci/run` and `python -m tests.crash` draw new ones.
 SEED = 20_26

@@ -20,7 +20,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, every, interrupts, on_exit
 from checkpointdb.engine import committer
 
-pytestmark = pytest.mark.loops
+pytestmark = [pytest.mark.loops, pytest.mark.on_disk]
 
 HERE = os.path.dirname(__file__)
 

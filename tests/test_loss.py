@@ -15,7 +15,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store
 from checkpointdb.file import log
 
-pytestmark = pytest.mark.loops
+pytestmark = [pytest.mark.loops, pytest.mark.on_disk]
 
 # A life: calls of EACH seconds, N in flight, each noted as it returns; a commit takes SLOW more.
 LIFE = """

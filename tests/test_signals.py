@@ -22,7 +22,7 @@ from lives import HERE, Lives
 import checkpointdb as ckpt
 from checkpointdb import Store, interrupts
 
-pytestmark = pytest.mark.loops
+pytestmark = [pytest.mark.loops, pytest.mark.on_disk]
 
 INSTANTS = 9
 STOPS = {"SIGINT": -signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
