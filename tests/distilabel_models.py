@@ -17,6 +17,7 @@ class Engine(LLM):
 
     asked: list = []
     gone: bool = False
+    more: dict = {}
 
     @property
     def model_name(self):
@@ -27,7 +28,7 @@ class Engine(LLM):
             raise ConnectionError("gone")
         first = sum(map(len, self.asked))
         self.asked.append([chat[0]["content"] for chat in inputs])
-        return [output(*[f"{first + i}.{n}" for n in range(num_generations)])
+        return [output(*[f"{first + i}.{n}" for n in range(num_generations)]) | self.more
                 for i, _ in enumerate(inputs)]  # fmt: skip
 
 

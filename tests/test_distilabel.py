@@ -100,9 +100,8 @@ class Lives:
 @pytest.fixture(scope="module")
 def lives():
     lives = Lives()
-    yield lives
-    lives.process.stdin.close()
-    lives.process.wait()
+    with lives.process:  # closes its pipes, waits
+        yield lives
 
 
 def saved(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import warnings
 
@@ -10,7 +11,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("distilabel", reason="uv sync --group distilabel")
-    from distilabel.models.llms import OpenAILLM
+    from distilabel.models.llms import MixtureOfAgentsLLM, OpenAILLM
     from distilabel.steps.tasks import TextGeneration
     from distilabel_models import SavedEngine, SavedOpenAI, SavedSingle
 
@@ -21,6 +22,13 @@ import checkpointdb as ckpt
 from checkpointdb import every
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Let go of Distilabel's clients and loops, which it leaves open, while warnings of it may."""
+    yield
+    gc.collect()
 
 
 def chats(*texts):
@@ -146,3 +154,24 @@ def test_a_task_is_a_step_without_a_pipeline(store_path):
             assert all(it["generation"] for it in found)
         task.unload()
         assert sorted(server.paid) == list(range(8))
+
+
+def test_a_batch_engine_may_be_the_aggregator_of_a_mixture(store_path):
+    """A mixture calls its aggregator from within its event loop."""
+    mixture = MixtureOfAgentsLLM(
+        aggregator_llm=SavedEngine(store=store_path, version=1),
+        proposers_llms=[SavedSingle(store=store_path, version=1)],
+    )
+    mixture.load()
+    found = [texts(mixture.generate(chats("a", "b"))) for _ in range(2)]
+    assert len(set(found[0])) == 2
+    mixture.aggregator_llm.unload()
+    mixture.proposers_llms[0].unload()
+
+
+def test_an_output_that_no_store_can_hold_is_given_out(store_path):
+    llm = SavedEngine(store=store_path, version=1, more={"state": object()})
+    (found,) = llm.generate(chats("a"))
+    assert found["state"] is llm.more["state"]
+    assert len(llm.asked) == 1
+    llm.unload()

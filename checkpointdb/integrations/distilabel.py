@@ -6,20 +6,22 @@ Each answer is saved as it returns, in the process of the step that pays; nothin
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pydantic_core
 from distilabel.models.llms.base import LLM, AsyncLLM, merge_responses
 from pydantic import Field, PrivateAttr
 
-from .. import Failed, Step, args, every
+from .. import EncodeError, Step, every
+from ..engine.follow import ITS_CODE
 
 # fields of LLM classes that make other answers to the same input; the rest is transport
 _SHAPING = (
@@ -61,17 +63,17 @@ class Checkpointed(LLM):  # type: ignore[misc]
 
     def generate(self, inputs: list[Any], num_generations: int = 1, **kwargs: Any) -> list[Any]:
         """Return the outputs of some inputs; an engine gets those that are not saved, at once."""
-        asked = functools.partial(super().generate, num_generations=num_generations, **kwargs)
+        asked = partial(super().generate, num_generations=num_generations, **kwargs)
         if isinstance(self, AsyncLLM):
             return list(asked(inputs=inputs))
-        return asyncio.run(self._saved(inputs, num_generations, kwargs, _Batch(asked).ask))
+        return _run(self._saved(inputs, num_generations, kwargs, _Batch(asked).ask))
 
     async def _agenerate(
         self, inputs: list[Any], num_generations: int = 1, **kwargs: Any
     ) -> list[Any]:
         each = num_generations if self._num_generations_param_supported else 1
         samples = num_generations // each
-        asked = functools.partial(super()._agenerate, num_generations=each, **kwargs)
+        asked = partial(super()._agenerate, num_generations=each, **kwargs)
 
         async def ask(one: Any) -> Any:
             return (await asked(inputs=[one]))[0]
@@ -86,23 +88,24 @@ class Checkpointed(LLM):  # type: ignore[misc]
             field, value = type(self).model_fields.get(name), getattr(self, name, None)
             if field is not None and value not in (None, field.default):
                 request[name] = value
-        calls = [_Call(ask, one) for one in inputs]
-        rows = [args(_plain(request | {"input": one.input}), call=one) for one in calls]
-        outputs = await self._opened().amany(rows)
-        return [
-            call.outcome(output) if isinstance(output, Failed) else output
-            for call, output in zip(calls, outputs, strict=True)
-        ]
+        rows = [_plain(request | {"input": one}) for one in inputs]
+        calls = map(self._opened(), rows, (partial(ask, one) for one in inputs))
+        outputs = await asyncio.gather(*map(_output, calls), return_exceptions=True)
+        for output in outputs:
+            if isinstance(output, BaseException):
+                raise output
+        return outputs
 
     def _opened(self) -> Step[Any, Any]:
         if self._step is None:
             self._step = Step(
                 _generation, self.store, name=self.step_name or type(self).__name__,
-                version=self.version, save=self.save_policy, meta=self.meta, using=("call",),
-                duplicates="separate", on_error="record",
+                version=self.version, save=self.save_policy, meta=self.meta, using=("ask",),
+                duplicates="separate", on_error="record", valid=_has_texts,
+                on_change="reuse", ignore=(ITS_CODE,),
             )  # fmt: skip
             if multiprocessing.parent_process() is not None:
-                ends = functools.partial(_end_with_parent, os.getppid(), self._step)
+                ends = partial(_end_with_parent, os.getppid(), self._step)
                 threading.Thread(target=ends, name="checkpointdb-parent", daemon=True).start()
         step: Step[Any, Any] = self._step
         return step
@@ -115,56 +118,52 @@ class Checkpointed(LLM):  # type: ignore[misc]
         super().unload()
 
 
-class _Call:
-    """One call and what became of it: Distilabel gets its own exceptions and outputs, unsaved."""
-
-    def __init__(self, ask: Any, input: Any) -> None:
-        self.ask, self.input = ask, input
-        self.output: Any = None
-        self.error: Exception | None = None
-
-    async def __call__(self) -> Any:
-        try:
-            self.output = await self.ask(self.input)
-        except Exception as error:
-            self.error = error
-            raise
-        if any(it is None for it in self.output["generations"]):
-            raise ValueError("the model gave no text: a generation is None")
-        return self.output
-
-    def outcome(self, failed: Failed) -> Any:
-        if self.output is None:
-            raise self.error or RuntimeError(f"{failed.error_type}: {failed.message}")
-        return self.output
-
-
 class _Batch:
     """Calls of one turn of the event loop, made together."""
 
     def __init__(self, generate: Callable[..., list[Any]]) -> None:
-        self._generate, self._waiting = generate, list[tuple[Any, asyncio.Future[Any]]]()
+        self._generate, self._inputs = generate, list[Any]()
+        self._outputs: asyncio.Task[list[Any]]
 
     async def ask(self, input: Any) -> Any:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append((input, asyncio.get_running_loop().create_future()))
-        return await self._waiting[-1][1]
+        if not self._inputs:
+            self._outputs = asyncio.create_task(self._all())
+        outputs, i = self._outputs, len(self._inputs)
+        self._inputs.append(input)
+        return (await outputs)[i]
 
-    def _flush(self) -> None:
-        batch, self._waiting = self._waiting, []
-        try:
-            outputs = self._generate(inputs=[input for input, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it is that of each call
-            for _, future in batch:
-                future.set_exception(error)
-            return
-        for (_, future), output in zip(batch, outputs, strict=True):
-            future.set_result(output)
+    async def _all(self) -> list[Any]:
+        inputs, self._inputs = self._inputs, []
+        return self._generate(inputs=inputs)
 
 
-async def _generation(row: Any, call: Any) -> Any:  # noqa: ARG001 - the row is the key
-    return await call()
+def _run(saving: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+    """Run it to its end; beside the loop that runs here, if a mixture asks its aggregator."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(saving)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, saving).result()
+
+
+async def _generation(row: Any, ask: Any) -> Any:  # noqa: ARG001 - the row is the key
+    return await ask()
+
+
+async def _output(call: Any) -> Any:
+    """Return what a call gave, be it saved or not: of a refusal, and of what no store can hold."""
+    try:
+        return await call
+    except (EncodeError, ValueError) as error:
+        output = getattr(error, "result", None)
+        if not isinstance(output, dict):
+            raise
+        return output
+
+
+def _has_texts(output: Any) -> bool:
+    return all(it is not None for it in output["generations"])
 
 
 def _plain(row: Any) -> Any:
