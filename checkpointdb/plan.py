@@ -55,10 +55,12 @@ class Plan(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         calls = self.misses + self.failed
+        again = f", {self.failed:,} of them tried before" if self.failed else ""
         cost = "" if self.cost is None else f", about ${self.cost:,.2f}"
         used = f", about {tokens(self.usage)}" if self.usage else ""
         took = "" if self.seconds is None else f", about {self.seconds:,.0f} s one after the other"
-        return f"{self.rows:,} rows: {self.hits:,} hits; {calls:,} calls to make{cost}{used}{took}"
+        to_make = f"{calls:,} calls to make{again}"
+        return f"{self.rows:,} rows: {self.hits:,} hits; {to_make}{cost}{used}{took}"
 
     def _repr_html_(self) -> str:
         from . import markup

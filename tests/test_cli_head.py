@@ -100,7 +100,8 @@ def test_conditions_and_steps(here):
     assert refused.exit_code == 2 and "colour" in refused.stderr and "saved_at" in refused.stderr
     unknown = invoke("head", "rows.ckpt", "--step", "lable")
     assert unknown.exit_code == 1 and "its steps: label, count" in unknown.stderr
-    for nothing in (("--search", "nowhere"), ("--where", "0")):
+    assert heads("--failed") == heads("--failed", "--where", "0 or 1") == [5]
+    for nothing in (("--search", "nowhere"), ("--where", "0"), ("--failed", "--step", "count")):
         assert "no such rows" in invoke("head", "rows.ckpt", *nothing).stderr
     assert invoke("head", "rows.ckpt", "--search", "").exit_code == 2
     ck.Store("empty.ckpt").close()

@@ -229,6 +229,7 @@ def test_a_beginning_that_is_not_enough_lists_the_candidates(here):
         ("0" * 33, "is not a key"),
         ("", "is not a key"),
         ("f" * 32, "no record has a key that begins with fff"),
+        ("99999", "begins with 99999; the record with this number: --record 99999"),
     ],
 )
 def test_a_wrong_key_is_an_error_in_one_line(here, key, wanted):

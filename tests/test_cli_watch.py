@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import threading
 import time
 
 import pytest
+import rich.console
 from cli_helpers import CKPT, STEPS, calls, ckpt, invoke, start, wait_for, write_rows
 
 import checkpointdb as ck
@@ -213,6 +215,23 @@ def test_two_runs_that_end_one_after_the_other_both_stay(here, capsys):
             assert [run["state"] for run in looked["runs"]] == states
     said = [line.split(",")[1].strip() for line in capsys.readouterr().out.splitlines()]
     assert said == ["is running", "is running", "is closed", "is running", "is finished"]
+
+
+@pytest.mark.parametrize("room", [80, 140])
+def test_no_cell_is_broken_on_a_narrow_terminal(here, room):
+    """What does not fit next to each other stands one below the other."""
+    with ck.Store("rows.ckpt") as store:
+        run = ck.run(lambda row: 1, iter(range(9)), store=store, version=1, name="a_long_name",
+                     save=ck.every(rows=1), cost=lambda _: 1.5,
+                     usage=lambda _: {"input": 1_000, "output": 10})  # fmt: skip
+        next(run)
+        console = rich.console.Console(width=room, file=io.StringIO())
+        console.print(watch._view(seen := watch.Watch("rows.ckpt").look(), room))
+        run.close()
+    said = console.file.getvalue()
+    cells = [cell for cell in watch._cells(seen["runs"][0]).values() if cell]
+    assert all(cell in said for cell in cells), said
+    assert said.splitlines()[2].startswith("run  step") == (room == 140)
 
 
 def look(at, hits=0, computed=0, failed=0, total=None):

@@ -37,6 +37,7 @@ def test_a_plan_counts_what_a_run_would_do(store_path, paid):
     assert (plan.rows, plan.hits, plan.misses, plan.failed, plan.duplicates) == (24, 8, 10, 2, 4)
     assert plan.cost == pytest.approx(12 * 0.08 / 10)  # ten calls so far cost eight cents
     assert plan.seconds > 0
+    assert "; 12 calls to make, 2 of them tried before, about $0.10" in str(plan)
 
 
 def test_a_plan_is_what_the_run_then_does(store_path):

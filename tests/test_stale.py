@@ -92,6 +92,16 @@ def test_reuse_is_silent_and_the_state_stays_visible(store_path):
     )
 
 
+def test_inspect_names_what_a_run_now_would_meet(store_path):
+    """Results of other code under a version that was raised since are met by no run any more."""
+    filled(store_path)
+    list(made(store_path, "B ", on_change="reuse").run(["x"]))
+    list(made(store_path, "B ", version=2).run(["x"]))
+    assert "computed by other code" not in invoke("inspect", store_path).stdout
+    list(made(store_path, "B ", on_change="reuse").run(["x"]))
+    assert "computed by other code" in invoke("inspect", store_path).stdout
+
+
 @pytest.mark.parametrize("on_change", ["error", "recompute"])
 def test_a_run_that_must_not_reuse_raises_before_its_first_call(store_path, on_change):
     """With count, expected cost and the line that keeps the old results; nothing is paid."""

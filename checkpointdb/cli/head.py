@@ -31,6 +31,7 @@ NARROWEST = 16
 @click.option(
     "--search", metavar="TEXT", help="Only rows with this text in input, result or error."
 )
+@click.option("--failed", is_flag=True, help="Only rows that failed.")
 @click.option("--where", metavar="SQL", help="Only rows for which this is true.")
 @click.option("--json", "as_json", is_flag=True, help="Print whole records, a JSON object a line.")
 def head_command(
@@ -40,6 +41,7 @@ def head_command(
     step: str | None,
     version: int | str | None,
     search: str | None,
+    failed: bool,
     where: str | None,
     as_json: bool,
 ) -> None:
@@ -53,6 +55,7 @@ def head_command(
     Examples:
       ckpt head reviews.ckpt
       ckpt head reviews.ckpt -n 3 --oldest --step label
+      ckpt head reviews.ckpt --failed
       ckpt head reviews.ckpt --search "delivery was late"
       ckpt head reviews.ckpt --where "result ->> 'label' = 'good' and seconds > 2"
     """  # noqa: D301 - click wants a real \b before lines it must not join
@@ -62,7 +65,7 @@ def head_command(
     def look(reader: Look) -> tuple[int, list[Record]]:
         steps = steps_chosen(reader, step, version)
         ids = [info.id for info in steps]
-        return len(steps), reader.picked(ids, count, oldest, where, search)
+        return len(steps), reader.picked(ids, count, oldest, where, search, failed)
 
     try:
         steps, records = read(store, look)
@@ -75,7 +78,7 @@ def head_command(
         _show(records, several=steps > 1)
         note(f"{counted(len(records), 'row')}; one whole: ckpt inspect {shown(store)} --record N")
     else:
-        note("no such rows" if search or where else "no rows are saved yet")
+        note("no such rows" if search or failed or where else "no rows are saved yet")
 
 
 def _show(records: list[Record], several: bool) -> None:

@@ -101,7 +101,7 @@ def show_overview(screen: Screen, seen: dict[str, Any], all_runs: bool) -> None:
         screen.line("no step has run on this store yet")
         return
     _show_steps(screen, steps)
-    _show_stale(screen, steps)
+    _show_stale(screen, _present(steps, runs))
     screen.line()
     recent = runs if all_runs else runs[-LAST_RUNS:]
     if recent:
@@ -127,6 +127,12 @@ def _show_steps(screen: Screen, steps: list[dict[str, Any]]) -> None:
         "identity": [_identity(step["key_recipe"]) for step in steps],
     }
     _table(screen, columns, left=("step", "version", "identity"))
+
+
+def _present(steps: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each step at the version of its newest run: what a run now would meet."""
+    newest = {run["step"]: run["version"] for run in runs}
+    return [step for step in steps if newest.get(step["name"]) == step["version"]]
 
 
 def _show_stale(screen: Screen, steps: list[dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ _PICKED = f"""
 select records.id from records join steps on steps.id = records.step
  where records.step in (select value from carray(?1))
    and not exists (select 1 from system_superseded where id = records.id)
+   and (not ?5 or error is not null)
    and (?3 is null or exists (
      select 1 from (select lower(cast(input as text)) as text
                      union all select lower(cast(result as text))
@@ -80,7 +81,13 @@ class Look(Reader):
         return found[0], newest.id if newest else id
 
     def picked(
-        self, steps: Sequence[int], limit: int, oldest: bool, where: str | None, text: str | None
+        self,
+        steps: Sequence[int],
+        limit: int,
+        oldest: bool,
+        where: str | None,
+        text: str | None,
+        failed: bool = False,
     ) -> list[Record]:
         """Return the newest records of keys that fit, the last or the first that were saved.
 
@@ -90,6 +97,7 @@ class Look(Reader):
             oldest: the first ones instead of the last.
             where: an SQL condition on the columns that `forget` has.
             text: what the input, the result or the error must contain; ASCII letters in any case.
+            failed: only failures.
 
         Raises:
             ValueError: `where` is not a condition.
@@ -101,7 +109,7 @@ class Look(Reader):
         as_json = raw and msgspec.json.encode(raw).decode()[1:-1]
         with mapped(self.path):
             try:
-                ids = rows(self._connection, sql, (ids_array(steps), limit, raw, as_json))
+                ids = rows(self._connection, sql, (ids_array(steps), limit, raw, as_json, failed))
             except (apsw.SQLError, apsw.ReadOnlyError, apsw.BindingsError) as error:
                 raise no_condition(where, error) from None
             return [self._record(row) for row in self._fetch([id for (id,) in ids])]
@@ -331,13 +339,14 @@ def one_record(reader: Reader, start: str) -> dict[str, Any]:
     if not start or len(start) > 32 or set(start) - set("0123456789abcdef"):
         raise LookError(f"{start!r} is not a key: give the first few of its 32 hexadecimal digits")
     found = reader.find(start, CANDIDATES + 1)
+    number = f"; the record with this number: --record {start}" if start.isdecimal() else ""
     if not found:
-        raise LookError(f"{reader.path}: no record has a key that begins with {start}")
+        raise LookError(f"{reader.path}: no record has a key that begins with {start}{number}")
     if len(found) > 1:
         lines = [f"  {r.key}  {r.step} row {r.position}" for r in found[:CANDIDATES]]
         more = "\n  …" if len(found) > CANDIDATES else ""
         raise LookError(
-            f"{reader.path}: more than one key begins with {start}; give more digits:\n"
+            f"{reader.path}: more than one key begins with {start}; give more digits{number}:\n"
             + "\n".join(lines)
             + more
         )

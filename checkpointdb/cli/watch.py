@@ -31,6 +31,7 @@ from .display import (
     safe_line,
     shown,
     tokens,
+    width,
 )
 from .store_view import Look as StoreLook
 from .store_view import read, state
@@ -160,8 +161,9 @@ def _showing(live: bool, as_json: bool) -> Iterator[Callable[[dict[str, Any]], o
     else:
         from rich.live import Live
 
-        with Live(console=steady_console(highlight=False), auto_refresh=False) as screen:
-            yield lambda seen: screen.update(_view(seen), refresh=True)
+        console = steady_console(highlight=False)
+        with Live(console=console, auto_refresh=False) as screen:
+            yield lambda seen: screen.update(_view(seen, console.width), refresh=True)
 
 
 class _Lines:
@@ -222,7 +224,8 @@ def _nothing(seen: dict[str, Any]) -> str:
     return f"waiting for {path}: no run has made it yet"
 
 
-def _view(seen: dict[str, Any]) -> Any:
+def _view(seen: dict[str, Any], room: int) -> Any:
+    """Return a table, a run a line; where that does not fit, each run from top to bottom."""
     from rich.console import Group
     from rich.text import Text
 
@@ -232,6 +235,14 @@ def _view(seen: dict[str, Any]) -> Any:
     if not rows:
         return Group(head, Text(safe(_nothing(seen))))
     names = [name for name in rows[0] if any(row[name] for row in rows)]
+    widths = [max(width(it) for it in (name, *(row[name] for row in rows))) for name in names]
+    if sum(widths) + 2 * len(names) > room:
+        return Group(head, *map(_facts, rows))
     left = ("step", "is", "a crash costs")
     columns = [(name, "left" if name in left else "right") for name in names]
     return Group(head, Text(), rich_table(columns, [[row[name] for name in names] for row in rows]))
+
+
+def _facts(row: dict[str, str]) -> Any:
+    """Return what is shown of a run, a fact a line, under an empty one."""
+    return rich_table([("", "left"), ("", "left")], [it for it in row.items() if it[1]])
