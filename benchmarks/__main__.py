@@ -19,6 +19,7 @@ from . import (
     since,
     tradeoff,
     tricks,
+    zstd,
 )
 from .compare import compare
 from .docs import write_docs
@@ -37,11 +38,18 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "huge": scale.huge,
     "concurrency": concurrency.cases,
     "large": large.cases,
+    "large_tried": large.tried,
+    "zstd": zstd.cases,
     "tricks": tricks.cases,
     "guards": guards.cases,
 }
 
-FULL_ONLY = ("frameworks", "million", "huge")  # minutes each; in the quick run only by --only
+FULL_ONLY = (
+    "frameworks",
+    "million",
+    "huge",
+    "large_tried",
+)  # minutes each; in the quick run only by --only
 
 
 def main() -> None:
