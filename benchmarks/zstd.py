@@ -1,4 +1,4 @@
-"""What zstd would save of texts, JSON and vectors, a row at a time; the store compresses nothing."""
+"""What zstd would save of texts, JSON and vectors, a row at a time. The store does not use it."""
 
 from __future__ import annotations
 
