@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import (
+    bounds,
     concurrency,
     guards,
     in_flight,
@@ -19,6 +20,7 @@ from . import (
     since,
     tradeoff,
     tricks,
+    zstd,
 )
 from .compare import compare
 from .docs import write_docs
@@ -37,19 +39,21 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "huge": scale.huge,
     "concurrency": concurrency.cases,
     "large": large.cases,
+    "large_tried": large.tried,
+    "zstd": zstd.cases,
     "tricks": tricks.cases,
     "guards": guards.cases,
 }
 
-FULL_ONLY = ("frameworks", "million", "huge")  # minutes each; in the quick run only by --only
+# Minutes each; in the quick run only by --only.
+FULL_ONLY = ("frameworks", "million", "huge", "neighbours", "large_tried")
 
 
 def main() -> None:
     """Answer the questions asked for, each in its own file."""
     options = arguments()
     mode = "quick" if options.quick else "full"
-    chosen = options.only or [q for q in QUESTIONS if not (options.quick and q in FULL_ONLY)]
-    for name in [] if options.docs else chosen:
+    for name in chosen(options):
         before = read(name, mode)
         now = answer(name, options.quick, options.repeats)
         if options.compare:
@@ -60,12 +64,23 @@ def main() -> None:
         write_docs()
 
 
+def chosen(options: argparse.Namespace) -> list[str]:
+    """Return the questions that are asked, in the order of the page."""
+    if options.docs:
+        return []
+    if options.targets:
+        asked = {bound.question for bound in bounds.restated("100,000")}
+        return [question for question in QUESTIONS if question in asked]
+    return options.only or [q for q in QUESTIONS if not (options.quick and q in FULL_ONLY)]
+
+
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under 3 minutes; no 10⁷ rows")
     parser.add_argument("--repeats", type=int, help="instead of three; the results say how many")
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="NAME")
+    parser.add_argument("--targets", action="store_true", help="those of the first table")
     parser.add_argument(
         "--compare", action="store_true", help="compare with the recorded results, record nothing"
     )

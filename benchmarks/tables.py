@@ -139,6 +139,8 @@ ALL = (
     "huge",
     "concurrency",
     "large",
+    "large_tried",
+    "zstd",
     "tricks",
     "guards",
 )
@@ -195,6 +197,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "large": case_table("large", {
         "bare file, MB/s": "files_mb_per_second", "ours, MB/s": "mb_per_second", "ratio": "ratio",
         "read, MB/s": "resume_mb_per_second", "MB of memory": "memory_mb"}),
+    "large_tried": case_table("large_tried", {
+        "bare file, MB/s": "files_mb_per_second", "with it, MB/s": "mb_per_second",
+        "ratio": "ratio", "at best": "ratio high", "processor, ms/MB": "cpu_ms_per_mb",
+        "written, MB/MB": "written"}),
+    "zstd": case_table("zstd", {
+        "rows": "rows", "bytes a row": "bytes", "level 1": "ratio_1", "3": "ratio_3",
+        "9": "ratio_9", "3, with a dictionary": "ratio_dictionary", "µs to write, 1": "us_1",
+        "3 ": "us_3", "9 ": "us_9", "with a dictionary": "us_dictionary",
+        "µs to read": "read_us_3"}),
     "tricks": case_table("tricks", {
         "µs/row": "us", "quietest": "us low", "in processor time": "cpu_us"}),
     "guards": case_table("guards", {

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from benchmarks import __main__ as main_of
 from benchmarks import (
     bounds,
     choice,
@@ -254,3 +255,27 @@ def test_cases_have_names_of_their_own():
     for quick in (True, False):
         for cases in (tradeoff.cases(quick), scale.cases(quick), scale.huge(quick)):
             assert len({case.name for case in cases}) == len(cases)
+
+
+def test_a_setting_that_is_tried_is_in_force(tmp_path):
+    """Pages are as large as was asked; else the page would compare the store with itself."""
+    asked = {"kind": "1 MB text", "rows": 2, "each": 1, "page": 32768}
+    figures = harness.child("large:with_settings", str(tmp_path), **asked)
+    with open(tmp_path / "bench.ckpt", "rb") as file:
+        assert int.from_bytes(file.read(18)[16:], "big") == 32768
+    assert figures["mb_per_second"] > 0
+
+
+def test_what_zstd_saves_is_measured_on_real_texts(tmp_path):
+    pytest.importorskip("zstandard")
+    kind = "modules of Python's standard library"
+    figures = harness.child("zstd:compressed", str(tmp_path), kind=kind, most=20)
+    assert figures["rows"] == 20
+    assert figures["bytes"] > 500
+    assert 0.1 < figures["ratio_3"] < 0.6
+
+
+def test_what_the_targets_ask_is_measured_by_one_option(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--targets"])
+    asked = main_of.chosen(main_of.arguments())
+    assert {bound.question for bound in bounds.restated("100,000")} == set(asked)
