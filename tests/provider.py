@@ -20,7 +20,8 @@ class Provider(Loopback):
 
     Attributes:
         asked: path and body of each request, in order.
-        credentials: what each request showed.
+        headers: of each request.
+        clients: the other end of each request's connection.
         answered: how many answers came to their end, which is what is billed.
         faults: status codes and words ("cut", "error", "reset") for the next requests.
         gate: requests and streams wait for it, once "gate" is among `faults` or `gated` is set.
@@ -29,6 +30,7 @@ class Provider(Loopback):
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.clients: list[Any] = []
         self.answered = 0
         self.faults: list[Any] = []
         self.begun = 0  # answers, the gate aside
@@ -40,6 +42,7 @@ class Provider(Loopback):
         body = json.loads(content) if content[:1] == b"{" else content
         self.asked.append((request.url.path, body))
         self.headers.append(dict(request.headers))
+        self.clients.append(request.client)
         fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, int):
             return JSONResponse({"error": {"message": f"fault {fault}"}}, fault, {"x-own": "yes"})

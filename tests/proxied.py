@@ -14,7 +14,8 @@ from cli_helpers import start, wait_for
 from checkpointdb.file.read import Reader
 from checkpointdb.integrations.httpx import Checkpointed
 from checkpointdb.integrations.peers import Door
-from checkpointdb.integrations.proxy import Relay, listen, server_of, upstream
+from checkpointdb.integrations.proxy import Relay, listen, server_of
+from checkpointdb.integrations.upstream import Upstream
 
 SECRET = "sk-never-on-disk-0123456789"
 ASK = {"model": "m-1", "messages": [{"role": "user", "content": "hello"}]}
@@ -49,8 +50,8 @@ class Proxy:
         wait_for(lambda: self._servers and self._servers[0].started)
 
     async def _serve(self):
-        async with upstream() as client:
-            relay = Relay(*self._given, client, *self._last)
+        async with contextlib.aclosing(Upstream()) as upstream:
+            relay = Relay(*self._given, upstream, *self._last)
             self._servers.append(server_of(relay, self._transport.aclose))
             await self._servers[0].serve([self._listening])
 

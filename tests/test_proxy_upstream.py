@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gzip
 import http.server
 import json
+import os
 import shutil
+import socket
 import socketserver
 import subprocess
 import threading
@@ -21,6 +24,10 @@ from provider import whole
 from proxied import ASK, CHAT, post, records
 from starlette.responses import Response
 from starlette.routing import Route
+
+from checkpointdb.integrations import peers
+from checkpointdb.integrations.peers import uid_of
+from checkpointdb.integrations.upstream import Upstream
 
 JSON = {"content-type": "application/json"}
 ANSWER = json.dumps(whole(CHAT, ASK, 1)).encode()
@@ -210,3 +217,38 @@ def test_a_model_may_think_for_long(answering):
 
     url, _ = answering(slow)
     assert post(url + CHAT, ASK).content == ANSWER
+
+
+def test_few_clients_share_few_connections(provider, proxy):
+    """One at a time, all use the same: each other one would be a handshake more."""
+    url = proxy().url
+    for seed in range(4):
+        post(url + CHAT, ASK | {"seed": seed})
+    assert len(set(provider.clients)) == 1
+    upstream = Upstream()
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(upstream.pool()) for _ in range(40)]
+        assert len({id(pool) for pool in pools}) == 3
+    with upstream.pool() as first:
+        assert first is pools[0]
+    asyncio.run(upstream.aclose())
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_whose_the_other_end_is(is_asked, monkeypatch):
+    """By the kernel's answer, and by its list; nobody's once it is closed: it says root then."""
+    if not is_asked:
+        monkeypatch.setattr(peers, "_SOCK_DIAG", 999)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for user in {os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}:
+            before = os.geteuid()
+            os.seteuid(user)
+            client = socket.create_connection(server.getsockname())
+            os.seteuid(before)
+            with server.accept()[0] as ours:
+                ends = ours.getpeername(), ours.getsockname()
+                assert uid_of(*ends) == user
+                client.close()
+                assert uid_of(*ends) is None
+        assert uid_of(("127.0.0.1", 1), ends[1]) is None

@@ -23,11 +23,11 @@ from .httpx import Checkpointed, refusal
 from .peers import TOKEN, Door, uid_of
 from .recipes import Asked
 from .samples import Samples, Ticket
+from .upstream import Upstream
 
 _TOKEN = re.compile(r"/token/([^/]+)(/.*)")
 # an attempt is what comes before the path's v1, v1beta
 _RUN = re.compile(r"/run/([^/]+)(?:/(?!v\d+[a-z0-9]*/)([^/]+))?(/.*)")
-_TIMEOUT = httpx2.Timeout(1800, connect=30).as_dict()
 _NOBODY = Response(status_code=499)  # whom it is for has left
 
 
@@ -37,17 +37,17 @@ class Relay:
     Args:
         to: the provider's address; its path, if it has one, comes before that of each request.
         transport: saves.
-        client: sends.
+        upstream: sends.
         door: says who may ask.
         most: bytes that the body of a request may have whose answer is saved.
     """
 
     def __init__(
-        self, to: str, transport: Checkpointed, client: httpx2.AsyncClient, door: Door, most: int
+        self, to: str, transport: Checkpointed, upstream: Upstream, door: Door, most: int
     ) -> None:
         self._to, self._base = to.rstrip("/"), urlsplit(to).path.rstrip("/")
         self._transport, self._door, self._most = transport, door, most
-        self._send = functools.partial(client.send, stream=True)
+        self._upstream = upstream
         calls = transport.calls
         self._samples = Samples(calls.store, calls.is_replay)
 
@@ -55,9 +55,10 @@ class Relay:
         """Serve a request."""
         request = Request(scope, receive)
         try:
-            response = await self._answer(request)
-            if response is not _NOBODY:
-                await response(scope, receive, send)
+            with self._upstream.pool() as scope["state"]["pool"]:
+                response = await self._answer(request)
+                if response is not _NOBODY:
+                    await response(scope, receive, send)
         except ClientDisconnect:
             pass
         finally:
@@ -99,10 +100,10 @@ class Relay:
         headers = _to_provider(request, out)
         if content is None and (length := request.headers.get("content-length")):
             headers.append(("content-length", length))
-        asked = _request(request.method, url, headers, body)
+        asked = _request(request, url, headers, body)
         if refused := self._transport.refused(asked):
             return _of(refused)
-        answer = await self._send(asked)
+        answer = await request.state.pool.send(asked, stream=True)
         return _stream(answer, answer.aiter_raw(), with_length=True)
 
     async def _asked(self, request: Request, url: httpx2.URL, run: Any) -> Response:
@@ -111,7 +112,7 @@ class Relay:
             what = f"a body may have {self._most:,} bytes; see --max-body"
             return _of(refusal(_asked_of(self._to), 413, "too_large", what))
         headers = [*_to_provider(request, ("accept-encoding",)), ("accept-encoding", "gzip")]
-        asked = _request(request.method, url, headers, content)
+        asked = _request(request, url, headers, content)
         ask = self._transport.ask(asked)
         if ask is None:
             return await self._passed(request, url, content)
@@ -139,7 +140,8 @@ class Relay:
     async def _answered(self, request: Request, asked: httpx2.Request, ask: Asked) -> Response:
         """Wait for the answer as long as the client does; it is saved without it, too."""
         ticket = request.scope["state"].get("ticket")
-        answer = asyncio.ensure_future(self._transport.answer(asked, self._send, ask))
+        send = functools.partial(request.state.pool.send, stream=True)
+        answer = asyncio.ensure_future(self._transport.answer(asked, send, ask))
         left = asyncio.ensure_future(_leaving(request))
         try:
             await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,9 +180,11 @@ def _to_provider(request: Request, out: tuple[str, ...]) -> list[tuple[str, str]
     return passed_on(request.headers.items(), ("host", TOKEN, *out))
 
 
-def _request(method: str, url: httpx2.URL, headers: Any, content: Any) -> httpx2.Request:
-    extensions = {"timeout": _TIMEOUT}
-    return httpx2.Request(method, url, headers=headers, content=content, extensions=extensions)
+def _request(request: Request, url: httpx2.URL, headers: Any, content: Any) -> httpx2.Request:
+    extensions = {"timeout": request.state.pool.timeout.as_dict()}
+    return httpx2.Request(
+        request.method, url, headers=headers, content=content, extensions=extensions
+    )
 
 
 def _asked_of(to: str) -> httpx2.Request:
@@ -280,16 +284,10 @@ def server_of(relay: Relay, drain: Callable[[], Awaitable[None]]) -> uvicorn.Ser
     return _Server(config, drain)
 
 
-def upstream() -> httpx2.AsyncClient:
-    """Return what sends requests to the provider: any number at once, and no redirect followed."""
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
-    return httpx2.AsyncClient(limits=limits, follow_redirects=False)
-
-
 async def serve(
     listening: socket.socket, to: str, transport: Checkpointed, door: Door, most: int
 ) -> None:
     """Serve until a signal ends it; calls in flight are awaited and saved."""
-    async with upstream() as client:
-        relay = Relay(to, transport, client, door, most)
+    async with contextlib.aclosing(Upstream()) as upstream:
+        relay = Relay(to, transport, upstream, door, most)
         await server_of(relay, transport.aclose).serve([listening])
