@@ -178,5 +178,6 @@ def test_matrix(lives, kind, name, tmp_path):
     if kind == "proxy":  # calls in flight are awaited by it and saved
         assert found["twice"] == 0
         return
-    assert found["again"] == found["wanted"] - found["durable"]
+    # an orphan of the main process may save its calls in flight after we looked
+    assert found["again"] <= found["wanted"] - found["durable"]
     assert found["paid"] - found["durable"] <= 10 * 2  # calls in flight: a batch a replica or step
