@@ -11,10 +11,9 @@ import sys
 import textwrap
 
 import pytest
+from cli_helpers import invoke
 
 import checkpointdb as ckpt
-
-CKPT = os.path.join(os.path.dirname(sys.executable), "ckpt")
 
 HEAD = """
 import sys
@@ -228,7 +227,7 @@ def test_an_edit_is_named_in_every_run_and_shown_by_inspect(tmp_path, source, na
         assert again == out
         assert "StaleResultsWarning" in err and named in err and "the 2 results" in err
         assert "job.py:" in err.splitlines()[0]
-    seen = subprocess.run([CKPT, "inspect", "s.ckpt"], cwd=tmp_path, capture_output=True, text=True)
+    seen = invoke("inspect", str(tmp_path / "s.ckpt"))
     assert "2 of 2 results of f 1 were computed by other code" in seen.stdout
     assert named.partition(" (")[0] in seen.stdout
 
@@ -326,6 +325,7 @@ def helper(row, more=WORDS): return Config().ask(row)
 """
 
 
+@pytest.mark.loops
 def test_a_fingerprint_is_the_same_however_the_program_is_started(tmp_path):
     """Five hash seeds, fork, spawn, as a script and as a module of `ckpt run`."""
     write(tmp_path, EVERYTHING)
@@ -387,6 +387,7 @@ print(capture(f).fingerprint)
 """
 
 
+@pytest.mark.loops
 def test_a_fingerprint_is_the_same_in_every_python(tmp_path):
     """An upgrade of Python is no change of what a step captures; nor is a new release of ours."""
     write(tmp_path, TRICKY, "tricky.py")

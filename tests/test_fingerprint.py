@@ -13,6 +13,8 @@ import pytest
 
 from checkpointdb.engine.fingerprint import changed, fingerprint
 
+pytestmark = pytest.mark.loops
+
 
 def print_of(tmp_path, source):
     """Define `source` in a module file, as users do, and return its fingerprint."""

@@ -128,12 +128,13 @@ HOW = [
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-def test_a_signal_to_calls_of_single_rows_loses_nothing(tmp_path, how, number):
+@pytest.mark.parametrize("lives", [1, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_signal_to_calls_of_single_rows_loses_nothing(tmp_path, how, number, lives):
     """SIGTERM and SIGHUP save what returned and what is in flight; the exit status is theirs."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed={seed}")
     chance = random.Random(seed)
-    for life in range(2):
+    for life in range(lives):
         directory = tmp_path / str(life)
         directory.mkdir()
         process = start(directory, ROWS, how)
