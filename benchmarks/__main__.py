@@ -46,7 +46,7 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
 }
 
 # Minutes each; in the quick run only by --only.
-FULL_ONLY = ("frameworks", "million", "huge", "neighbours", "large_tried")
+FULL_ONLY = ("since", "frameworks", "million", "neighbours", "huge", "large_tried", "zstd")
 
 
 def main() -> None:

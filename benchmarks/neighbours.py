@@ -22,7 +22,7 @@ QUESTION = "What does a user of a neighbour wait, pay twice after a kill, and fi
 CALL_SECONDS = 0.02
 ROWS, QUICK_ROWS = 1_000, 200
 KILLS = 3  # at moments spread evenly over a call, from the middle of the run on
-LIMIT = 120  # seconds of a run; the slowest that goes on needs 25 on a quiet machine
+LIMIT = 180  # seconds of a run; the slowest that goes on needs 25 on a quiet machine
 LOG = "calls.log"  # outside of what a tool keeps: a line as each call begins, and as it returns
 
 

@@ -279,3 +279,20 @@ def test_what_the_targets_ask_is_measured_by_one_option(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmarks", "--targets"])
     asked = main_of.chosen(main_of.arguments())
     assert {bound.question for bound in bounds.restated("100,000")} == set(asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", since.ROWS)
+def test_the_same_is_measured_of_then_and_of_now(what, tmp_path):
+    """Else a line of the table would compare different things."""
+    if what == "direct hits":
+        pytest.importorskip("diskcache")
+    if subprocess.run(["git", "-C", harness.ROOT, "cat-file", "-e", since.COMMIT]).returncode:
+        pytest.skip("a clone without that commit")
+    found = []
+    for at in (since.COMMIT, ""):
+        (folder := tmp_path / f"at{at}").mkdir()
+        found.append(set(since.measure(str(folder), what, rows=300, at=at)))
+    assert found[0] == found[1]
+    shown = {figure for (work, _), figure in since.SHOWN.items() if work == what}
+    assert shown <= found[0]
