@@ -56,17 +56,20 @@ def batches(running: Running, signals: Signals, compute: Compute | None = None) 
     """Call a batch step for some rows at a time, hits left out."""
     passes, results, calls = running.passes, running.results, running.calls
     compute = compute or calls.compute
-    order = Reorder(running.in_flight, running.options)
+    order, take = Reorder(running.in_flight, running.options), results.take
     for place in passes.slots():
-        unit = order.push(place) or (order.rest() if order.full else [])
-        if unit:
+        if place.settled and not len(order):  # of a resume nearly all: nothing waits
+            yield take(place)
+        elif unit := order.push(place) or (order.rest() if order.full else []):
             compute(unit)
-        yield from map(results.take, order.ready())
+            yield from map(take, order.ready())
+        elif place.settled:
+            yield from map(take, order.ready())
         if signals.deferred is not None:
             stop(running, signals)
     if unit := order.rest():
         compute(unit)
-    yield from map(results.take, order.ready())
+    yield from map(take, order.ready())
 
 
 def stop(running: Running, signals: Signals) -> None:
