@@ -196,7 +196,10 @@ class Outcomes:
         kept, entries, problems = list[Slot](), list[Entry](), list[BaseException]()
         each = seconds / len(slots)
         for slot, value in zip(slots, values, strict=True):
-            entry, problem = self._judged(slot, value, each)
+            try:
+                entry, problem = self._judged(slot, value, each)
+            except BaseException as error:  # noqa: BLE001 - the others are paid for too
+                entry, problem = None, error
             if entry is not None:
                 kept.append(slot)
                 entries.append(entry)
