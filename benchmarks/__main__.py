@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import (
+    batches,
     bounds,
     concurrency,
     guards,
@@ -38,6 +39,7 @@ QUESTIONS: dict[str, Callable[[bool], list[Case]]] = {
     "scale": scale.cases,
     "huge": scale.huge,
     "concurrency": concurrency.cases,
+    "batches": batches.cases,
     "large": large.cases,
     "large_tried": large.tried,
     "zstd": zstd.cases,

@@ -93,13 +93,27 @@ def case_table(question: str, columns: dict[str, str]) -> Callable[[], str]:
     def table() -> str:
         result = best(question)
         names = list(result["cases"]) if result else []
+        found = {n: [figure(result, n, c) for c in columns.values()] for n in names}
         lines = [
-            [_named(result, n), *(number(figure(result, n, c)) for c in columns.values())]
-            for n in names
+            [_named(result, n), *map(number, figures)]
+            for n, figures in found.items()
+            if failure(result, n) or any(it is not None for it in figures)
         ]
         return markdown(["what", *columns], lines)
 
     return table
+
+
+def counted_table() -> str:
+    """Return what a pass in batches over half saved rows has counted."""
+    columns = {
+        "calls": "calls", "hits": "hits", "computed": "computed", "refused": "refused",
+        "given out as failed": "given_as_failed", "results saved": "results", "MB": "memory_mb",
+    }  # fmt: skip
+    result = best("batches")
+    rows = f"{result['cases']['counted']['parameters']['rows']:,}" if result else NOT_SAID
+    counts = [number(figure(result, "counted", column)) for column in columns.values()]
+    return markdown(["rows", *columns], [[rows, *counts]])
 
 
 def machine_table() -> str:
@@ -138,6 +152,7 @@ ALL = (
     "scale",
     "huge",
     "concurrency",
+    "batches",
     "large",
     "large_tried",
     "zstd",
@@ -194,6 +209,10 @@ TABLES: dict[str, Callable[[], str]] = {
         "bare, rows/s": "bare_rows_per_second", "ours, rows/s": "rows_per_second",
         "overhead %": "overhead_pct", "µs/row": "overhead_us_per_row", "alone, ms": "alone_ms",
         "beside, ms": "beside_ms", "calls/row": "calls_per_row"}),
+    "batches": case_table("batches", {
+        "first run, µs/row": "first_cpu_us", "quietest": "first_cpu_us low",
+        "resume": "resume_cpu_us", "(quietest)": "resume_cpu_us low"}),
+    "counted": counted_table,
     "large": case_table("large", {
         "bare file, MB/s": "files_mb_per_second", "ours, MB/s": "mb_per_second", "ratio": "ratio",
         "read, MB/s": "resume_mb_per_second", "MB of memory": "memory_mb"}),

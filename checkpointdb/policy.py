@@ -1,8 +1,9 @@
 """When to save. Knows counts; knows nothing of clocks, disks or rows.
 
-A policy is a frozen value with `due(pending) -> bool`. The run asks it after every returned row. A
-timer asks it too. So a limit in seconds holds even while no row returns, and the timer's thread
-commits what returned while other calls are in flight.
+A policy is a frozen value with `due(pending) -> bool`. The run asks it after every call that
+returned, a batch with all its results pending. A timer asks it too. So a limit in seconds holds
+even while no row returns, and the timer's thread commits what returned while other calls are in
+flight.
 """
 
 from __future__ import annotations

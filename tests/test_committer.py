@@ -61,8 +61,8 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     watch = Watch()
     committer = committer_of(store, watch)
     start = perf_counter()
-    committer.put(entry(1, result="12", cost=0.5), start, in_flight=3)
-    committer.put(entry(2, result="34", cost=0.25), start + 2, in_flight=1)
+    committer.put([entry(1, result="12", cost=0.5)], start, in_flight=3)
+    committer.put([entry(2, result="34", cost=0.25)], start + 2, in_flight=1)
     first, second = watch.seen
     assert (first.rows, first.work, first.cost, first.seconds, first.in_flight) == (
         1, 0.25, 0.5, 0.0, 3,
@@ -75,7 +75,7 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     )
     assert watch.seen[-1].bytes == 3 * first.bytes + 500 - len(entry(1).input)
     committer.commit()
-    committer.put(entry(3, result="56"), perf_counter())
+    committer.put([entry(3, result="56")], perf_counter())
     third = watch.seen[-1]
     assert (third.rows, third.work, third.cost, third.bytes) == (1, 0.25, 0.0, first.bytes)
     assert third.seconds == 0.0 and third.elapsed < 2.0
@@ -89,11 +89,11 @@ def test_add_puts_and_commits_what_is_due(store):
     watch = Watch()
     committer = committer_of(store, watch)
     start = perf_counter()
-    committer.add(entry(1), start)
-    committer.add(entry(2), start + 3, 5)
+    committer.add([entry(1)], start)
+    committer.add([entry(2)], start + 3, 5)
     assert [(p.in_flight, p.seconds) for p in watch.seen] == [(0, 0.0), (5, pytest.approx(3.0))]
     watch.is_due = True
-    committer.add(entry(3), start + 3)
+    committer.add([entry(3)], start + 3)
     assert sorted(positions(store)) == [1, 2, 3]
     committer.close()
 
@@ -105,18 +105,18 @@ def test_what_is_added_during_a_commit_is_all_that_is_pending_after_it(store, mo
     append = store.log.append
 
     def slow(*args, **options):
-        committer.put(entry(2, result="34", cost=0.5), perf_counter())
-        committer.put(entry(1, result="99"), perf_counter())
+        committer.put([entry(2, result="34", cost=0.5)], perf_counter())
+        committer.put([entry(1, result="99")], perf_counter())
         return append(*args, **options)
 
-    committer.put(entry(1, error=ERROR, result=None, cost=0.25), perf_counter())
+    committer.put([entry(1, error=ERROR, result=None, cost=0.25)], perf_counter())
     monkeypatch.setattr(store.log, "append", slow)
     committer.commit()
     monkeypatch.undo()
     assert [e.result for e in committer.pending.values()] == ["34", "99"] or [
         e.result for e in committer.pending.values()
     ] == ["99", "34"]
-    committer.put(entry(3, result="56"), perf_counter())
+    committer.put([entry(3, result="56")], perf_counter())
     last = watch.seen[-1]
     assert (last.rows, last.cost, last.work, len(committer)) == (3, 0.5, 0.75, 3)
     assert last.seconds > 0
@@ -129,9 +129,9 @@ def test_the_timer_asks_as_such_and_only_while_something_is_pending(store):
     watch = Watch(seconds=100.0)
     committer = committer_of(store, watch)
     assert committer.tick() == 100.0 and watch.seen == []
-    committer.put(entry(1), perf_counter() - 40)
+    committer.put([entry(1)], perf_counter() - 40)
     assert 59 < committer.tick() <= 60
-    committer.put(entry(2), perf_counter())
+    committer.put([entry(2)], perf_counter())
     assert [pending.background for pending in watch.seen] == [False, True, False]
     committer.close()
 
@@ -139,7 +139,7 @@ def test_the_timer_asks_as_such_and_only_while_something_is_pending(store):
 def test_the_timer_asks_not_sooner_than_it_can_be_due(store):
     """Nor in a busy loop."""
     committer = committer_of(store, Watch(seconds=1e-9))
-    committer.put(entry(1), perf_counter())
+    committer.put([entry(1)], perf_counter())
     assert committer.tick() == SOONEST
     committer.close()
 
@@ -148,9 +148,9 @@ def test_what_another_has_committed_is_asked_of_the_policy_again(store):
     """As a row that returned does, not as the timer does; if it is not due, it stays pending."""
     watch = Watch(due=True)
     committer = committer_of(store, watch)
-    commits = committer.put(entry(1), perf_counter())
+    commits = committer.put([entry(1)], perf_counter())
     committer.commit()
-    committer.put(entry(2), perf_counter())
+    committer.put([entry(2)], perf_counter())
     watch.is_due = False
     committer.commit_due(commits)
     assert positions(store) == [1] and len(committer) == 1
@@ -168,11 +168,11 @@ def test_a_row_that_waits_for_its_commit_is_not_at_risk(store):
     committer._timer.stop()
     assert "not measured yet" in committer.loss_window
     for n in range(3):
-        commits = committer.put(entry(n), perf_counter(), in_flight=9)
+        commits = committer.put([entry(n)], perf_counter(), in_flight=9)
     assert commits is None
     committer.commit_due(0)
     assert committer.loss_window.endswith(", 2 rows")
-    committer.put(entry(9), perf_counter(), in_flight=9)
+    committer.put([entry(9)], perf_counter(), in_flight=9)
     committer.commit()
     assert committer.loss_window.endswith(", 2 rows")
     assert committer.counts()["loss_window"] == committer.loss_window
@@ -183,14 +183,14 @@ def test_an_error_of_the_policy_in_the_timer_is_raised_by_the_next_commit(store)
     """Once, and with nothing lost; the timer goes on."""
     watch = Watch(seconds=100.0)
     committer = committer_of(store, watch)
-    committer.put(entry(1), perf_counter())
+    committer.put([entry(1)], perf_counter())
     watch.is_due = RuntimeError("no policy")
     assert committer.tick() == POLL_SECONDS
     watch.is_due = False
     with pytest.raises(RuntimeError, match="no policy"):
-        committer.add(entry(2), perf_counter())
+        committer.add([entry(2)], perf_counter())
     assert positions(store) == [1, 2]
-    committer.add(entry(3), perf_counter())
+    committer.add([entry(3)], perf_counter())
     committer.close()
 
 
@@ -201,7 +201,7 @@ def test_a_failed_commit_of_the_timer_is_tried_again_by_the_next_row(store, monk
     def failing(*args, **options):
         raise StoreError("no", "path")
 
-    committer.put(entry(1), perf_counter())
+    committer.put([entry(1)], perf_counter())
     monkeypatch.setattr(store.log, "append", failing)
     assert committer.tick() == POLL_SECONDS
     monkeypatch.undo()
@@ -225,7 +225,7 @@ def test_a_timer_commits_what_nobody_adds_to(store, policy):
     timer = committer._timer
     assert timer.daemon and timer.name == "checkpointdb-timer"
     for n in range(2):
-        committer.put(entry(n), perf_counter(), in_flight=1)
+        committer.put([entry(n)], perf_counter(), in_flight=1)
         assert until(lambda: not len(committer))
     assert positions(store) == [0, 1]
     committer.close()
@@ -254,7 +254,7 @@ def test_a_forked_child_does_not_wait_for_the_parents_locks(store):
     thread.start()
     assert taken.wait(20)
     committer.forked()
-    adding = threading.Thread(target=lambda: (committer.add(entry(1), 0.0), committer.commit()))
+    adding = threading.Thread(target=lambda: (committer.add([entry(1)], 0.0), committer.commit()))
     adding.start()
     adding.join(20)
     was_free = not adding.is_alive()
@@ -269,11 +269,11 @@ def test_calls_of_runs_that_are_over_are_struck_out_once_they_are_answered(store
     committer = committer_of(store, on_exit())
     sent = [SentCall(key(n), n, None, 0) for n in range(3)]
     store.log.send(committer._step, committer._run, sent)
-    committer.put(entry(0), 0.0)
+    committer.put([entry(0)], 0.0)
     committer.commit()
     assert sent_of(store) == [0, 1, 2]
     committer.answers_calls()
-    committer.put(entry(1), 0.0)
+    committer.put([entry(1)], 0.0)
     committer.commit()
     assert sent_of(store) == [0, 2]
     committer.close()
@@ -283,15 +283,15 @@ def test_a_late_result_is_committed_even_after_the_store_was_closed(store_path):
     """At once; before `close` it is pending as all are."""
     store = Store(store_path, durability="power")
     committer = committer_of(store, on_exit())
-    committer.put(entry(1), 0.0)
+    committer.put([entry(1)], 0.0)
     committer.commit_late()
     assert len(committer) == 1
     committer.close()
-    committer.put(entry(2), 0.0)
+    committer.put([entry(2)], 0.0)
     committer.commit_late()
     assert positions(store) == [1, 2]
     store.close()
-    committer.put(entry(3), 0.0)
+    committer.put([entry(3)], 0.0)
     committer.commit_late()
     assert len(committer) == 0 and committer._log.durability == "power"
     with Store(store_path) as store:
@@ -302,7 +302,7 @@ def test_a_late_result_that_cannot_be_committed_is_still_pending(store, monkeypa
     """The error is the store's own: it is open, and nothing else would do better."""
     committer = committer_of(store, on_exit())
     committer.close()
-    committer.put(entry(1), 0.0)
+    committer.put([entry(1)], 0.0)
 
     def failing(*args, **options):
         raise StoreError("no", "path")
@@ -324,11 +324,11 @@ def test_rows_leave_flight_when_their_commit_beside_a_loop_fails(store, monkeypa
     in_flight.enter(slots)
 
     def failing(*args, **options):
-        beside.leave_later(slots[1], 0)
+        beside.leave_later(slots[1:], 0)
         raise StoreError("no", "path")
 
-    committer.put(entry(0), 0.0)
-    beside.leave_later(slots[0], 0)
+    committer.put([entry(0)], 0.0)
+    beside.leave_later(slots[:1], 0)
     monkeypatch.setattr(store.log, "append", failing)
     with pytest.raises(StoreError):
         asyncio.run(beside.commit_due(slots[:1]))

@@ -30,6 +30,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, every, on_exit
 from checkpointdb.engine.in_flight import InFlight
 from checkpointdb.engine.saved import Saved
+from checkpointdb.loops import asynchronous
 
 pytestmark = pytest.mark.loops
 
@@ -255,6 +256,36 @@ def peaks(directory, sizes):
         queue.close()
     print(f"peak MB at {sizes} rows: {found}")
     return found
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_task_waits_for_its_next_row(store_path, concurrency):
+    """Rows that come one by one start no task each; the tasks end with the run, however it ends."""
+    tasks = []
+
+    @ckpt.step(store_path, version=1, name="s")
+    async def step(row):
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        return row
+
+    async def slowly(rows):
+        for row in rows:
+            await asyncio.sleep(0.002)
+            yield row
+
+    async def passes():
+        results = [it async for it in step.arun(slowly(range(20)), concurrency=concurrency)]
+        assert results == list(range(20)) and len(set(tasks)) <= concurrency
+        assert all(task.done() for task in tasks) and not asynchronous._in_flight
+        run = step.arun(slowly(range(20, 40)), concurrency=concurrency)
+        async for result in run:
+            if result == 30:
+                break
+        await run.aclose()
+        assert all(task.done() for task in tasks) and not asynchronous._in_flight
+
+    asyncio.run(passes())
 
 
 @pytest.mark.slow

@@ -341,10 +341,10 @@ def test_a_committer_commits_by_its_policy(store, ids):
     tally = Tally("s")
     committer = Committer(store.log, every(rows=2), tally, *ids)
     entries = [entry_of(n) for n in range(3)]
-    committer.add(entries[0], 0.0)
+    committer.add([entries[0]], 0.0)
     assert list(committer.pending) == [entries[0].key] and len(committer) == 1
-    committer.add(entries[1], 0.0)
-    committer.add(entries[2], 0.0)
+    committer.add([entries[1]], 0.0)
+    committer.add([entries[2]], 0.0)
     assert list(committer.pending) == [entries[2].key] and tally.report().commits == 1
     committer.close()
     assert [(r.step, r.run, r.position) for r in store.records()] == [
@@ -364,9 +364,9 @@ def test_a_committer_tells_its_policy_what_is_pending(store, ids):
             return False
 
     committer = Committer(store.log, Watch(), Tally("s"), *ids)
-    committer.add(entry_of(0, cost=0.5, result="12345", input="123"), 0.0)
+    committer.add([entry_of(0, cost=0.5, result="12345", input="123")], 0.0)
     text = '{"type":"E","message":"","traceback":""}'
-    committer.add(entry_of(1, error=text, result=None, input="123"), 0.0)
+    committer.add([entry_of(1, error=text, result=None, input="123")], 0.0)
     assert [(p.rows, p.bytes, p.cost) for p in seen] == [(1, 72, 0.5), (2, 139 + len(text), 0.5)]
     assert isinstance(seen[0], Pending)
     committer.close()
@@ -384,17 +384,17 @@ def test_others_add_while_a_commit_is_under_way(store, ids, monkeypatch):
 
     monkeypatch.setattr(store.log, "append", slow)
     entries = [entry_of(n) for n in range(3)]
-    committer.add(entries[0], 0.0)
+    committer.add([entries[0]], 0.0)
     thread = threading.Thread(target=committer.commit)
     thread.start()
     assert entered.wait(10)
-    committer.add(entries[1], 0.0)
+    committer.add([entries[1]], 0.0)
     assert list(committer.pending) == [entries[0].key, entries[1].key]
     release.set()
     thread.join(10)
     assert list(committer.pending) == [entries[1].key] and len(committer) == 1
     assert [r.position for r in store.records()] == [0]
-    committer.add(entries[2], 0.0)
+    committer.add([entries[2]], 0.0)
     committer.close()
     assert [r.position for r in store.records()] == [0, 1, 2]
 
@@ -405,10 +405,10 @@ def test_a_commit_that_fails_keeps_what_was_added_meanwhile(store, ids, monkeypa
     append, entries = store.log.append, [entry_of(n) for n in range(2)]
 
     def failing(*args, **options):
-        committer.add(entries[1], 0.0)
+        committer.add([entries[1]], 0.0)
         raise StoreError("no", "path")
 
-    committer.add(entries[0], 0.0)
+    committer.add([entries[0]], 0.0)
     monkeypatch.setattr(store.log, "append", failing)
     with pytest.raises(StoreError):
         committer.commit()
@@ -429,8 +429,8 @@ def test_n_rows_are_n_rows_even_while_a_commit_is_under_way(store, ids, monkeypa
         return append(*args, **options)
 
     monkeypatch.setattr(store.log, "append", slow)
-    committer.add(entry_of(0), 0.0)
-    threads = [threading.Thread(target=committer.add, args=(entry_of(n), 0.0)) for n in (1, 2)]
+    committer.add([entry_of(0)], 0.0)
+    threads = [threading.Thread(target=committer.add, args=([entry_of(n)], 0.0)) for n in (1, 2)]
     threads[0].start()
     assert entered.wait(10)
     threads[1].start()
@@ -457,7 +457,7 @@ class Slow:
 def test_a_row_that_comes_of_age_while_the_timer_asks_is_not_left_for_another_round(store, ids):
     """The timer asks whether a policy is due and when to ask again, both of the same age."""
     with contextlib.closing(Committer(store.log, Slow(), Tally("s"), *ids)) as committer:
-        committer.put(entry_of(0), time.perf_counter() - 999.5)
+        committer.put([entry_of(0)], time.perf_counter() - 999.5)
         wait = committer.tick()
         assert wait <= 0.5 or not committer.pending
 
@@ -468,7 +468,7 @@ def test_rows_that_come_of_age_during_the_timers_commit_are_committed_next(store
 
     def slow(*args, **options):
         monkeypatch.undo()
-        committer.put(entry_of(1), time.perf_counter())
+        committer.put([entry_of(1)], time.perf_counter())
         time.sleep(0.1)
         return append(*args, **options)
 
@@ -477,7 +477,7 @@ def test_rows_that_come_of_age_during_the_timers_commit_are_committed_next(store
     ) as committer:
         committer._timer.stop()
         monkeypatch.setattr(store.log, "append", slow)
-        committer.put(entry_of(0), time.perf_counter() - 1)
+        committer.put([entry_of(0)], time.perf_counter() - 1)
         committer.tick()
         assert not committer.pending
         assert [r.position for r in store.records()] == [0, 1]

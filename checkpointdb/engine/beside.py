@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -32,10 +32,10 @@ class Beside:
         self._lock = threading.Lock()  # of these two; no other is taken under it
         self._executor: Executor | None = None
 
-    def leave_later(self, slot: Slot, due: int) -> None:
-        """Have a row leave once its commit, which `Committer.put` found due, is done."""
+    def leave_later(self, slots: Sequence[Slot], due: int) -> None:
+        """Have rows leave once their commit, which `Committer.put` found due, is done."""
         with self._lock:
-            self.due.append((slot, due))
+            self.due += [(slot, due) for slot in slots]
 
     async def commit_due(self, slots: list[Slot]) -> None:
         """Commit what is due in a thread next to the event loop; nobody gets it before that.

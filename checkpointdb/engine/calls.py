@@ -153,7 +153,7 @@ class Calls:
             await self._await_pause(slots)
         if outer is None and interrupts.is_stopping():
             await interrupts.ahalt()
-        if not (slots := await self._ato_make(slots)):
+        if (overdue or self._sharing is not None) and not (slots := await self._ato_make(slots)):
             return []
         outcomes = self._outcomes
         argument = self.argument(slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -79,36 +80,39 @@ class Committer:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, entry: Entry, now: float, in_flight: int = 0) -> None:
-        """Take over one outcome, and commit if the policy says so."""
-        commits = self.put(entry, now, in_flight)
+    def add(self, entries: Sequence[Entry], now: float, in_flight: int = 0) -> None:
+        """Take over the outcomes of one call, and commit if the policy says so."""
+        commits = self.put(entries, now, in_flight)
         if commits is not None:
-            self.commit_due(commits)
+            self.commit_due(commits, len(entries))
 
-    def put(self, entry: Entry, now: float, in_flight: int = 0) -> int | None:
-        """Take over one outcome; if the policy says to commit, return what `commit_due` takes.
+    def put(self, entries: Sequence[Entry], now: float, in_flight: int = 0) -> int | None:
+        """Take over the outcomes of one call; if the policy says to commit, return a number.
+
+        `commit_due` takes that. The policy is asked once: a batch returns as a whole.
 
         Args:
-            entry: what `Log.append` takes.
+            entries: what `Log.append` takes.
             now: `perf_counter()` when the call returned.
             in_flight: calls that have not returned, as `Pending` has them.
         """
-        try:
-            size = len(entry.result) + len(entry.input)  # type: ignore[arg-type]
-        except TypeError:  # a failure, or no input is kept: rare
-            size = sum(len(part or "") for part in (entry.result, entry.input, entry.error))
         with self._lock:
-            sizes, is_first = self._sizes, not self._entries
+            sizes, pending, is_first = self._sizes, self.pending, not self._entries
             if is_first:
                 self._oldest = now
-            self._entries.append(entry)
-            self.pending[entry.key] = entry
-            sizes.rows += 1
-            sizes.bytes += size + _ROW_BYTES
-            sizes.work += entry.seconds
+            self._entries += entries
+            for entry in entries:
+                pending[entry.key] = entry
+                try:
+                    size = len(entry.result) + len(entry.input)  # type: ignore[arg-type]
+                except TypeError:  # a failure, or no input is kept: rare
+                    size = sum(len(it or "") for it in (entry.result, entry.input, entry.error))
+                sizes.bytes += size + _ROW_BYTES
+                sizes.work += entry.seconds
+                if entry.cost:
+                    sizes.cost += entry.cost
+            sizes.rows += len(entries)
             sizes.in_flight = in_flight
-            if entry.cost:
-                sizes.cost += entry.cost
             sizes.seconds = now - self._oldest
             sizes.elapsed = now - self._last_commit
             is_due, commits = self._error is not None or self._due(sizes), self._commits
@@ -123,9 +127,9 @@ class Committer:
         """Have commits strike out of the ledger what they answer: calls of runs that are over."""
         self._ledger = True
 
-    def commit_due(self, commits: int) -> None:
-        """Commit what `put` found due."""
-        self._commit_unless_done(commits, waiting=1)
+    def commit_due(self, commits: int, waiting: int = 1) -> None:
+        """Commit what `put` found due; `waiting` rows of it are not given out before that."""
+        self._commit_unless_done(commits, waiting)
 
     @interrupts.whole
     def commit(self) -> None:
@@ -137,8 +141,10 @@ class Committer:
     def _commit_unless_done(self, commits: int, waiting: int = 0) -> None:
         """Commit what was found due after so many commits, unless another thread did."""
         with self._committing:
-            if commits == self._commits or self._is_due():
+            if commits == self._commits:
                 self._commit_all(waiting)
+            elif self._is_due():  # a batch may have been in the commit just made
+                self._commit_all(min(waiting, 1))
 
     def _is_due(self, background: bool = False) -> bool:
         """Ask the policy as things stand now."""

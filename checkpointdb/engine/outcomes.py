@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -86,7 +86,7 @@ class Outcomes:
         now = perf_counter()
         try:
             if self._is_batch:
-                self._keep_batch(slots, returned, now - start)
+                self._keep_batch(slots, returned, now - start, now)
             else:
                 self._keep(slots[0], returned, now - start, now)
         except BaseException as error:
@@ -115,49 +115,58 @@ class Outcomes:
         self, slot: Slot, value: Any, seconds: float, now: float, paid: Paid = NOTHING_SAID,
         add: Callable[..., int | None] | None = None,
     ) -> None:  # fmt: skip
+        entry, problem = self._judged(slot, value, seconds, paid)
+        if entry is not None:
+            if entry.error is None:
+                self._tally.computed()
+            self._take((slot,), (entry,), now, add or self._add)
+        if problem is not None:
+            raise problem
+        if self._notices:
+            self._tell_notices()
+
+    def _judged(
+        self, slot: Slot, value: Any, seconds: float, paid: Paid = NOTHING_SAID
+    ) -> tuple[Entry | None, BaseException | None]:
+        """Return what is to be kept of a result, and what is to be raised once it is kept."""
         if slot.mutated is not None:
             self._in_flight.give_up([slot], slot.mutated)
-            return
+            return None, None
         try:
             data = self._encode(value)
-        except Exception as error:
-            self._keep_unstorable(slot, value, error, seconds, now)
-            raise
+        except Exception as error:  # noqa: BLE001 - what it was is kept before this is raised
+            return self._unstorable(slot, value, error, seconds), error
         slot.value, slot.data = value, data
         problem = text = None
         if self._needs_check or paid is not NOTHING_SAID:
             paid, problem = self._check_result(slot, value, paid)
-        if slot.failed is None:
-            self._tally.computed()
-        else:
+        if slot.failed is not None:
             text = to_error_text(slot.failed)
         entry = Entry(
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, paid.cost, text,
             data, slot.input, slot.input_form, slot.row_digest, slot.occurrence, paid.as_json(),
             slot.replaces,
         )  # fmt: skip
-        self._take(slot, entry, now, add)
-        if problem is not None:
-            raise problem
-        if self._notices:
-            self._tell_notices()
+        return entry, problem
 
     def _take(
-        self, slot: Slot, entry: Entry, now: float, add: Callable[..., int | None] | None = None
+        self,
+        slots: Sequence[Slot],
+        entries: Sequence[Entry],
+        now: float,
+        add: Callable[..., int | None],
     ) -> None:
-        """Make an outcome pending, or durable if that is due; nobody gets it before that."""
+        """Make outcomes pending, or durable if that is due; nobody gets one before that."""
         due = None
         try:
-            due = (add or self._add)(entry, now, len(self._flying))
+            due = add(entries, now, len(self._flying))
         finally:
             if due is None:
-                self._in_flight.leave((slot,))
+                self._in_flight.leave(slots)
             else:
-                self._beside.leave_later(slot, due)
+                self._beside.leave_later(slots, due)
 
-    def _keep_unstorable(
-        self, slot: Slot, value: Any, error: Exception, seconds: float, now: float
-    ) -> None:
+    def _unstorable(self, slot: Slot, value: Any, error: Exception, seconds: float) -> Entry:
         """Keep what a result was that cannot be stored; no call of this run is begun any more.
 
         It is a fault of the program: the next row would have it too, and each row costs money.
@@ -168,7 +177,7 @@ class Outcomes:
         self._tally.failed([slot], error, recorded=False)
         failed = slot.failed_by(error, self._redactor)
         text = to_error_text(failed, self._redactor.text(as_text(value), slot.row))
-        self._add_failure(slot, text, seconds, now)
+        return _failure(slot, text, seconds)
 
     def _tell_notices(self) -> None:
         """Say what results will come back as; the result that made it known is kept."""
@@ -176,21 +185,33 @@ class Outcomes:
             with contextlib.suppress(IndexError):  # another thread says it
                 warn(f"step {self._spec.name!r}: {self._notices.pop()}")
 
-    def _keep_batch(self, slots: list[Slot], returned: Any, seconds: float) -> None:
-        """Keep each result of a batch that can be kept, before any raises."""
+    def _keep_batch(self, slots: list[Slot], returned: Any, seconds: float, now: float) -> None:
+        """Keep each result of a batch that can be kept, together, before any raises."""
         values = as_results(returned)
-        problem: Exception | None = self._misfit(slots, returned, values)
-        if problem is not None:
-            self._in_flight.give_up(slots, problem)
-            raise problem
+        misfit = self._misfit(slots, returned, values)
+        if misfit is not None:
+            self._in_flight.give_up(slots, misfit)
+            raise misfit
         assert values is not None
+        kept, entries, problems = list[Slot](), list[Entry](), list[BaseException]()
+        each = seconds / len(slots)
         for slot, value in zip(slots, values, strict=True):
             try:
-                self._keep(slot, value, seconds / len(slots), perf_counter())
-            except Exception as error:  # noqa: BLE001 - the others are paid for too: keep them first
-                problem = problem or error
-        if problem is not None:
-            raise problem
+                entry, problem = self._judged(slot, value, each)
+            except BaseException as error:  # noqa: BLE001 - the others are paid for too
+                entry, problem = None, error
+            if entry is not None:
+                kept.append(slot)
+                entries.append(entry)
+            if problem is not None:
+                problems.append(problem)
+        self._tally.computed(sum(entry.error is None for entry in entries))
+        if entries:
+            self._take(kept, entries, now, self._add)
+        if problems:  # one that is no mere error first: Ctrl-C in `valid=`
+            raise min(problems, key=lambda problem: isinstance(problem, Exception))
+        if self._notices:
+            self._tell_notices()
 
     def _misfit(
         self, slots: list[Slot], returned: Any, values: list[Any] | None
@@ -307,17 +328,17 @@ class Outcomes:
         self._in_flight.give_up(rest, error)
 
     def _record(self, slots: list[Slot], error: BaseException, start: float) -> None:
-        now = perf_counter()
+        now, entries = perf_counter(), list[Entry]()
         seconds = (now - start) / len(slots)
         for slot in slots:
             slot.failed = slot.failed_by(error, self._redactor)
             slot.error = error if self._is_direct else None
-            self._add_failure(slot, to_error_text(slot.failed), seconds, now)
+            entries.append(_failure(slot, to_error_text(slot.failed), seconds))
+        self._take(slots, entries, now, self._add)
 
-    def _add_failure(self, slot: Slot, text: str, seconds: float, now: float) -> None:
-        """Make a failure pending; nobody gets it before that."""
-        entry = Entry(
-            slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
-            slot.input, slot.input_form, slot.row_digest, slot.occurrence, None, slot.replaces,
-        )  # fmt: skip
-        self._take(slot, entry, now)
+
+def _failure(slot: Slot, text: str, seconds: float) -> Entry:
+    return Entry(
+        slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, None, text, None,
+        slot.input, slot.input_form, slot.row_digest, slot.occurrence, None, slot.replaces,
+    )  # fmt: skip

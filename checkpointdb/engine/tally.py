@@ -52,10 +52,10 @@ class Tally:
             if failed_before:
                 counts["failed"] += 1
 
-    def computed(self) -> None:
-        """Count a result that the step returned."""
+    def computed(self, results: int = 1) -> None:
+        """Count results that the step returned."""
         with self._lock:
-            self._counts["computed"] += 1
+            self._counts["computed"] += results
 
     def paid(self, dollars: float | None, usage: Mapping[str, int] | None = None) -> None:
         """Count what a result cost, as far as that is known."""

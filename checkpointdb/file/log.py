@@ -167,13 +167,12 @@ class Log(Registry):
 
     def saved(self, key: bytes) -> Found | None:
         """Return the result of a key if it is found at once; None proves nothing: see `find`."""
-        self._check_open()
-        self._file.check()
-        for buffer in list(self._buffers):
-            if key in buffer.pending:
-                return None
         with self._reading:
             self._check_open()
+            self._file.check()
+            for buffer in list(self._buffers):
+                if key in buffer.pending:
+                    return None
             return self._finder.saved(key)
 
     def _committed(self, keys: Sequence[bytes]) -> list[Found | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,9 @@ def _begin_call(running: Running, row: Any) -> tuple[Running, Place, asyncio.Tas
 
 # Tasks in which calls are made: a loop itself keeps none alive.
 _in_flight: set[asyncio.Task[Any]] = set()
+_beating: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 BEAT_EVERY = 1.0  # seconds
+GIVE_WAY_EVERY = 64  # rows: a stretch of hits must not starve the other tasks of the loop
 
 
 def paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -155,8 +158,9 @@ def paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.create_task(call)
     asyncio.tasks._unregister_task(task)
     _keep(task)
-    if len(_in_flight) == 1:
-        _beat(asyncio.get_running_loop())
+    if (loop := task.get_loop()) not in _beating:
+        _beating.add(loop)
+        _beat(loop)
     return task
 
 
@@ -179,14 +183,16 @@ def _beat(loop: asyncio.AbstractEventLoop) -> None:
     """Wake the loop now and then: a signal that comes just as it begins to wait is not seen."""
     if any(task.get_loop() is loop for task in list(_in_flight)):
         loop.call_later(BEAT_EVERY, _beat, loop)
+    else:
+        _beating.discard(loop)
 
 
 class Tasks:
     """Call an async step from up to `concurrency` tasks that outlive each single row.
 
-    A task that finds its next row waiting costs less than a new task for each row. The calls are
-    never made in the consumer's own task, so that cancelling it does not cancel a call that is paid
-    for.
+    A task that finds its next row, or waits for it, costs less than a new task for each row. The
+    calls are never made in the consumer's own task, so that cancelling it does not cancel a call
+    that is paid for.
     """
 
     def __init__(self, running: Running, concurrency: int, signals: Signals) -> None:
@@ -196,6 +202,8 @@ class Tasks:
         self._todo: deque[list[Slot]] = deque()
         self._unbegun: list[list[Slot]] = []
         self._workers: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []  # what workers without a row wait for
+        self._is_over = False
         self._errors: list[BaseException] = []
         self._wake = asyncio.Event()
 
@@ -204,29 +212,26 @@ class Tasks:
 
         An empty list says that nothing is in flight and a deferred signal can be delivered.
         """
-        loop = asyncio.get_running_loop()
+        loop, order, n = asyncio.get_running_loop(), self._order, 0
         self._signals.wake_by(lambda: loop.call_soon_threadsafe(self._wake.set))
-        async with self._awaited_at_the_end():
-            async with aclosing(self._places()) as places:
-                async for place in places:
+        is_async, more = self._source.is_async, True
+        places: Any = self._arriving() if is_async else self._running.passes.slots()
+        async with self._awaited_at_the_end(), aclosing(places) if is_async else nullcontext():
+            while more or len(order):
+                if more and not self._crowded:
+                    n += 1
+                    if n % GIVE_WAY_EVERY == 0:
+                        await asyncio.sleep(0)
+                    place = await anext(places, END) if is_async else next(places, END)
+                    more = place is not END
                     if place is not None:
-                        self._start(self._order.push(place))
-                    while True:
-                        if ready := list(self._order.ready()):
-                            yield ready
-                        if await self._interrupted():
-                            yield []
-                            self._resume()
-                        if not self._crowded:
-                            break
-                        await self._settled()
-            self._start(self._order.rest())
-            while len(self._order):
-                if ready := list(self._order.ready()):
-                    yield ready
-                else:
+                        self._start(order.push(place) if more else order.rest())
+                elif not order.is_ready:
                     await self._settled()
-                if await self._interrupted():
+                if order.is_ready:
+                    yield list(order.ready())
+                if self._errors or self._signals.deferred is not None:
+                    await self._interrupted()
                     yield []
                     self._resume()
 
@@ -235,6 +240,7 @@ class Tasks:
         """Begin no further call once the block ends, and await those in flight."""
         try:
             yield
+            self._dismiss()
             await wait_for(self._workers, self._signals)
             if self._errors:  # a row is settled before what `cost=` raised of it is here
                 raise self._errors[0]
@@ -250,42 +256,56 @@ class Tasks:
         """Begin no further call, and have those that wait in a pause put back."""
         self._unbegun += self._todo
         self._todo.clear()
+        self._dismiss()
         if (pause := self._running.pause) is not None:
             pause.stop()
+
+    def _dismiss(self) -> None:
+        """Let the workers end that wait for a row, and the others once their call is done."""
+        self._is_over = True
+        while self._idle:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        idle = self._idle.pop()
+        if not idle.done():  # its worker may have been cancelled
+            idle.set_result(None)
 
     @property
     def _crowded(self) -> bool:
         is_full = self._order.full and not self._intake.ahead
-        return len(self._todo) >= self._concurrency or is_full
+        return is_full or len(self._todo) >= self._concurrency
+
+    @property
+    def _is_calling(self) -> bool:
+        return len(self._workers) > len(self._idle)
 
     async def _settled(self) -> None:
-        if not self._workers:
+        if not self._is_calling:
             self._start(self._order.rest())
             if self._intake.is_following:
                 self._running.commit()  # another worker may be waiting for what is pending here
         self._wake.clear()
         following = self._intake.is_following
-        blocked = following and not self._workers
+        blocked = following and not self._is_calling
         others = self._intake.waiting_for_others() if blocked else nullcontext()
         with others, suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), POLL_EVERY if following else None)
         for slot in self._intake.poll_claimed():
             self._start([slot])
 
-    async def _interrupted(self) -> bool:
+    async def _interrupted(self) -> None:
+        """Raise what a call raised; or await the calls, so that a signal can be delivered."""
         if self._errors:
             raise self._errors[0]
-        if self._signals.deferred is None:
-            return False
         self._stop()
         await wait_for(self._workers, self._signals)
-        return True
 
     def _resume(self) -> None:
         """Start what was held back: the user's own handler has let the run go on."""
         if (pause := self._running.pause) is not None:
             pause.go_on()
-        unbegun, self._unbegun = self._unbegun, []
+        unbegun, self._unbegun, self._is_over = self._unbegun, [], False
         for unit in unbegun:
             self._start(unit)
 
@@ -293,35 +313,41 @@ class Tasks:
         if not unit:
             return
         self._todo.append(unit)
-        if len(self._workers) < self._concurrency:
+        if self._idle:
+            self._wake_one()
+        elif len(self._workers) < self._concurrency:
             self._workers.add(paid(self._work()))
 
     async def _work(self) -> None:
-        while self._todo:
-            unit = self._todo.popleft()
-            try:
-                await self._calls.acompute(unit)
-            except PutBack:
-                self._unbegun.append(unit)
-            except BaseException as error:
-                if self._running.is_forked:  # a child that the step forked: let it end
-                    raise
-                self._errors.append(error)
-                self._todo.clear()
-            self._wake.set()
-        # not by a done callback: the next row must not count on a worker that has just ended
-        self._workers.discard(asyncio.current_task())
+        me: Any = asyncio.current_task()  # asked now: in a child that the step forks nobody knows
+        try:
+            while self._todo or await self._more():
+                unit = self._todo.popleft()
+                try:
+                    await self._calls.acompute(unit)
+                except PutBack:
+                    self._unbegun.append(unit)
+                except BaseException as error:
+                    if self._running.is_forked:  # a child that the step forked: let it end
+                        raise
+                    self._errors.append(error)
+                    self._todo.clear()
+                self._wake.set()
+        finally:
+            # not by a done callback: the next row must not count on a worker that has just ended
+            self._workers.discard(me)
 
-    async def _places(self) -> AsyncGenerator[Place | None]:
-        """Yield rows looked up; None when none came yet but something else may have happened."""
-        passes = self._running.passes
-        if not self._source.is_async:
-            for n, place in enumerate(passes.slots(), 1):
-                yield place
-                if n % 64 == 0:  # a stretch of hits must not starve the other tasks of the loop
-                    await asyncio.sleep(0)
-            return
-        row = None
+    async def _more(self) -> bool:
+        """Wait until there is a row to call for; False when no further call begins."""
+        while not (self._todo or self._is_over):
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle
+        return bool(self._todo)
+
+    async def _arriving(self) -> AsyncGenerator[Place | None]:
+        """Yield rows of an async source, looked up; None when none came yet."""
+        passes, row = self._running.passes, None
         while row is not END and not passes.is_over:
             coming = asyncio.ensure_future(self._source.arrival())
             coming.add_done_callback(lambda _: self._wake.set())

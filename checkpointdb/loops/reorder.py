@@ -37,6 +37,11 @@ class Reorder:
         """Whether so many rows wait that no more should be read."""
         return self._waiting >= self._limit
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a row to be given out."""
+        return bool(self._rows) and self._rows[0].settled
+
     def push(self, place: Place) -> list[Slot]:
         """Add a row; return the rows of a call when there are enough for one, else nothing."""
         self._waiting += 1
