@@ -14,7 +14,7 @@ from .decorator import Step, arun, run, step
 from .engine.arguments import Args, args
 from .engine.current import current_key
 from .engine.failures import Failed
-from .engine.options import AllOptions, RunOptions, StepOptions
+from .engine.keywords import AllOptions, RunOptions, StepOptions
 from .errors import (
     BindingError,
     BucketError,

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequen
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from .engine.failures import Failed
-from .engine.options import AllOptions, AllOptionsUntyped, StepOptions, split, step_settings
+from .engine.keywords import AllOptions, AllOptionsUntyped, StepOptions
+from .engine.options import split, step_settings
 from .loops.direct import StoreOrPath
 from .loops.run_iterator import Run
 from .step import Step

@@ -11,14 +11,8 @@ from .engine.arguments import Binder
 from .engine.callables import checked_rows
 from .engine.failures import Failed
 from .engine.job import Job, Spec
-from .engine.options import (
-    Options,
-    RunOptions,
-    RunOptionsUntyped,
-    Shard,
-    StepSettings,
-    run_options,
-)
+from .engine.keywords import RunOptions, RunOptionsUntyped, Shard
+from .engine.options import Options, StepSettings, run_options
 from .engine.shard import Sharded
 from .engine.source import is_async_source
 from .loops import sync

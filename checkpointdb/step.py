@@ -29,13 +29,9 @@ from .engine.callables import (
     type_of_each,
 )
 from .engine.job import Job, Spec
+from .engine.keywords import OnChange, StepOptions
 from .engine.on_change import accept
-from .engine.options import (
-    OnChange,
-    Options,
-    StepOptions,
-    step_settings,
-)
+from .engine.options import Options, step_settings
 from .engine.partials import bound_in_key
 from .file.opened import Durability
 from .loops import sync

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, Unpack
 from .engine.callables import row_type
 from .engine.failures import Failed
 from .engine.job import Spec
-from .engine.options import RunOptions, StepSettings, run_options
+from .engine.keywords import RunOptions
+from .engine.options import StepSettings, run_options
 from .frames.added import Added
 from .frames.mapped import mapped
 from .frames.one_pass import Columns, Pass

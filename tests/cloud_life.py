@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import time
 
+from forkserver import context as context
+from forkserver import preload
+
 import checkpointdb as ckpt
 from checkpointdb.cloud import compaction
 from checkpointdb.cloud.bucket import Bucket
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["pytest", "cloud_life", "checkpointdb.step"])
+preload("cloud_life")
 
 requests = 0
 

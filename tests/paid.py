@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import signal
 import time
@@ -17,12 +16,12 @@ from typing import Any
 
 import pytest
 from drivers import ASYNC, BRIDGED, BRIDGED_TASKS, SEQUENTIAL, TASKS, THREADS, Driver
+from forkserver import context as context
+from forkserver import preload
 
 from checkpointdb import Store
 
-context = multiprocessing.get_context("forkserver")
-# pytest: a child runs the main module of its parent again
-context.set_forkserver_preload(["pytest", "openai", "checkpointdb.step"])
+preload("openai")
 
 
 class QuotaSpent(Exception):

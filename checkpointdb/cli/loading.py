@@ -12,7 +12,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from ..engine.options import OnChange
+from ..engine.keywords import OnChange
 from ..errors import CheckpointError
 from ..file.opened import Durability
 from ..policy import SavePolicy

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ..engine.options import Options, RunOptions, StepSettings
+from ..engine.keywords import RunOptions
+from ..engine.options import Options, StepSettings
 from ..plan import Plan
 from .completion import files
 from .formats import Dialect

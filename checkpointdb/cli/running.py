@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..engine.failures import Failed
-from ..engine.options import RunOptions
+from ..engine.keywords import RunOptions
 from ..events import Event, Report, RowFailed
 from ..loops.progress import Progress
 from ..loops.run_iterator import Run

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
 from ..errors import EncodeError
-from .options import Shard
+from .keywords import Shard
 from .source import is_async_source
 
 

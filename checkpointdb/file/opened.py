@@ -9,7 +9,6 @@ round.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -22,11 +21,12 @@ from . import connection as files
 from . import pragmas, sqlite_errors
 from .find import Finder
 from .log_file import LogFile
+from .processes import OfProcess
 
 Durability = Literal["power", "process"]
 
 
-class Opened:
+class Opened(OfProcess):
     """A store file, open for reading and writing; safe to share by threads.
 
     Args:
@@ -36,14 +36,13 @@ class Opened:
     """
 
     def __init__(self, path: str, durability: Durability, vfs: str | None = None) -> None:
-        self.path, self.durability = path, durability
-        self._vfs = vfs
+        super().__init__(path)
+        self.durability, self._vfs = durability, vfs
         self.lock = threading.RLock()
         self._reading = threading.RLock()
         self.shut = threading.Event()  # set once it is closed
         self._unsynced = False
         self._is_closing = False  # all is saved: if closing raises, closing is all there is to do
-        self._pid = os.getpid()
         self._writer: apsw.Connection | None = None
         reader = None
         try:
@@ -65,11 +64,6 @@ class Opened:
     def closed(self) -> bool:
         """Whether it was closed, or belongs to the process this one was forked from."""
         return self._writer is None or self.is_forked
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether it belongs to the process that this one was forked from."""
-        return self._pid != os.getpid()
 
     @interrupts.whole
     def sync(self) -> None:
@@ -131,12 +125,3 @@ class Opened:
         if self._writer is None:
             raise StoreError(f"{self.path}: the store is closed", self.path)
         self.check_process()
-
-    def check_process(self) -> None:
-        """Raise in a child forked from the process that opened the file."""
-        if self.is_forked:
-            raise StoreError(
-                f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
-                "from it: open the store again in the child",
-                self.path,
-            )

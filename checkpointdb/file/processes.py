@@ -1,4 +1,4 @@
-"""Which process it was, and whether it is still there. Knows nothing of stores.
+"""Which process it was, and whether it is still there. Knows nothing of what is in a file.
 
 A process is recognised by boot, pid and start in clock ticks since that boot: no wall clock is
 compared, for one set forward by a minute made live workers look dead.
@@ -12,6 +12,32 @@ import os
 import msgspec
 
 from .. import system
+from ..errors import StoreError
+
+
+class OfProcess:
+    """An open file, which is of the process that opened it and of none that was forked from it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self._pid = path, os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        """Raise in a child forked from the process that opened the file."""
+        if self.is_forked:
+            raise StoreError(
+                f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
+                "from it: open the store again in the child",
+                self.path,
+            )
 
 
 class Process(msgspec.Struct, frozen=True):

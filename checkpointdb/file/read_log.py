@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 from ..errors import StoreError
 from . import sqlite_errors
 from .find import Finder
+from .processes import OfProcess
 from .read import Reader
 from .records import Found, Made, Registered, SavedCode
 
 
-class ReadLog:
+class ReadLog(OfProcess):
     """What a run that calls nothing needs of `Log`; safe to share by threads.
 
     It finds what is committed, by whatever process. Runs are not registered; what would write is a
@@ -27,8 +27,9 @@ class ReadLog:
     """
 
     def __init__(self, path: str, vfs: str | None = None) -> None:
-        self.path, self._vfs = path, vfs
-        self._lock, self._pid = threading.RLock(), os.getpid()
+        super().__init__(path)
+        self._vfs = vfs
+        self._lock = threading.RLock()
         self._buffers: set[Any] = set()
         self._reader: Reader | None = None
         self._open()
@@ -141,20 +142,6 @@ class ReadLog:
     def closed(self) -> bool:
         """Whether it was closed, or belongs to the process this one was forked from."""
         return self._reader is None or self.is_forked
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether it belongs to the process that this one was forked from."""
-        return self._pid != os.getpid()
-
-    def check_process(self) -> None:
-        """Raise in a child forked from the process that opened the file."""
-        if self.is_forked:
-            raise StoreError(
-                f"{self.path}: opened by process {self._pid} and used in {os.getpid()}, forked "
-                "from it: open the store again in the child",
-                self.path,
-            )
 
     def forked(self) -> list[Any]:
         """In a forked child, make a new lock; return the connection, to be left alone."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..engine.follow import ITS_CODE
-from ..engine.options import StepOptions
+from ..engine.keywords import StepOptions
 from ..errors import BudgetExceeded
 from ..loops.direct import MISS
 from ..policy import every

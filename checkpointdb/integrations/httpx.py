@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Unpack
 
-from ..engine.options import StepOptions
+from ..engine.keywords import StepOptions
 from ..errors import BudgetExceeded, ReplayMissError
 from ..loops.direct import StoreOrPath
 from .answers import UpstreamError
