@@ -74,7 +74,7 @@ class Signals:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.signals = self.bytecodes = 0
+        self.signals = self.bytecodes = self.too_short = 0
         self.of: dict[str, int] = {}
         self.violations: list[power.Violation] = []
 
@@ -90,19 +90,27 @@ class Signals:
             self.stop(Stopped(what, int(number), at))
 
     def stop(self, stopped: Stopped) -> None:
-        """Send one signal; then everything that was answered is there, and life goes on."""
-        self.signals += 1
-        self.of[stopped.what] = self.of.get(stopped.what, 0) + 1
+        """Send one signal; then everything that was answered is there, and life goes on.
+
+        A life whose threads took turns otherwise than the first one's may end before it.
+        """
         with power.scratch() as directory:
             try:
-                _Life(directory, stopped).live()
+                if 0 < _Life(directory, stopped).live() <= stopped.at:
+                    self.too_short += 1
+                    return
             except (checkers.Broken, watch.Hangs, ckpt.CheckpointError) as error:
                 text = f"{type(error).__name__}: {error}"
                 self.violations.append(power.Violation(self.name, stopped, stopped.at, text))
+        self.signals += 1
+        self.of[stopped.what] = self.of.get(stopped.what, 0) + 1
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted."""
-        return {"signals": self.signals, "bytecodes": self.bytecodes, "of": self.of}
+        return {
+            "signals": self.signals, "bytecodes": self.bytecodes, "too_short": self.too_short,
+            "of": self.of,
+        }  # fmt: skip
 
 
 class _Life:
@@ -120,10 +128,12 @@ class _Life:
             self._end_as(self._begin())
         (status,) = watch.all_ended([child], self._stacks)
         notes = journal.read(self._journal)
-        if self._stopped.number and status not in ENDINGS[signal.Signals(self._stopped.number)]:
+        seen: int = next((value for kind, value in notes if kind == "bytecodes"), 0)
+        number, is_sent = self._stopped.number, not 0 < seen <= self._stopped.at
+        if number and is_sent and status not in ENDINGS[signal.Signals(number)]:
             raise checkers.Broken(f"exit status {status}: {notes[-1]}")
         self._check({row for kind, row in notes if kind == "answered"})
-        return next((value for kind, value in notes if kind == "bytecodes"), 0)
+        return seen
 
     def _begin(self) -> int:
         log = journal.Journal(self._journal)
