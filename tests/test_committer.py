@@ -12,14 +12,15 @@ import pytest
 from stores import ERROR, entry, key
 
 from checkpointdb import Store, StoreError, adaptive, every, on_exit
+from checkpointdb.engine import committer as module
 from checkpointdb.engine.beside import Beside
-from checkpointdb.engine.committer import Committer
+from checkpointdb.engine.committer import Committer, _rest
 from checkpointdb.engine.in_flight import InFlight
 from checkpointdb.engine.rows import Slot
 from checkpointdb.engine.tally import Tally
 from checkpointdb.file.read import Reader
 from checkpointdb.file.records import SentCall
-from checkpointdb.policy import POLL_SECONDS, SOONEST
+from checkpointdb.policy import POLL_SECONDS, SOONEST, Exposed, Pending
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     assert (second.rows, second.work, second.cost, second.in_flight) == (2, 0.5, 0.75, 1)
     assert second.seconds == pytest.approx(2.0) and second.elapsed >= 2.0
     assert second.bytes == 2 * first.bytes
-    committer.put(
-        msgspec.structs.replace(entry(9, result="12"), input='"' + 498 * "x" + '"'), start + 2
-    )
+    assert first.bytes > len("12") + len(entry(1).input)
+    long = msgspec.structs.replace(entry(9, result="12"), input='"' + 498 * "x" + '"')
+    committer.put([long], start + 2)
     assert watch.seen[-1].bytes == 3 * first.bytes + 500 - len(entry(1).input)
     committer.commit()
     committer.put([entry(3, result="56")], perf_counter())
@@ -109,6 +110,7 @@ def test_what_is_added_during_a_commit_is_all_that_is_pending_after_it(store, mo
         committer.put([entry(1, result="99")], perf_counter())
         return append(*args, **options)
 
+    committer.put([entry(4)], perf_counter())
     committer.put([entry(1, error=ERROR, result=None, cost=0.25)], perf_counter())
     monkeypatch.setattr(store.log, "append", slow)
     committer.commit()
@@ -121,7 +123,7 @@ def test_what_is_added_during_a_commit_is_all_that_is_pending_after_it(store, mo
     assert (last.rows, last.cost, last.work, len(committer)) == (3, 0.5, 0.75, 3)
     assert last.seconds > 0
     committer.close()
-    assert sorted(positions(store)) == [1, 2, 3]
+    assert sorted(positions(store)) == [1, 2, 3, 4]
 
 
 def test_the_timer_asks_as_such_and_only_while_something_is_pending(store):
@@ -336,3 +338,95 @@ def test_rows_leave_flight_when_their_commit_beside_a_loop_fails(store, monkeypa
     assert [slot.settled for slot in slots] == [True, True] and len(committer) == 1
     beside.close()
     committer.close()
+
+
+class Clock:
+    """Both clocks of a committer, which go when the test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.worked = 1000.0, 50.0
+        monkeypatch.setattr(module, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(module, "thread_time", lambda: self.worked)
+
+
+def test_commits_are_timed_and_what_a_crash_would_have_cost_is_the_most_of_all(store, monkeypatch):
+    """The row whose return asks for the commit has not been given out: it is not among them."""
+    clock, watch, append = Clock(monkeypatch), Watch(), store.log.append
+    tally = Tally("s")
+    run = store.log.begin_run(store.log.register_step("s", 1, "null").id, "", "", None)
+    committer = Committer(store.log, watch, tally, 1, run)
+
+    def slow(*args, **options):
+        clock.now, clock.worked = clock.now + 0.5, clock.worked + 0.125
+        return append(*args, **options)
+
+    monkeypatch.setattr(store.log, "append", slow)
+    watch.is_due = True
+    committer.add([entry(1)], clock.now)
+    assert committer._exposed == Exposed(0, 0.5)
+    watch.is_due = False
+    committer.put([entry(2)], clock.now)
+    committer.put([entry(3)], clock.now)
+    clock.now += 2
+    committer.commit()
+    assert committer._exposed == Exposed(2, 2.5)
+    committer.put([entry(4)], clock.now)
+    seen = watch.seen[-1]
+    assert (seen.mean_commit_seconds, seen.mean_processor_seconds) == pytest.approx((0.5, 0.125))
+    committer.commit()
+    assert committer._exposed == Exposed(2, 2.5)
+    report = tally.report()
+    assert (report.commits, report.commit_seconds) == (3, 1.5)
+    committer.close()
+
+
+def test_what_a_commit_leaves_pending_is_the_rest():
+    """Commits get slower by degrees: a third of what the last one took."""
+    sizes = Pending(rows=5, bytes=50, cost=1.5, work=2.0, in_flight=4)
+    taken = Pending(
+        rows=2, bytes=20, cost=0.5, work=0.5, mean_commit_seconds=0.1, mean_processor_seconds=0.2
+    )
+    rest = _rest(sizes, taken, 0.2, 0.4)
+    assert (rest.rows, rest.bytes, rest.cost, rest.work, rest.in_flight) == (3, 30, 1.0, 1.5, 4)
+    assert rest.mean_commit_seconds == pytest.approx(0.13)
+    assert rest.mean_processor_seconds == pytest.approx(0.26)
+    first = _rest(sizes, Pending(rows=5), 0.2, 0.4)
+    assert (first.rows, first.bytes, first.in_flight) == (0, 0, 4)
+    assert (first.mean_commit_seconds, first.mean_processor_seconds) == pytest.approx((0.2, 0.4))
+
+
+def test_the_runs_counts_go_with_a_commit_once_a_second(store, monkeypatch):
+    """Not with those of `close`, which brings the run's row up to date itself."""
+    clock, asked = Clock(monkeypatch), []
+    committer = committer_of(store, Watch(), worker="me")
+    append = store.log.append
+
+    def noted(step, run, entries, counts=None, **options):
+        asked.append((counts, options["worker"]))
+        return append(step, run, entries, counts, **options)
+
+    monkeypatch.setattr(store.log, "append", noted)
+    for wait in (0.5, 0.5, 0.5, 0.5):
+        clock.now += wait
+        committer.put([entry(len(asked))], clock.now)
+        committer.commit()
+    assert [counts is not None for counts, _ in asked] == [False, True, False, True]
+    assert {worker for _, worker in asked} == {"me"}
+    assert asked[1][0]["loss_window"] == "as Watch decides" and asked[1][0]["usage"] == "{}"
+    assert asked[1][0]["commits"] == 1
+    clock.now += 5
+    committer.put([entry(9)], clock.now)
+    committer.close()
+    assert asked[-1] == (None, "me")
+
+
+def test_a_commit_tells_if_the_file_is_no_longer_the_one_that_is_open(store, monkeypatch):
+    """What is paid for after it would be lost; the commit of `close` is the last one anyway."""
+    committer, asked = committer_of(store, Watch()), []
+    monkeypatch.setattr(store.log, "check_file", lambda: asked.append(1))
+    committer.put([entry(1)], perf_counter())
+    committer.commit()
+    assert asked == [1]
+    committer.put([entry(2)], perf_counter())
+    committer.close()
+    assert asked == [1]
