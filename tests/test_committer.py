@@ -71,7 +71,7 @@ def test_a_policy_sees_the_sums_of_what_is_pending(store):
     assert second.seconds == pytest.approx(2.0) and second.elapsed >= 2.0
     assert second.bytes == 2 * first.bytes
     committer.put(
-        msgspec.structs.replace(entry(9, result="12"), input='"' + 498 * "x" + '"'), start + 2
+        [msgspec.structs.replace(entry(9, result="12"), input='"' + 498 * "x" + '"')], start + 2
     )
     assert watch.seen[-1].bytes == 3 * first.bytes + 500 - len(entry(1).input)
     committer.commit()
