@@ -198,6 +198,7 @@ class Tasks:
     def __init__(self, running: Running, concurrency: int, signals: Signals) -> None:
         self._running, self._concurrency, self._signals = running, concurrency, signals
         self._intake, self._calls, self._source = running.intake, running.calls, running.source
+        self._passes = running.passes
         self._order = Reorder(running.in_flight, running.options, concurrency)
         self._todo: deque[list[Slot]] = deque()
         self._unbegun: list[list[Slot]] = []
@@ -215,7 +216,7 @@ class Tasks:
         loop, order, n = asyncio.get_running_loop(), self._order, 0
         self._signals.wake_by(lambda: loop.call_soon_threadsafe(self._wake.set))
         is_async, more = self._source.is_async, True
-        places: Any = self._arriving() if is_async else self._running.passes.slots()
+        places: Any = self._arriving() if is_async else self._passes.slots()
         async with self._awaited_at_the_end(), aclosing(places) if is_async else nullcontext():
             while more or len(order):
                 if more and not self._crowded:
@@ -347,7 +348,7 @@ class Tasks:
 
     async def _arriving(self) -> AsyncGenerator[Place | None]:
         """Yield rows of an async source, looked up; None when none came yet."""
-        passes, row = self._running.passes, None
+        passes, row = self._passes, None
         while row is not END and not passes.is_over:
             coming = asyncio.ensure_future(self._source.arrival())
             coming.add_done_callback(lambda _: self._wake.set())
