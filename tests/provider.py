@@ -23,7 +23,7 @@ class Provider(Loopback):
         headers: of each request.
         clients: the other end of each request's connection.
         answered: how many answers came to their end, which is what is billed.
-        faults: status codes and words ("cut", "error", "reset") for the next requests.
+        faults: status codes and words ("cut", "error", "failed", "reset") for the next requests.
         gate: requests and streams wait for it, once "gate" is among `faults` or `gated` is set.
     """
 
@@ -76,8 +76,10 @@ class Provider(Loopback):
                     return
                 if fault == "reset":
                     raise ConnectionResetError
-                if fault == "error":
+                if fault in ("error", "failed"):
                     yield b'event: error\ndata: {"type": "error", "error": {"message": "busy"}}\n\n'
+                    if fault == "failed":
+                        yield events[-1].encode()
                     return
             if n == len(events) - 1:
                 self.answered += 1

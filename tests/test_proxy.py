@@ -119,6 +119,21 @@ def test_a_stop_waits_for_calls_in_flight(provider, process, store_path):
     assert len(records(store_path, "ok")) == 2
 
 
+def test_a_stop_waits_for_calls_that_nobody_waits_for(provider, process, store_path):
+    """SIGTERM, and no connection is open any more: the call is awaited and saved still."""
+    process = process()
+    provider.gate.clear()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(process.url + "/v1/chat/completions", json=ASK, timeout=1)
+    wait_for(lambda: provider.begun == 1)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    provider.gate.set()
+    assert process.wait(timeout=30) == -signal.SIGTERM
+    assert len(records(store_path, "ok")) == 1
+
+
 # --- money, replay, doors
 
 
@@ -176,9 +191,21 @@ def test_who_is_let_in(provider, proxy):
     assert post(shown + path, ASK, **{"x-checkpointdb-token": "0123456780"}).status_code == 403
     assert post(shown + path, ASK, **{"x-checkpointdb-token": "0123456789"}).status_code == 200
     assert post(f"{shown}/token/0123456789{path}", ASK).status_code == 200
-    assert "x-checkpointdb-token" not in provider.headers[-1]
+    other = ASK | {"seed": 1}
+    assert post(shown + path, other, **{"x-checkpointdb-token": "0123456789"}).status_code == 200
+    assert len(provider.asked) == 2 and "x-checkpointdb-token" not in provider.headers[-1]
     big = ASK | {"user": "x" * 2000}
     assert post(f"{shown}/token/0123456789{path}", big).status_code == 413
+
+
+def test_a_body_may_have_so_many_bytes(provider, process, store_path):
+    """Of a request that would be saved: it is read whole. What passes through is not limited."""
+    url = process("--max-body", "0.001").url
+    assert post(url + "/v1/chat/completions", ASK).status_code == 200
+    refused = post(url + "/v1/chat/completions", ASK | {"user": "x" * 1000})
+    assert refused.status_code == 413 and "1,000 bytes" in refused.json()["error"]["message"]
+    assert httpx.post(url + "/v1/files", content=b"x" * 5000).status_code == 200
+    assert len(provider.asked) == 2 and len(records(store_path)) == 1
 
 
 def test_a_provider_that_is_not_there(proxy):

@@ -63,17 +63,18 @@ def test_a_stream_is_saved_whole_and_replayed(provider, store_path, kind):
     assert len(provider.asked) == 1
 
 
-@pytest.mark.parametrize("fault", ["cut", "error", "reset"])
+@pytest.mark.parametrize("fault", ["cut", "error", "failed", "reset"])
 @pytest.mark.parametrize("kind", STREAMS)
 def test_a_broken_stream_is_no_result(provider, store_path, kind, fault):
-    """The client sees how it broke; the next one pays for a whole one."""
+    """The client sees how it broke; the next one pays for a whole one. "failed" has an error in its
+    middle, and ends well."""
     path, body = STREAMS[kind]
     provider.faults = [fault]
     with httpx.Client(transport=Checkpointed(store_path, version=1)) as client:
         try:
             with client.stream("POST", provider.origin + path, json=body) as answer:
                 seen = b"".join(answer.iter_raw())
-            assert seen.count(b"data:") == (5 if fault == "error" else 4)
+            assert seen.count(b"data:") == {"error": 5, "failed": 6}.get(fault, 4)
         except httpx.TransportError:
             assert fault == "reset"
         wait_for(lambda: len(records(store_path, "error")) == 1)
