@@ -121,6 +121,19 @@ def test_it_travels_after_use_and_the_store_stays(store_path):
     assert b"answer" not in pickle.dumps(llm)
 
 
+def test_another_release_of_ours_is_no_change_of_the_users(store_path, monkeypatch):
+    async def another(row, ask):
+        return await ask() | {}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for _ in range(2):
+            llm = SavedSingle(store=store_path, version=1)
+            assert texts(llm.generate(chats("a"))) == ["answer 1"]
+            llm.unload()
+            monkeypatch.setattr("checkpointdb.integrations.distilabel._generation", another)
+
+
 def test_secrets_and_transport_are_neither_in_the_key_nor_stored(store_path):
     with PaidServer() as server:
         for key, timeout in ("secret-1", 5), ("secret-2", 6):
