@@ -27,6 +27,7 @@ MOUNTS, LOCKS = "/proc/self/mountinfo", "/proc/locks"
 CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+BUFFER_BYTES = 1 << 18  # of a file of rows: with 8 KiB a row of 700 bytes took 0.7 µs more to write
 _OPEN_FILES = "/proc/self/fd"
 
 
@@ -206,7 +207,7 @@ def nameless(directory: str) -> BinaryIO | None:
     if not os.path.isdir(_OPEN_FILES):
         return None
     try:
-        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+        return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b", BUFFER_BYTES)
     except (AttributeError, OSError):  # not Linux; or a file system that cannot
         return None
 

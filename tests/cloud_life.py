@@ -80,10 +80,15 @@ def _deadly(call, die_at, before):
 
 
 def start(what, *args):
-    """Begin such a life."""
-    process = context.Process(target=what, args=args)
+    """Begin such a life, with the variables of now: those of the server that forks are older."""
+    process = context.Process(target=_begun, args=(what, dict(os.environ), args))
     process.start()
     return process
+
+
+def _begun(what, environment, args):
+    os.environ.update(environment)
+    what(*args)
 
 
 def call_and_wait(path, url):

@@ -53,9 +53,9 @@ def read(path, **dialect):
 
 
 def write(path, rows, *, declared=None, **shape):
-    with writing(str(path), Shape(**shape), declared, force=True) as write_row:
+    with writing(str(path), Shape(**shape), declared, force=True) as write_rows:
         for row in rows:
-            write_row(row)
+            write_rows([row])
 
 
 def counts(values, kind):

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 
 import cloud_life as life
@@ -20,7 +21,7 @@ from checkpointdb import BucketError, Store, every, on_exit, pull, step
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 
-from checkpointdb.cloud import shipper
+from checkpointdb.cloud import segment, shipment, shipper
 from checkpointdb.cloud.bucket import Bucket
 
 
@@ -141,6 +142,48 @@ def test_push_of_a_store_that_ships(at, url):
         assert store.push(url).segments == 0
     with Store(at("b")) as store, pytest.raises(ValueError, match="has no remote="):
         store.push()
+
+
+def test_the_next_segment_is_cut_while_one_is_put_and_once(at, url, monkeypatch):
+    cuts, puts, put = [], [], Bucket.put
+
+    def cut(*args):
+        cuts.append(args)
+        return segment.cut(*args)
+
+    def fails_at_first(bucket, name, data):
+        puts.append(name.last)
+        if name.last < 3:
+            until(lambda: len(cuts) > name.last)
+        if len(puts) == 1:
+            raise BucketError("not this time", url)
+        put(bucket, name, data)
+
+    monkeypatch.setattr(segment, "MOST_RECORDS", 10)
+    monkeypatch.setattr(shipment, "cut", cut)
+    monkeypatch.setattr(Bucket, "put", fails_at_first)
+    with Store(at("a"), remote=url) as store:
+        Log(store).add(*range(25))
+        with pytest.raises(BucketError, match="not this time"):
+            store.push()
+        assert store.push().segments == 3
+        assert puts == [1, 1, 2, 3]
+        assert len(cuts) == 4, "each once, and that there is no more"
+    pull(url, at("b"))
+    assert len(rows_of(at("b"))) == 25
+
+
+def test_a_process_that_ends_cuts_without_a_thread(at, url, monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(segment, "MOST_RECORDS", 10)
+    with Store(at("a")) as store:
+        Log(store).add(*range(25))
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        assert store.push(url).segments == 3
+    pull(url, at("b"))
+    assert len(rows_of(at("b"))) == 25
 
 
 def test_a_lost_bucket_ends_no_run_and_is_said_once(at, url, tmp_path, caplog):

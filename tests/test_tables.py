@@ -53,9 +53,9 @@ def read(path):
 
 
 def write(path, rows):
-    with writing(path, force=True) as write_row:
+    with writing(path, force=True) as write_rows:
         for row in rows:
-            write_row(row)
+            write_rows([row])
 
 
 def read_until_error(path):
@@ -253,8 +253,8 @@ class _StopError(Exception):
 def test_a_file_appears_whole_or_not_at_all(path, name, tmp_path):
     """The old file stays until the new one is whole; a failure leaves nothing beside it."""
     target = path(name, "old")
-    with pytest.raises(_StopError), writing(target, force=True) as write_row:
-        write_row(ROWS[0])
+    with pytest.raises(_StopError), writing(target, force=True) as write_rows:
+        write_rows([ROWS[0]])
         assert (tmp_path / name).read_text() == "old"
         raise _StopError
     assert (tmp_path / name).read_text() == "old"
@@ -299,8 +299,8 @@ def test_a_file_that_is_there_stays_even_one_that_comes_meanwhile(path, monkeypa
     if not nameless:
         monkeypatch.setattr(system, "nameless", lambda directory: None)
     refused = pytest.raises(TableError, match="it exists, and only --force replaces it")
-    with refused, writing(path("rows.csv")) as write_row:
-        write_row(ROWS[0])
+    with refused, writing(path("rows.csv")) as write_rows:
+        write_rows([ROWS[0]])
         path("rows.csv", "theirs")
     with refused, writing(path("rows.csv")):
         pytest.fail("must be known before anything is paid for")
@@ -313,8 +313,8 @@ def test_a_link_that_comes_meanwhile_is_replaced_and_not_followed(path):
     """Its target stays as it was."""
     path("target", "old")
     refused = pytest.raises(TableError, match="symbolic link")
-    with refused, writing(path("rows.csv"), force=True) as write_row:
-        write_row(ROWS[0])
+    with refused, writing(path("rows.csv"), force=True) as write_rows:
+        write_rows([ROWS[0]])
         os.symlink(path("target"), path("rows.csv"))
     with open(path("target")) as file:
         assert file.read() == "old"

@@ -38,9 +38,9 @@ class CsvSink(Spooled):
         self._is_needed = False  # the result's column itself
         self._guards = 0  # cells with a quote before what may be a formula
 
-    def write(self, row: Row) -> None:
+    def keep(self, row: Row) -> None:
         """Keep one row."""
-        super().write(row)
+        super().keep(row)
         if self._apart not in row:
             return
         result = row[self._apart]

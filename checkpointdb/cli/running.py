@@ -113,9 +113,9 @@ class FileRun:
                 continue
             row = decode(waiting.popleft())
             if failed:
-                write(self.shape.join_failure(row, result))
+                write([self.shape.join_failure(row, result)])
             else:
-                write(self.shape.join(row, result, self.source.place(line)))
+                write([self.shape.join(row, result, self.source.place(line))])
 
     def _bar(self, run: Run[Any]) -> Progress:
         return Progress(

@@ -6,18 +6,17 @@ import contextlib
 import gzip
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from .. import system
 from ..file.new_file import check_new, take_name
 from ..frames.columns import Columns
 from ..frames.packages import TableError, arrow
-from ..frames.to_json import to_json
 from .csv_sink import CsvSink
 from .formats import DELIMITERS, format_of
 from .shape import Shape
-from .spooled import Row, Sink, Spooled, Target
+from .spooled import Sink, Spooled, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,8 +32,8 @@ def writing(
     shape: Shape | None = None,
     declared: Mapping[str, Any] | None = None,
     force: bool = False,
-) -> Iterator[Callable[[Row], object]]:
-    """Give a function that writes one row to `path`; its ending names the format, `-` is stdout.
+) -> Iterator[Callable[[Sequence[Any]], object]]:
+    """Give a function that writes rows to `path`; its ending names the format, `-` is stdout.
 
     Promises: the rows go to a temporary file next to `path`. If the block ends well, that file
     takes the name `path`; otherwise it is deleted, and `path` stays as it was. Memory is bounded.
@@ -122,9 +121,9 @@ def check_apart(output: str, store: str) -> None:
             )
 
 
-def _to_stdout(row: Row) -> None:
+def _to_stdout(rows: Sequence[Any]) -> None:
     try:
-        sys.stdout.buffer.write(to_json(row) + b"\n")
+        Sink(Target("-", sys.stdout.buffer, Shape(), {})).write(rows)
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         raise OutputClosedError("standard output was closed") from error
@@ -163,8 +162,8 @@ def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:
 class _Json(Sink):
     before = b"[\n"
 
-    def write(self, row: Row) -> None:
-        self.file.write(self.before + to_json(row))
+    def write(self, rows: Sequence[Any]) -> None:
+        self.file.write(self.before + self._joined(rows, b",\n"))
         self.before = b",\n"
 
     def finish(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
+
+import msgspec
 
 from ..frames.spool import Spool
 from ..frames.to_json import to_json
@@ -47,9 +49,13 @@ class Sink:
     def __exit__(self, *exc_info: object) -> None:
         pass
 
-    def write(self, row: Row) -> None:
-        """Write one row."""
-        self.file.write(to_json(row) + b"\n")
+    def write(self, rows: Sequence[Row | msgspec.Raw]) -> None:
+        """Write some rows; one that is JSON already is written as it is."""
+        self.file.write(self._joined(rows, b"\n") + b"\n")
+
+    @staticmethod
+    def _joined(rows: Sequence[Row | msgspec.Raw], between: bytes) -> bytes:
+        return between.join([row if type(row) is msgspec.Raw else to_json(row) for row in rows])
 
     def finish(self) -> None:
         """Write what comes after the last row."""
@@ -67,7 +73,12 @@ class Spooled(Sink):
         with contextlib.suppress(OSError):
             self._spool.close()
 
-    def write(self, row: Row) -> None:
+    def write(self, rows: Sequence[Any]) -> None:
+        """Keep some rows."""
+        for row in rows:
+            self.keep(row)
+
+    def keep(self, row: Row) -> None:
         """Keep one row."""
         self._seen.update(dict.fromkeys(row))
         self._spool.write(row)

@@ -25,7 +25,10 @@ MOST_BYTES = 16 << 20  # of a slice's values; one record may have more
 MOST_RECORDS = 50_000
 SMALL_BYTES, SMALL_PAGE = 1 << 20, 1024  # a store without records takes 200 KB in pages of 8 KiB
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-_BYTES = "octet_length(coalesce(input, '')) + octet_length(coalesce(result, error, '')) + 100"
+# of a column itself: SQLite tells that from the record's head, and reads no long value for it
+_BYTES = """
+    coalesce(octet_length(input), 0) + coalesce(octet_length(result), octet_length(error), 0) + 100
+"""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -42,12 +45,14 @@ class Slice(msgspec.Struct, frozen=True):
         data: a store.
         mark: where it ends.
         records: how many it has.
+        is_full: whether the log has more than it takes.
         runs: what tells each run that is in it from what becomes of it later, by id.
     """
 
     data: bytes
     mark: Mark
     records: int
+    is_full: bool
     runs: dict[int, str]
 
 
@@ -61,7 +66,7 @@ def cut(path: str, since: Mark, runs: Mapping[int, str] | None, last: bool) -> S
         last: whether counts that have changed are worth a slice, even if no record is new.
     """
     with mapped(path), _snapshot(path) as connection:
-        mark, size = _end(connection, since.to)
+        mark, size, is_full = _end(connection, since.to)
         lay(connection, SMALL_PAGE if size < SMALL_BYTES else pragmas.PAGE_SIZE)
         count = _copy(connection, "records", "id > ? and id <= ?", (since.to, mark.to))
         deleted = _copy(
@@ -75,7 +80,7 @@ def cut(path: str, since: Mark, runs: Mapping[int, str] | None, last: bool) -> S
             return None
         _copy_small(connection, everything=runs is None)
         connection.execute("commit")
-        return Slice(as_store(connection), mark, count, changed)
+        return Slice(as_store(connection), mark, count, is_full, changed)
 
 
 def mark_of(connection: apsw.Connection) -> Mark:
@@ -93,21 +98,17 @@ def _snapshot(path: str) -> Iterator[apsw.Connection]:
         yield connection
 
 
-def _end(connection: apsw.Connection, since: int) -> tuple[Mark, int]:
-    """Return where a slice ends, and about how many bytes it has."""
-    row: Any = connection.execute(
-        f"""
-        select max(id), max(total) from (
-          select id, sum(bytes) over (order by id) as total, bytes from (
-            select id, {_BYTES} as bytes from log.records where id > ? order by id limit ?
-          )
-        ) where total <= max(?, bytes)
-        """,
-        (since, MOST_RECORDS, MOST_BYTES),
-    ).fetchone()
+def _end(connection: apsw.Connection, since: int) -> tuple[Mark, int, bool]:
+    """Return where a slice ends, about how many bytes it has, and whether more comes after it."""
+    end, size, is_full = since, 0, False
+    sql = f"select id, {_BYTES} from log.records where id > ? order by id limit ?"
+    for n, (id, more) in enumerate(connection.execute(sql, (since, MOST_RECORDS + 1))):
+        if is_full := n > 0 and (n == MOST_RECORDS or size + more > MOST_BYTES):
+            break
+        end, size = id, size + more
     sql = "select value from log.system_state where name = 'generation'"
     generation: Any = connection.execute(sql).get
-    return Mark(row[0] or since, generation), row[1] or 0
+    return Mark(end, generation), size, is_full
 
 
 def lay(connection: apsw.Connection, page_size: int) -> None:

@@ -10,6 +10,7 @@ at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import msgspec
 
@@ -17,11 +18,14 @@ from ..errors import BucketError
 from ..file.leases import new_worker
 from ..file.log import Log
 from . import note as notes
+from .ahead import Ahead
 from .bucket import Bucket
 from .compaction import AT_ONCE, compact
 from .names import Name, has, new_writer
 from .note import Note, Sending
-from .segment import Slice, cut
+from .segment import Mark, Slice, cut
+
+_Segment = tuple[Name, Slice]
 
 
 class Pushed(msgspec.Struct):
@@ -52,7 +56,8 @@ class Shipment:
         self._claim, self.worker = note.claim, new_worker()
         self._writer, self._number = "", 0
         self._runs: dict[int, str] | None = None  # that this writer has shipped
-        self._ready: tuple[Name, Slice] | None = None  # noted, and perhaps put
+        self._ready: _Segment | None = None  # noted, and perhaps put
+        self._next: Ahead[_Segment | None] | None = None  # cut while that is put
 
     def ship(self, last: bool = False) -> Pushed | None:
         """Ship all that is committed; None if another process ships this store.
@@ -72,7 +77,7 @@ class Shipment:
                 note = self._begin(note)
             if self._ready is None and not self._prepare(note, last):
                 return done
-            self._send(done)
+            self._send(done, last)
 
     def close(self) -> None:
         """Let another process ship."""
@@ -95,38 +100,54 @@ class Shipment:
         sending, mark = note.sending, note.mark
         if sending is not None and (name := Name.parse(sending.path)) and has(there, name):
             mark = sending.mark
-        self._writer, self._number, self._runs, self._ready = new_writer(there), 0, None, None
+        self._writer, self._number, self._runs = new_writer(there), 0, None
+        self._ready = self._next = None
         note = Note(self._id, self._bucket.url, mark, self._writer)
         notes.write(self._log, note)
         return note
 
     def _prepare(self, note: Note, last: bool) -> bool:
-        """Cut the next segment and note that it is on its way; False if there is none."""
-        found = cut(self._log.path, note.mark, self._runs, last)
-        if found is None:
+        """Have the next segment, and note that it is on its way; False if there is none."""
+        ahead, self._next = self._next, None
+        self._ready = ahead.result() if ahead else self._cut(note.mark, self._runs, last)
+        if self._ready is None:
             return False
-        number = self._number + 1
-        name = Name.of(self._writer, number, number, found.data)
-        self._ready = name, found
-        sending = Sending(name.path, found.mark)
+        name, slice = self._ready
+        sending = Sending(name.path, slice.mark)
         notes.write(self._log, msgspec.structs.replace(note, sending=sending))
         return True
 
-    def _send(self, done: Pushed) -> None:
+    def _cut(self, since: Mark, runs: dict[int, str] | None, last: bool) -> _Segment | None:
+        found, number = cut(self._log.path, since, runs, last), self._number + 1
+        if found is None:
+            return None
+        return Name.of(self._writer, number, number, found.data), found
+
+    def _send(self, done: Pushed, last: bool) -> None:
         """Put the segment that is ready, the very bytes that were noted; note that it is there."""
         assert self._ready is not None
         name, found = self._ready
-        self._bucket.put(name, found.data)
+        self._number, self._runs = name.last, {**(self._runs or {}), **found.runs}
+        self._put(name, found, last)
         done.segments += 1
         done.records += found.records
         done.bytes += len(found.data)
-        self._ready, self._number = None, name.last
-        self._runs = {**(self._runs or {}), **found.runs}
+        self._ready = None
         note = self._note()
         if note.writer == self._writer:  # or another machine took this process for dead
             notes.write(self._log, msgspec.structs.replace(note, mark=found.mark, sending=None))
         if name.last % AT_ONCE == 0:
             self._compact()
+
+    def _put(self, name: Name, found: Slice, last: bool) -> None:
+        """Put a segment while the next one is cut: one waits for the network, one for the disk."""
+        if found.is_full and self._next is None:
+            self._next = Ahead(functools.partial(self._cut, found.mark, self._runs, last))
+        try:
+            self._bucket.put(name, found.data)
+        finally:
+            if self._next is not None:
+                self._next.wait()
 
     def _compact(self) -> None:
         """Bring own segments together; if that fails, the next time does it."""

@@ -6,8 +6,6 @@ works, however long that takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import apsw
 
 from .key_index import indexed_to, last_id, tally
@@ -59,16 +57,11 @@ def _has_superseded(connection: apsw.Connection) -> bool:
     return bool(sum(records - keys for records, keys in counted))
 
 
-def pages(connection: apsw.Connection, good: bool | None) -> Iterator[list[int]]:
-    """Yield the ids of what is listed, in pages; only successes or failures, if so asked."""
-    last = 0
-    sql = """
-        select rowid, id from temp.ordered
-         where rowid > ?1 and (?2 is null or good = ?2) order by rowid limit ?3
-        """
-    while page := rows(connection, sql, (last, good, PAGE)):
-        yield [id for _, id in page]
-        last = page[-1][0]
+# some of what is listed after a place: the first of PAGE, only successes or failures if so asked
+LISTED = f"""(
+    select rowid as place, id as listed from temp.ordered
+     where rowid > ?1 and (?2 is null or good = ?2) order by rowid limit {PAGE}
+)"""
 
 
 def at_one_place(connection: apsw.Connection) -> tuple[int, int, int] | None:

@@ -31,7 +31,7 @@ from .records import (
     decoded,
     decoded_error,
 )
-from .sql import ids_array, typed
+from .sql import ids_array, rows, typed
 from .usage import Usage, added, decoded_usage
 from .verify import ENTRY, PAGE, OnProgress, Problem, problems
 
@@ -167,7 +167,8 @@ class Reader:
             StoreCorruptError: a record is not what was written; the message names it.
         """
         self.select(step, version, run)
-        yield from map(self._record, self._rows(status))
+        for page in self._pages(status, "place, records.id"):
+            yield from map(self._record, self._fetch([id for _, id in page]))
 
     def select(self, step: str | None, version: int | str | None, run: int | None = None) -> None:
         """List the newest record of each key for `selected`, as of now: see `file/in_order.py`."""
@@ -176,17 +177,28 @@ class Reader:
 
     def selected(self, status: Status | None = None) -> Iterator[Entry]:
         """Yield what `select` has listed, values encoded, each checked."""
-        for row in self._rows(status):
-            yield self._entry(row[5], row[0], row[6:])
+        for page in self._pages(status, f"place, records.id, checksum, {ENTRY}"):
+            for row in page:
+                yield self._entry(row[1], row[2], row[3:])
 
-    def _rows(self, status: Status | None) -> Iterator[tuple[Any, ...]]:
-        pages = in_order.pages(self._connection, None if status is None else status == "ok")
+    def _pages(self, status: Status | None, columns: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield columns of what `select` has listed, the first one `place`."""
+        last, good = 0, None if status is None else status == "ok"
         while True:
             with sqlite_errors.mapped(self.path):
-                page = self._fetch(next(pages, []))
+                page = self._page(last, good, columns)
             if not page:
                 return
-            yield from page
+            yield page
+            last = page[-1][0]
+
+    def _page(self, last: int, good: bool | None, columns: str) -> list[tuple[Any, ...]]:
+        sql = f"select {{}} from {in_order.LISTED} cross join records on records.id = listed"
+        try:
+            return rows(self._connection, sql.format(columns), (last, good))
+        except UnicodeDecodeError:
+            ids = [id for (id,) in rows(self._connection, sql.format("listed"), (last, good))]
+            raise first_corrupt(self.path, self._connection, ids) from None
 
     def get(self, key: str) -> Record | None:
         """Return the newest record of a key, 32 hex digits; None if there is none."""
