@@ -718,6 +718,14 @@ def test_a_log_that_grows_under_a_reader_is_told_once(open_store, store_path, mo
     assert "end that reader, and the log shrinks" in caplog.text
 
 
+def test_a_log_that_is_long_by_one_large_commit_is_told_nobody(open_store, monkeypatch, caplog):
+    """It could be moved at once: no reader keeps it, and there is nothing to do."""
+    monkeypatch.setattr(pragmas, "WAL_BYTES", 100_000)
+    monkeypatch.setattr(pragmas, "WAL_PAGES", 10)
+    Log(open_store()).add(*range(2_000))
+    assert "and growing" not in caplog.text
+
+
 def test_what_was_to_become_a_store_and_is_gone_is_not_dead(tmp_path):
     """Its maker has just given it its name."""
     assert not temporary._is_dead(str(tmp_path / "none.tmp"), str(tmp_path / "none"))

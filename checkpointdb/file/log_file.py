@@ -33,15 +33,19 @@ class LogFile:
         writer.set_wal_hook(self._committed)
 
     def _committed(self, writer: apsw.Connection, _name: str, pages: int) -> int:
-        """Move a long log into the main file, as SQLite's own hook does, but see its failures."""
+        """Move a long log into the main file, as SQLite's own hook does, but see its failures.
+
+        One large commit makes a log long, too; if all of it could be moved, nobody keeps it so.
+        """
+        moved = 0
         if pages >= pragmas.WAL_PAGES:
             try:
-                writer.wal_checkpoint()
+                _, moved = writer.wal_checkpoint()
             except apsw.IOError:
                 self.is_doubtful = True
             except apsw.Error:  # a full disk, say: the next commit tries again
                 pass
-        if pages * pragmas.PAGE_SIZE > pragmas.WAL_BYTES and not self._is_long:
+        if pages * pragmas.PAGE_SIZE > pragmas.WAL_BYTES and moved < pages and not self._is_long:
             self._is_long = True
             log.warning("%s", _grows(self._path, pages * pragmas.PAGE_SIZE))
         return apsw.SQLITE_OK
