@@ -46,7 +46,9 @@ def test_a_pilot_stops_before_a_call_more_and_the_next_run_goes_on(driver, store
     assert results[:4] == [2, 4, 6, 8] and isinstance(results[4], ckpt.Failed)
     plan = step.plan(rows)
     assert (plan.hits, plan.misses, plan.failed) == (10, 27, 2)
-    assert str(plan).startswith("39 rows: 10 hits; 29 calls to make, about $")
+    assert str(plan).startswith(
+        "39 rows: 10 hits; 29 calls to make, 2 of them tried before, about $"
+    )
     with Store(store_path) as store:
         info = store.runs()[-1]
         assert (info.ended, info.state) == ("pilot ended", "stopped")
@@ -115,7 +117,9 @@ def test_rows_that_failed_come_after_all_others(driver, store_path):
     pairs = driver.results(run.items())
     assert sorted(pairs) == sorted((row, row * 2) for row in rows * 2)
     untouched, failed = rows[20:], [5, 10, 15, 20]
-    assert sorted(made[:10]) == untouched and sorted(made[10:]) == failed
+    beside = 3 if driver.name == "threads" else 0  # a call that began first may come to note later
+    assert set(made[: 10 - beside]) <= set(untouched) and sorted(made) == [*failed, *untouched]
+    assert set(made[10 + beside :]) <= set(failed)
     assert run.report.rows == 60
 
 
