@@ -525,6 +525,22 @@ def test_a_record_that_was_changed_is_an_error_that_names_it(store_path, column,
         assert store.get(key(7).hex()).position == 7
 
 
+@pytest.mark.damages_store
+def test_damage_that_only_a_part_of_the_reading_meets_is_an_error_of_ours(store_path):
+    """The page of the steps, which rows are joined to when they are listed already."""
+    with Store(store_path) as store:
+        Log(store).add(*range(10))
+    with contextlib.closing(apsw.Connection(store_path)) as db:
+        root = db.execute("select rootpage from sqlite_schema where name = 'steps'").get
+    with open(store_path, "r+b") as file:
+        file.seek((root - 1) * 8192)
+        file.write(bytes(8192))
+    with Reader(store_path) as reader:
+        for read in (reader.records, lambda: [reader.get(key(3).hex())], lambda: reader.check(3)):
+            with pytest.raises(StoreCorruptError):
+                list(read())
+
+
 @pytest.mark.slow
 @pytest.mark.damages_store
 def test_no_flipped_bit_ever_gives_wrong_bytes(store_path, monkeypatch):

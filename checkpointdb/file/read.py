@@ -357,15 +357,14 @@ class Reader:
     def _fetch(self, ids: list[int]) -> list[tuple[Any, ...]]:
         if not ids:  # there is no array of nothing
             return []
+        sql = f"""
+            select {_RECORD}
+              from carray(?) as wanted cross join records on records.id = wanted.value
+                                       cross join steps on steps.id = records.step
+            """
         try:
-            return self._connection.execute(
-                f"""
-                select {_RECORD}
-                  from carray(?) as wanted cross join records on records.id = wanted.value
-                                           cross join steps on steps.id = records.step
-                """,
-                (ids_array(ids),),
-            ).fetchall()
+            with sqlite_errors.mapped(self.path):
+                return rows(self._connection, sql, (ids_array(ids),))
         except UnicodeDecodeError:
             raise first_corrupt(self.path, self._connection, ids) from None
 
