@@ -215,7 +215,7 @@ PLANTED = {
             mock.patch.object(sharing.Sharing, "_release", lambda self: None),
             mock.patch.object(log.Log, "_give_up_the_rest", lambda self: None),
         ),
-        lambda: cut(lives.Options("stopped", rows=4, loop="threads")),
+        lambda: cut(lives.Options("stopped", rows=4)),
     ),
 }
 assert append.transaction is log.transaction
