@@ -362,11 +362,11 @@ class Reader:
               from carray(?) as wanted cross join records on records.id = wanted.value
                                        cross join steps on steps.id = records.step
             """
-        try:
-            with sqlite_errors.mapped(self.path):
+        with sqlite_errors.mapped(self.path):
+            try:
                 return rows(self._connection, sql, (ids_array(ids),))
-        except UnicodeDecodeError:
-            raise first_corrupt(self.path, self._connection, ids) from None
+            except UnicodeDecodeError:
+                raise first_corrupt(self.path, self._connection, ids) from None
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         expected, name, version, saved_at, run, id, *fields = row
