@@ -27,6 +27,7 @@ from cli_helpers import (
 )
 
 import checkpointdb as ck
+from checkpointdb import system
 from checkpointdb.cli import export, store_view
 from checkpointdb.file import processes
 from checkpointdb.file.read import Reader
@@ -477,6 +478,18 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(here
     ]
     assert (here / "out.jsonl").read_text() == "old"
     assert sorted(os.listdir(here)) == ["out.jsonl", "rows.ckpt"]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("nameless", [True, False])
+def test_an_export_leaves_one_file(here, monkeypatch, nameless, force):
+    """No other name of it beside, where files without a name cannot be had, too."""
+    fill(n=3)
+    if not nameless:
+        monkeypatch.setattr(system, "nameless", lambda directory: None)
+    assert invoke("export", "rows.ckpt", "-o", "out.csv", *force).exit_code == 0
+    assert sorted(os.listdir(here)) == ["out.csv", "rows.ckpt"]
+    assert os.stat("out.csv").st_nlink == 1
 
 
 @pytest.mark.slow

@@ -142,9 +142,15 @@ def _temporary(path: str, force: bool) -> tuple[BinaryIO, str]:
 def _publish(file: BinaryIO, temporary: str, path: str, force: bool) -> None:
     file.flush()
     system.full_sync(file.fileno())
-    if not os.path.exists(temporary):
+    if os.path.exists(temporary):
+        take_name(temporary, path, force)
+    elif force:
         system.name(file, temporary)
-    take_name(temporary, path, force)
+        take_name(temporary, path, force)
+    else:  # no other name that a kill could leave behind
+        check_new(path)
+        system.name(file, path)
+        system.sync_directory(os.path.dirname(path) or ".")
 
 
 def _naming(path: str, act: Callable[P, R]) -> Callable[P, R]:

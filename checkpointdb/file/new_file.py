@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,6 +17,8 @@ def take_name(temporary: str, path: str, force: bool) -> None:
         os.replace(temporary, path)  # a link that came meanwhile is replaced, not followed
     else:
         system.give_name(temporary, path)
+        with contextlib.suppress(FileNotFoundError):  # it was renamed, where there are no links
+            os.unlink(temporary)
     system.sync_directory(os.path.dirname(path) or ".")
 
 
