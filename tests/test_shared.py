@@ -125,13 +125,13 @@ def test_six_kills_cost_at_most_what_the_dead_had_claimed(workers, store_path):
 
 def test_a_live_worker_takes_over_from_one_that_dies_beside_it(workers, store_path):
     """Rows claimed by a process that is gone are taken over at once, not after the lease."""
-    workers.start("dead", 300, "threads", 0.002, 10, kill_at=20)
-    workers.start("alive", 300, "threads", 0.002, 10)
+    workers.start("dead", 1_500, "threads", 0.002, 10, kill_at=20)
+    workers.start("alive", 1_500, "threads", 0.002, 10)
     began = time.monotonic()
     assert dict(workers.wait()) == {"dead": -9, "alive": 0}
     assert time.monotonic() - began < leases.LEASE_SECONDS / 2
-    assert stored(store_path) == [row * 2 for row in range(300)]
-    assert sum(workers.calls.values()) - 300 <= 9 + 8
+    assert stored(store_path) == [row * 2 for row in range(1_500)]
+    assert sum(workers.calls.values()) - 1_500 <= 9 + 8
 
 
 def ticks(pid):
