@@ -16,7 +16,7 @@ from ..frames.packages import TableError, arrow
 from .csv_sink import CsvSink
 from .formats import DELIMITERS, format_of
 from .shape import Shape
-from .spooled import Sink, Spooled, Target
+from .spooled import Sink, Spooled, Target, joined
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,7 +123,7 @@ def check_apart(output: str, store: str) -> None:
 
 def _to_stdout(rows: Sequence[Any]) -> None:
     try:
-        Sink(Target("-", sys.stdout.buffer, Shape(), {})).write(rows)
+        sys.stdout.buffer.write(joined(rows, b"\n") + b"\n")
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         raise OutputClosedError("standard output was closed") from error
@@ -169,7 +169,7 @@ class _Json(Sink):
     before = b"[\n"
 
     def write(self, rows: Sequence[Any]) -> None:
-        self.file.write(self.before + self._joined(rows, b",\n"))
+        self.file.write(self.before + joined(rows, b",\n"))
         self.before = b",\n"
 
     def finish(self) -> None:

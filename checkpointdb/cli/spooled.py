@@ -37,6 +37,11 @@ class Target:
     delimiter: str = ","
 
 
+def joined(rows: Sequence[Row | msgspec.Raw], between: bytes) -> bytes:
+    """Return rows as JSON; one that is JSON already stays as it is."""
+    return between.join([row if type(row) is msgspec.Raw else to_json(row) for row in rows])
+
+
 class Sink:
     """Write rows; this base class writes JSON lines."""
 
@@ -51,11 +56,7 @@ class Sink:
 
     def write(self, rows: Sequence[Row | msgspec.Raw]) -> None:
         """Write some rows; one that is JSON already is written as it is."""
-        self.file.write(self._joined(rows, b"\n") + b"\n")
-
-    @staticmethod
-    def _joined(rows: Sequence[Row | msgspec.Raw], between: bytes) -> bytes:
-        return between.join([row if type(row) is msgspec.Raw else to_json(row) for row in rows])
+        self.file.write(joined(rows, b"\n") + b"\n")
 
     def finish(self) -> None:
         """Write what comes after the last row."""

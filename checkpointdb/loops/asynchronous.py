@@ -264,13 +264,16 @@ class Tasks:
     def _dismiss(self) -> None:
         """Let the workers end that wait for a row, and the others once their call is done."""
         self._is_over = True
-        while self._idle:
-            self._wake_one()
+        while self._wake_one():
+            pass
 
-    def _wake_one(self) -> None:
-        idle = self._idle.pop()
-        if not idle.done():  # its worker may have been cancelled
-            idle.set_result(None)
+    def _wake_one(self) -> bool:
+        """Wake a worker that waits for a row; False if none does."""
+        while self._idle:
+            if not (idle := self._idle.pop()).done():  # else its worker was cancelled
+                idle.set_result(None)
+                return True
+        return False
 
     @property
     def _crowded(self) -> bool:
@@ -314,9 +317,7 @@ class Tasks:
         if not unit:
             return
         self._todo.append(unit)
-        if self._idle:
-            self._wake_one()
-        elif len(self._workers) < self._concurrency:
+        if not self._wake_one() and len(self._workers) < self._concurrency:
             self._workers.add(paid(self._work()))
 
     async def _work(self) -> None:
