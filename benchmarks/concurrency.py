@@ -59,28 +59,38 @@ def measure_processes(folder: str, processes: int, rows: int) -> Figures:
 # --- in the child
 
 
+async def short_call(row: dict[str, Any]) -> dict[str, Any]:
+    """Answer after a while, as a server does."""
+    from . import data
+
+    await asyncio.sleep(CALL_SECONDS)
+    return data.answer(row)
+
+
+async def bare_tasks(rows: int) -> None:
+    """Make short calls by workers that share an iterator, and keep nothing."""
+    from . import data
+
+    source = data.rows(rows)
+
+    async def work() -> None:
+        for row in source:
+            await short_call(row)
+
+    await asyncio.gather(*(work() for _ in range(TASKS)))
+
+
 def tasks(rows: int) -> Figures:
     """Compare an async run with workers that share an iterator and keep nothing."""
     from . import data, ours
 
-    async def bench(row: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(CALL_SECONDS)
-        return data.answer(row)
-
-    async def bare() -> None:
-        source = data.rows(rows)
-
-        async def work() -> None:
-            for row in source:
-                await bench(row)
-
-        await asyncio.gather(*(work() for _ in range(TASKS)))
+    step = ours.step(short_call, "adaptive()")
 
     async def run() -> None:
-        async for _ in ours.step(bench, "adaptive()").arun(data.rows(rows), concurrency=TASKS):
+        async for _ in step.arun(data.rows(rows), concurrency=TASKS):
             pass
 
-    return _compared(lambda: asyncio.run(bare()), lambda: asyncio.run(run()), rows)
+    return _compared(lambda: asyncio.run(bare_tasks(rows)), lambda: asyncio.run(run()), rows)
 
 
 def threads(rows: int) -> Figures:

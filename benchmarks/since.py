@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .concurrency import TASKS, bare_tasks, short_call
 from .harness import Case, Figures, child
 from .markdown import NOT_SAID, markdown, number
 from .results import best, figure
@@ -15,7 +16,7 @@ QUESTION = "What changed since an older commit?"
 COMMIT = "821e75e"  # where the targets were set
 THEN, NOW = f"at {COMMIT}", "now"
 PAIRS = 5
-BATCH, IN_FLIGHT, CALL_SECONDS = 256, 256, 0.005
+BATCH = 256
 EMBEDDING = "embedding of 1,536 floats"
 ROWS = {
     "small rows": 100_000, "embeddings": 2_000, "async calls": 10_240, "direct hits": 20_000,
@@ -132,27 +133,14 @@ def async_calls(rows: int) -> Figures:
     """Make short calls, 256 in flight; the time is that beyond bare tasks on one iterator."""
     from . import data, ours
 
-    async def bench(row: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(CALL_SECONDS)
-        return data.answer(row)
-
-    async def bare() -> None:
-        source = data.rows(rows)
-
-        async def work() -> None:
-            for row in source:
-                await bench(row)
-
-        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
-
-    step = ours.step(bench, "adaptive()")
+    step = ours.step(short_call, "adaptive()")
 
     async def run() -> None:
-        async for _ in step.arun(data.rows(rows), concurrency=IN_FLIGHT):
+        async for _ in step.arun(data.rows(rows), concurrency=TASKS):
             pass
 
     _begun(step, data.row(-1))
-    without = _timed(rows, "", lambda: asyncio.run(bare()))
+    without = _timed(rows, "", lambda: asyncio.run(bare_tasks(rows)))
     return _beyond(_timed(rows, "", lambda: asyncio.run(run())), without)
 
 
