@@ -31,7 +31,6 @@ create table steps (
   cost        real not null default 0,
   usage       text not null default '{}',
   on_change   text,
-  version_text  text generated always as (cast(version as text)),
   unique (name, version)
 );
 create table step_code (
@@ -92,19 +91,7 @@ create table records (
   input,
   input_form  integer not null,
   row_digest  blob,
-  origin_id   integer,
-  key_hex          text generated always as (lower(hex(key))),
-  input_text       text generated always as (case typeof(input) when 'blob'
-    then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
-    else input end),
-  result_text      text generated always as (case typeof(result) when 'blob'
-    then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
-    else result end),
-  error_type       text generated always as (iif(json_valid(error), error ->> 'type', null)),
-  error_message    text generated always as (iif(json_valid(error), error ->> 'message', null)),
-  error_traceback  text generated always as (iif(json_valid(error), error ->> 'traceback', null)),
-  seconds_rounded  real generated always as (round(seconds, 3)),
-  saved_text       text generated always as (datetime(saved_at, 'unixepoch'))
+  origin_id   integer
 );
 create table sent_calls (
   key         blob primary key,
@@ -158,17 +145,33 @@ create table system_superseded (
   id  integer primary key
 );
 create view results as
-  select records.id, key_hex as key, steps.name as step, version_text as version,
-         records.run, position, occurrence, input_text as input, result_text as result,
-         attempts, seconds_rounded as seconds, records.cost, records.usage, saved_text as saved_at
+  select records.id, cast(lower(hex(key)) as text) as key, steps.name as step,
+         cast(steps.version as text) as version, records.run, position, occurrence,
+         cast(case typeof(input) when 'blob'
+           then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
+           else input end as text) as input,
+         cast(case typeof(result) when 'blob'
+           then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
+           else result end as text) as result,
+         attempts, cast(round(records.seconds, 3) as double) as seconds, records.cost,
+         records.usage, cast(datetime(saved_at, 'unixepoch') as text) as saved_at
     from records join steps on steps.id = records.step
                  left join system_superseded on system_superseded.id = records.id
    where error is null and system_superseded.id is null;
 create view failures as
-  select records.id, key_hex as key, steps.name as step, version_text as version,
-         records.run, position, occurrence, input_text as input, error_type,
-         error_message as message, error_traceback as traceback, result_text as result,
-         attempts, seconds_rounded as seconds, records.cost, records.usage, saved_text as saved_at
+  select records.id, cast(lower(hex(key)) as text) as key, steps.name as step,
+         cast(steps.version as text) as version, records.run, position, occurrence,
+         cast(case typeof(input) when 'blob'
+           then json_object('bytes', length(input), 'MessagePack', hex(substr(input, 1, 24)))
+           else input end as text) as input,
+         cast(iif(json_valid(error), error ->> 'type', null) as text) as error_type,
+         cast(iif(json_valid(error), error ->> 'message', null) as text) as message,
+         cast(iif(json_valid(error), error ->> 'traceback', null) as text) as traceback,
+         cast(case typeof(result) when 'blob'
+           then json_object('bytes', length(result), 'MessagePack', hex(substr(result, 1, 24)))
+           else result end as text) as result,
+         attempts, cast(round(records.seconds, 3) as double) as seconds, records.cost,
+         records.usage, cast(datetime(saved_at, 'unixepoch') as text) as saved_at
     from records join steps on steps.id = records.step
                  left join system_superseded on system_superseded.id = records.id
    where error is not null and system_superseded.id is null;
