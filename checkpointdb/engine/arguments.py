@@ -77,7 +77,8 @@ class Binder:
         if using:
             self._check_using()
         self.is_given = bool(given)  # no row is its own content then
-        self._is_bare = not (given or means or self._lacks_means())
+        # whether a row that is no `Args` is the argument of its call
+        self.is_bare = not (given or means or self._lacks_means())
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature:
@@ -134,7 +135,7 @@ class Binder:
         Raises:
             TypeError: the function cannot be called with it.
         """
-        if self._is_bare and type(row) is not Args:
+        if self.is_bare and type(row) is not Args:
             return row
         return _args(self._bind(row, self._given | self._means))
 
@@ -149,7 +150,7 @@ class Binder:
                 "a row of several arguments cannot be in a batch: give what is the same for all "
                 "rows by given= or using="
             )
-        return rows if self._is_bare else self.argument(rows)
+        return rows if self.is_bare else self.argument(rows)
 
     def _bind(self, row: Any, more: dict[str, Any], partly: bool = False) -> inspect.BoundArguments:
         it = row if type(row) is Args else self._alone(row)

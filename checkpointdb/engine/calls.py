@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from ..file.records import SentCall
 from .beside import Beside
 from .budget import Budget
 from .committer import Committer
-from .current import Calling, calling, calling_now, leave
+from .current import calling, calling_now, leave
 from .in_flight import InFlight
 from .job import Spec
 from .ledger import Ledger
@@ -80,6 +81,7 @@ class Calls:
         if options.timeout is not None:
             self._set_limit(options.timeout, None if is_direct else options.concurrency)
         self._is_batch, self._binder = options.batch_size is not None, spec.binder
+        self._takes_rows = spec.binder.is_bare and not self._is_batch and self._limit is None
         self._needs_begin = any(it is not None for it in (budget, ledger, self._limit))
         self._keep_whole = interrupts.one_call(self.keep)
         # the user's own functions may take long: not on the event loop that other calls are on
@@ -107,81 +109,77 @@ class Calls:
     @interrupts.computes
     def compute(self, slots: list[Slot]) -> None:
         """Call the step for one row, or a batch of rows, and keep what it returns."""
-        outer, nth = calling_now(), 1
-        while slots := self._called(slots, outer, nth):
-            nth += 1
-
-    def _called(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
-        """Make a call for the nth time; return the rows whose call is to be made again."""
-        if self.pause is not None:
-            self.wait(slots)
-        if outer is None and interrupts.state.ending:
-            interrupts.halt()
-        if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
-            return []
-        outcomes = self._outcomes
-        argument = self.argument(slots)
-        start = self.begin(slots) if self._needs_begin or outcomes.unstorable else perf_counter()
-        call = slots, outer
-        self._flying.append(None)
-        try:
-            calling.set(call)
-            returned = self._fn(argument)
-        except BaseException as error:
-            self._flying.pop()
-            if self.is_paused_by(slots, error, nth):
-                return slots
-            if not self.fail(slots, error, start):
-                raise
-        else:
-            self._flying.pop()
-            self.keep(slots, returned, start)
-            self.passed()
-        finally:
-            leave(call)
-        return []
-
-    async def acompute(self, slots: list[Slot]) -> None:
-        """Call an async step, for one row or a batch of rows, and keep what it returns."""
-        outer, nth = calling_now(), 1
-        while slots := await self._acalled(slots, outer, nth):
-            nth += 1
-
-    async def _acalled(self, slots: list[Slot], outer: Calling | None, nth: int) -> list[Slot]:
-        """Do as `_called`."""
-        if self.pause is not None:
-            await self._await_pause(slots)
-        if outer is None and interrupts.is_stopping():
-            await interrupts.ahalt()
-        if (overdue or self._sharing is not None) and not (slots := await self._ato_make(slots)):
-            return []
-        outcomes = self._outcomes
-        argument = self.argument(slots)
-        needs_begin = self._needs_begin or outcomes.unstorable
-        start = await self._abegin(slots) if needs_begin else perf_counter()
-        call, departed = (slots, outer), interrupts.depart()
-        self._flying.append(None)
-        try:
-            calling.set(call)
-            returned = await self._fn(argument)
-        except BaseException as error:
-            if await self._is_paused_by(slots, error, nth):
-                return slots
-            if not await self._failed(slots, error, start):
-                raise
-        else:
-            if self._is_judged:
-                await self._beside.call(self.keep, slots, returned, start)
+        outer = calling_now() if calling.get() else None
+        for nth in itertools.count(1):  # more than once only after a pause
+            if self.pause is not None:
+                self.wait(slots)
+            if interrupts.state.ending and outer is None:
+                interrupts.halt()
+            if (overdue or self._sharing is not None) and not (slots := self.to_make(slots)):
+                return
+            slot = slots[0]
+            is_row = self._takes_rows and not slot.origin  # nearly always
+            argument = slot.row if is_row else self.argument(slots)
+            needs_begin = self._needs_begin or self._outcomes.unstorable
+            start = self.begin(slots) if needs_begin else perf_counter()
+            self._flying.append(None)
+            try:
+                calling.set((slots, outer))
+                returned = self._fn(argument)
+            except BaseException as error:
+                self._flying.pop()
+                if not self.is_paused_by(slots, error, nth):
+                    if not self.fail(slots, error, start):
+                        raise
+                    return
             else:
-                self._keep_whole(slots, returned, start)
-            self.passed()
-        finally:
-            if self._beside.due:
-                await self._beside.commit_due(slots)
-            self._flying.pop()  # only now: the event loop must not wait for a commit
-            leave(call)
-            interrupts.land(departed)
-        return []
+                self._flying.pop()
+                self.keep(slots, returned, start)
+                self.passed()
+                return
+            finally:
+                calling.set(outer)
+
+    async def acompute(self, slots: list[Slot]) -> None:  # noqa: C901 - flat: it runs for each row
+        """Call an async step, for one row or a batch of rows, and keep what it returns."""
+        outer = calling_now() if calling.get() else None
+        for nth in itertools.count(1):
+            if self.pause is not None:
+                await self._await_pause(slots)
+            if outer is None and interrupts.is_stopping():
+                await interrupts.ahalt()
+            if (overdue or self._sharing is not None) and not (
+                slots := await self._ato_make(slots)
+            ):
+                return
+            slot = slots[0]
+            is_row = self._takes_rows and not slot.origin  # nearly always
+            argument = slot.row if is_row else self.argument(slots)
+            needs_begin = self._needs_begin or self._outcomes.unstorable
+            start = await self._abegin(slots) if needs_begin else perf_counter()
+            call, departed = (slots, outer), interrupts.depart()
+            self._flying.append(None)
+            try:
+                calling.set(call)
+                returned = await self._fn(argument)
+            except BaseException as error:
+                if not await self._is_paused_by(slots, error, nth):
+                    if not await self._failed(slots, error, start):
+                        raise
+                    return
+            else:
+                if self._is_judged:
+                    await self._beside.call(self.keep, slots, returned, start)
+                else:
+                    self._keep_whole(slots, returned, start)
+                self.passed()
+                return
+            finally:
+                if self._beside.due:
+                    await self._beside.commit_due(slots)
+                self._flying.pop()  # only now: the event loop must not wait for a commit
+                leave(call)
+                interrupts.land(departed)
 
     # --- pause
 

@@ -30,8 +30,8 @@ class ChangedInput:
         self.is_watched = spec.keyer.is_narrow and self.asked != "reuse"
         self._log, self._spec, self._single = log, spec, single
         self._digest = spec.keyer.row_digest
-        strict = self.is_watched and self.asked != "warn" and not single
-        self._seen: dict[bytes, bytes] | None = {} if strict else None
+        self.is_strict = self.is_watched and self.asked != "warn" and not single
+        self._seen: dict[bytes, bytes] | None = {} if self.is_strict else None
         self.count = 0
 
     def other_row(self, key: bytes, row: Any) -> StaleResultsError | None:

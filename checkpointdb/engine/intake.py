@@ -70,6 +70,7 @@ class Intake:
             log, spec, options, run, in_flight, tally, source.is_calls, stale_runs, replay
         )
         self.changed, self._is_replayed = self._saved.changed, replay is not None
+        self._is_strict = self.changed.is_strict
         self._is_alone = not source.is_calls  # rows enter in one thread, that of the loop
         # bound once: they are called for each row
         self._key, self._stored = spec.keyer.identify, spec.keyer.stored
@@ -77,6 +78,7 @@ class Intake:
         self._content, self._is_given = spec.binder.content, spec.binder.is_given
         self._positions = itertools.count()
         self._last: Slot | None = None
+        self._last_row: Any = None
         self.expects_hit = False  # whether the last direct call was one
         self.ahead = 0  # rows looked up, perhaps claimed, that no loop has seen yet
 
@@ -119,7 +121,8 @@ class Intake:
             return slots
         identify = self._identify if self._source.is_list else self._admit
         try:
-            slots.extend(map(identify, self._source.read(size, READ_AHEAD_SECONDS)))
+            for row in self._source.read(size, READ_AHEAD_SECONDS):
+                slots.append(identify(row))  # noqa: PERF401 - those before an error are kept
         except Exception as error:  # noqa: BLE001 - raised after the rows before it are computed
             self._source.error = error
             return [slot for slot in slots if slot.mutated is None]
@@ -175,8 +178,8 @@ class Intake:
                 unless it is done: the step sees, or saw, content that its key was not made of.
         """
         slot, last = self._identify(row), self._last
-        self._last = slot
-        if last is not None and last.given is row and last.identity != slot.identity:
+        is_same_object, self._last, self._last_row = row is self._last_row, slot, row
+        if is_same_object and last is not None and last.identity != slot.identity:
             error = ValueError(
                 f"the source of rows gave the same object for row {last.position} and the next "
                 "one, and changed it in between. Rows are read ahead: give a new object for each, "
@@ -288,7 +291,7 @@ class Intake:
         slot = Slot(row, next(self._positions), key, identity, plain)
         if origin:
             slot.origin = origin
-        if another := self.changed.other_row(key, row):
+        if self._is_strict and (another := self.changed.other_row(key, row)):
             slot.key = slot.content = b""
             self._saved.refuse(slot, another)
             return slot

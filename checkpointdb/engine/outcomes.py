@@ -106,7 +106,7 @@ class Outcomes:
         if is_over_good and valid is not None and not valid(value):
             raise self._refused(slot, value)
         self._committer.answers_calls()
-        self._tally.gave(False)
+        self._tally.gave_new()
         self._keep(slot, value, seconds, perf_counter(), paid, self._committer.add)
         if slot.error is not None:
             raise slot.error
@@ -205,7 +205,8 @@ class Outcomes:
                 entries.append(entry)
             if problem is not None:
                 problems.append(problem)
-        self._tally.computed(sum(entry.error is None for entry in entries))
+        for _ in range(sum(entry.error is None for entry in entries)):
+            self._tally.computed()
         if entries:
             self._take(kept, entries, now, self._add)
         if problems:  # one that is no mere error first: Ctrl-C in `valid=`

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import DecodeError
 from ..values.codec import Codec
 from .failures import Failed
-from .rows import Place, first_of
+from .rows import Place, Slot, first_of
 from .tally import Tally
 
 
@@ -20,6 +20,7 @@ class Results:
 
     def __init__(self, codec: Codec, path: str, tally: Tally) -> None:
         self._decode, self._path, self._gave = codec.decode, path, tally.gave
+        self._gave_new, self._gave_hit = tally.gave_new, tally.gave_hit
         self.take: Callable[[Place], Any] = self._take
 
     def give_pairs(self) -> None:
@@ -28,13 +29,13 @@ class Results:
 
     def _take(self, place: Place) -> Any:
         """Return the outcome of a settled row: its result or its `Failed`, or raise its error."""
-        slot = first_of(place)
+        slot = place if type(place) is Slot else first_of(place)
         if slot.error is not None:
             raise slot.error
         if slot.failed is not None:
             return self.take_failed(place)
         if place.must_compute:
-            self._gave(False)
+            self._gave_new()
             value, slot.value = slot.value, None
             return value
         assert slot.data is not None
@@ -42,7 +43,7 @@ class Results:
 
     def give(self, key: bytes, data: str | bytes) -> Any:
         """Return the result of a hit."""
-        self._gave(True)
+        self._gave_hit()
         try:
             return self._decode(data)
         except DecodeError as error:

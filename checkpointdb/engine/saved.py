@@ -65,24 +65,21 @@ class Saved:
         if not any(all_found):
             return slots
         changed = self.changed.among(slots, all_found) if self.changed.is_watched else ()
-        misses, saved = [], []
+        is_doubtful = bool(changed or self._stale_runs)
+        misses, saved = list[Slot](), list[Slot]()
         for slot, found in zip(slots, all_found, strict=True):
             if found is None:
                 misses.append(slot)
             elif found.identity != slot.identity:
                 self.refuse(slot, self._collided(slot, found))
-            elif slot.key in changed and self.changed.asked == "error":
-                self.refuse(slot, self.changed.refused())
-            elif found.error is None and self._is_outdated(slot, found, changed):
-                slot.attempts, slot.replaces = found.attempts, found.id
-                misses.append(slot)
-            elif found.error is None:
-                if slot.key in changed:
-                    self.changed.note()
+            elif found.error is not None:
+                self._settle_failure(slot, found, following, misses, saved)
+            elif not is_doubtful or self._is_good(slot, found, changed):
                 slot.data = found.result
                 saved.append(slot)
-            else:
-                self._settle_failure(slot, found, following, misses, saved)
+            elif not slot.settled:
+                slot.attempts, slot.replaces = found.attempts, found.id
+                misses.append(slot)
         self._in_flight.leave(saved)
         return misses
 
@@ -124,11 +121,17 @@ class Saved:
             self._tally.failed([slot], slot.error, False)
         self._in_flight.leave(slots)
 
-    def _is_outdated(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
-        """Tell whether to compute a saved result again: it is of other code or another row."""
-        if found.run in self._stale_runs:
-            return True
-        return slot.key in changed and self.changed.asked == "recompute"
+    def _is_good(self, slot: Slot, found: Found, changed: Container[bytes]) -> bool:
+        """Tell whether to give out a saved result, which may be of other code or another row."""
+        is_changed, asked = slot.key in changed, self.changed.asked
+        if is_changed and asked == "error":
+            self.refuse(slot, self.changed.refused())
+            return False
+        if found.run in self._stale_runs or (is_changed and asked == "recompute"):
+            return False
+        if is_changed:
+            self.changed.note()
+        return True
 
     def _collided(self, slot: Slot, found: Found) -> KeyCollisionError:
         if not found.id:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +19,24 @@ from ..values.redact import Redactor
 from .failures import text_of
 from .rows import Slot
 
+_STEPS = ("computed", "new", "hits")
+
 
 class Tally:
     """Count what happens in a run, and tell whoever listens.
 
-    The lock is held for the counting alone; listeners are called after it.
+    The lock is held for the counting alone; listeners are called after it. What happens to each row
+    is counted without it: a step of `itertools.count` is one of C, which no thread interrupts.
 
     Args:
         step: name of the step.
         listener: called with each event.
         redactor: cleans what is told of errors.
+
+    Attributes:
+        computed: counts a result that the step returned.
+        gave_new: counts a result given out for the first time.
+        gave_hit: counts one that was saved.
     """
 
     def __init__(
@@ -39,23 +49,22 @@ class Tally:
         self._redactor = redactor or Redactor(())
         self._lock = threading.Lock()
         self._counts: dict[str, Any] = msgspec.structs.asdict(Report())
+        self._steps, self._reads = {name: itertools.count() for name in _STEPS}, 0
+        self.computed, self.gave_new, self.gave_hit = (
+            functools.partial(next, steps) for steps in self._steps.values()
+        )
         self._failures, self._late, self._pauses = Counter[str](), 0, 0
         self._began, self._ended = perf_counter(), 0.0
 
     def gave(self, hit: bool, failed_before: bool = False) -> None:
-        """Count a row given out."""
-        with self._lock:
-            counts = self._counts
-            counts["rows"] += 1
-            if hit:
-                counts["hits"] += 1
-            if failed_before:
-                counts["failed"] += 1
-
-    def computed(self, results: int = 1) -> None:
-        """Count results that the step returned."""
-        with self._lock:
-            self._counts["computed"] += results
+        """Count a failure given out."""
+        if hit:
+            self.gave_hit()
+        else:
+            self.gave_new()
+        if failed_before:
+            with self._lock:
+                self._counts["failed"] += 1
 
     def paid(self, dollars: float | None, usage: Mapping[str, int] | None = None) -> None:
         """Count what a result cost, as far as that is known."""
@@ -111,7 +120,10 @@ class Tally:
         """Return the counts so far."""
         seconds = (self._ended or perf_counter()) - self._began
         with self._lock:
-            return Report(**self._counts | {"seconds": seconds})
+            computed, new, hits = (next(it) - self._reads for it in self._steps.values())
+            self._reads += 1  # which were steps, too
+            counted = {"rows": new + hits, "hits": hits, "computed": computed, "seconds": seconds}
+            return Report(**self._counts | counted)
 
     def failures(self) -> tuple[tuple[str, int], ...]:
         """Return the types of errors by which rows failed, with their numbers."""

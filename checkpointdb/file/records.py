@@ -264,17 +264,24 @@ def checksum(entry: Entry) -> int:
         of_input = xxh3_64_intdigest(identity + stored_input.encode(), 1)
     else:
         of_input = _digest(identity, stored_input)
-    return _outcome(entry.key, entry.result, entry.error) | of_input & _INPUT
+    result = entry.result
+    if entry.error is None and type(result) is str:
+        of_outcome = xxh3_64_intdigest(entry.key + result.encode(), 1) & _OUTCOME
+    else:
+        of_outcome = _outcome(entry.key, result, entry.error)
+    return of_outcome | of_input & _INPUT
 
 
 def is_intact(key: bytes, result: Stored | None, error: str | None, checksum: int) -> bool:
     """Tell whether a record's key and outcome are what its checksum was made of."""
-    return type(checksum) is int and checksum & _OUTCOME == _outcome(key, result, error)
+    if type(checksum) is not int:
+        return False
+    if error is None and type(result) is str:  # nearly always, and in one step
+        return checksum & _OUTCOME == xxh3_64_intdigest(key + result.encode(), 1) & _OUTCOME
+    return checksum & _OUTCOME == _outcome(key, result, error)
 
 
 def _outcome(prefix: bytes, result: Stored | None, error: str | None) -> int:
-    if error is None and type(result) is str:  # nearly always, and in one step
-        return xxh3_64_intdigest(prefix + result.encode(), 1) & _OUTCOME
     if error is not None:
         prefix += _digest(b"", error).to_bytes(8, "big")
     return _digest(prefix, result) & _OUTCOME

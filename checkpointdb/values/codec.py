@@ -67,9 +67,11 @@ def decode(data: str | bytes) -> Any:
     try:
         return _unjson(data) if isinstance(data, str) else uncanonical(data)[0]
     except _UNREADABLE as error:
-        raise DecodeError(
-            f"a saved value cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> DecodeError:
+    return DecodeError(f"a saved value cannot be read: {type(error).__name__}: {error}")
 
 
 class Codec:
@@ -188,8 +190,11 @@ class Codec:
         Raises:
             DecodeError: the annotation has changed and the stored value no longer fits it.
         """
-        if not self._typed and isinstance(data, str):
-            return decode(data)
+        if not self._typed and isinstance(data, str):  # nearly always, and in one step
+            try:
+                return _unjson(data)
+            except _UNREADABLE as error:
+                raise _unreadable(error) from error
         try:
             if isinstance(data, str):
                 return self._model.validate_json(data) if self._model else self._from_json(data)
