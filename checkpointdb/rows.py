@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 from collections.abc import Coroutine, Iterable, Iterator
@@ -227,6 +226,8 @@ def _at_once(concurrency: Any, otherwise: int) -> int:
 
 
 def _is_in_loop() -> bool:
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

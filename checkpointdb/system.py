@@ -12,7 +12,6 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -194,6 +193,8 @@ def scratch() -> Iterator[str]:
 
     On Linux it has no name, so that no kill leaves it behind; the path is that of the open file.
     """
+    import tempfile  # with it come shutil and its five ways to compress
+
     if os.path.isdir(_OPEN_FILES):
         with tempfile.TemporaryFile() as file:
             yield f"{_OPEN_FILES}/{file.fileno()}"

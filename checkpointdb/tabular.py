@@ -11,7 +11,6 @@ from .engine.job import Spec
 from .engine.keywords import RunOptions
 from .engine.options import StepSettings, run_options
 from .frames.added import Added
-from .frames.mapped import mapped
 from .frames.one_pass import Columns, Pass
 
 F = TypeVar("F")
@@ -66,6 +65,8 @@ class Tabular:
             ValueError: an added column has the name of an existing one. If the step's annotation
                 tells, it is raised before the first call; otherwise what was computed is saved.
         """
+        from .frames.mapped import mapped
+
         checked = run_options("map", options, self._settings, ("columns", "prefix", "error_column"))
         if checked.shard is not None:
             raise TypeError("shard= belongs to run(...): a frame's rows keep their places")

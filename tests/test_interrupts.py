@@ -345,6 +345,46 @@ def test_asyncio_run_has_its_own_ctrl_c(store_path):
     assert interrupts.state.taken == ()
 
 
+IN_KEEPING = """
+    import asyncio, os, signal, sys, checkpointdb as ckpt
+
+    class Answer:
+        def __init__(self, n):
+            self.n = n
+
+    def to(answer):  # called while the result is kept
+        if answer.n == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # a handler runs between two bytecodes, as soon as it may
+                pass
+        return answer.n
+
+    ckpt.register(Answer, to=to, back=Answer)
+
+    @ckpt.step(sys.argv[1] + "/rows.ckpt", version=1, save=ckpt.on_exit())
+    async def label(row):
+        return Answer(row)
+
+    async def main():
+        async for _ in label.arun(range(10), concurrency=1):
+            pass
+
+    if sys.argv[2] == "own":
+        asyncio.run(main())
+    else:  # a loop without a handler of its own: KeyboardInterrupt comes at any place
+        asyncio.new_event_loop().run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["own", "bare"])
+def test_ctrl_c_waits_until_the_result_of_an_async_call_is_kept(tmp_path, loop):
+    process = start(tmp_path, IN_KEEPING, loop)
+    status, _, errors = end(process)
+    assert status == -signal.SIGINT and "KeyboardInterrupt" in errors
+    with Store(tmp_path / "rows.ckpt", create=False) as store:
+        assert [record.position for record in store.records()][:4] == [0, 1, 2, 3]
+
+
 SLOW = """
     import itertools, os, sys, time, checkpointdb as ckpt
 

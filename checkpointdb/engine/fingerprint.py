@@ -10,6 +10,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import linecache
 import sys
 import textwrap
 import threading
@@ -114,7 +115,8 @@ def parse(source: str) -> ast.Module:
 
 
 def _def_of(code: types.CodeType) -> Tree | None:
-    node = parse(textwrap.dedent(inspect.getsource(code))).body[0]
+    block = inspect.getblock(_lines_of(code)[code.co_firstlineno - 1 :])
+    node = parse(textwrap.dedent("".join(block))).body[0]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return None
     given = node.args.posonlyargs + node.args.args
@@ -123,9 +125,19 @@ def _def_of(code: types.CodeType) -> Tree | None:
     return node if same and node.name == code.co_name else None  # or the file was edited since
 
 
+def _lines_of(code: types.CodeType) -> list[str]:
+    """Return the lines of the file that a code is in.
+
+    `inspect.findsource` first asks every module that is loaded which one the code is of: a third of
+    a run's start, and more where more is loaded. So it is asked only about what is in no file.
+    """
+    linecache.checkcache(code.co_filename)
+    return linecache.getlines(code.co_filename) or inspect.findsource(code)[0]
+
+
 def _lambda_of(code: types.CodeType) -> Tree | None:
     """Find a lambda by its place: it has no name, and its line need not be a statement."""
-    tree = parse("".join(inspect.findsource(code)[0]))
+    tree = parse("".join(_lines_of(code)))
     found = [
         node
         for node in ast.walk(tree)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -306,6 +305,8 @@ def _check_known(
 
 
 def _meant(name: str, known: tuple[str, ...], elsewhere: tuple[str, ...], owner: str) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name.lower(), (*known, *elsewhere), 1)
     if not close:
         return f"; it takes {', '.join(known)}"

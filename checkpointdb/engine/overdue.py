@@ -6,7 +6,6 @@ thread. It is paid for, so its late result is kept, and its rows are not begun a
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 import os
@@ -41,6 +40,7 @@ KeepLate = Callable[[list[Slot], list[Slot], Any, float], None]
 
 def in_time(fn: Callable[..., Any], step: str, seconds: float) -> Callable[[Any], Any]:
     """Return an async step that is cancelled when its time is over."""
+    import asyncio  # with it come ssl and 8 MB, which synchronous code need not have
 
     async def call(argument: Any) -> Any:
         slots, _ = calling.get()  # type: ignore[misc]

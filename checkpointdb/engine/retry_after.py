@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -75,6 +74,8 @@ def _seconds(text: str) -> float | None:
         return _until(datetime.fromtimestamp(number, UTC)) if number > _EPOCH else number
     if _DURATION.fullmatch(text):
         return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
+    from email.utils import parsedate_to_datetime
+
     for parse in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             return _until(parse(text))

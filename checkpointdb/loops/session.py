@@ -29,7 +29,7 @@ class Session:
     Args:
         job: what is asked.
         rows: the source of rows.
-        in_task: the loop is a task of the user's event loop. SIGINT is left to asyncio then, which
+        in_task: the loop is a task of the user's event loop. SIGINT is passed on to asyncio then, which
             cancels the task that iterates; SIGTERM does the same as elsewhere.
     """
 
