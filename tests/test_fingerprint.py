@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import linecache
 import os
 import subprocess
@@ -197,6 +198,7 @@ def test_no_module_is_asked_for_the_source_of_a_step(monkeypatch):
     def label(row):
         return row
 
+    monkeypatch.setattr(inspect, "modulesbyfile", {})  # what it found before
     monkeypatch.setitem(sys.modules, "asked_for_its_file", Module("asked_for_its_file"))
     assert tree_of(label.__code__).name == "label"
     assert tree_of((lambda row: row).__code__) is not None

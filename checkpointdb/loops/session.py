@@ -29,8 +29,8 @@ class Session:
     Args:
         job: what is asked.
         rows: the source of rows.
-        in_task: the loop is a task of the user's event loop. SIGINT is passed on to asyncio then, which
-            cancels the task that iterates; SIGTERM does the same as elsewhere.
+        in_task: the loop is a task of the user's event loop. SIGINT is passed on to asyncio then,
+            which cancels the task that iterates; SIGTERM does the same as elsewhere.
     """
 
     def __init__(self, job: Job, rows: Any, in_task: bool = False) -> None:
