@@ -144,8 +144,8 @@ class Outcomes:
             text = to_error_text(slot.failed)
         entry = Entry(
             slot.key, slot.identity, slot.position, slot.attempts + 1, seconds, paid.cost, text,
-            data, slot.input, slot.input_form, slot.row_digest, slot.occurrence, paid.as_json(),
-            slot.replaces,
+            data, slot.input, slot.input_form, slot.row_digest, slot.occurrence,
+            None if paid is NOTHING_SAID else paid.as_json(), slot.replaces,
         )  # fmt: skip
         return entry, problem
 
