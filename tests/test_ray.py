@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import collections
 import glob
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
-from lives_of_engines import Job
+from lives_of_engines import ENVIRONMENT, Job
 
 import checkpointdb as ckpt
 from checkpointdb.cloud.bucket import Bucket
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.skipif(
     reason="ray is not installed: uv sync --group ray",
 )
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "ray_job.py"
 ROWS, SECONDS, SAVE = int(os.environ.get("RAY_ROWS", 20_000)), 5.0, 50
 SLACK = 3.0  # seconds: the timer's half one, the copy, and a busy machine
 
@@ -117,6 +122,25 @@ def test_an_actor_and_the_job_killed(tmp_path, shared, nodes):
     job.start()  # all of it is there
     job.finish()
     assert len(job.calls()) == len(calls)
+
+
+@pytest.mark.slow
+def test_the_example(tmp_path, shared):
+    """As its reader would run it, twice; and what it says makes one store of all."""
+    rows = [{"text": "x" * n} for n in range(100)]
+    source, target = tmp_path / "reviews.jsonl", tmp_path / "out"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number in 1, 2:
+        command = [sys.executable, EXAMPLE, source, shared.path, target / str(number)]
+        subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | ENVIRONMENT)
+        table = pyarrow.parquet.read_table(target / str(number))
+        assert sorted(table["length"].to_pylist()) == list(range(100))
+    path = str(tmp_path / "all.ckpt")
+    shared.into(path)
+    with ckpt.Store(path) as store:
+        assert store.verify() == []
+        (step,) = store.steps()
+        assert (step.name, step.results, step.records) == ("label", 100, 100)
 
 
 @pytest.mark.slow
