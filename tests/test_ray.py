@@ -103,6 +103,9 @@ def test_an_actor_and_the_job_killed(tmp_path, shared, nodes):
     job.finish()
 
     calls = job.calls()
+    job.start()  # all of it is there; what Ray gave actors no time to ship, on their node
+    job.finish()
+    assert len(job.calls()) == len(calls)
     again = len(calls) - ROWS
     assert {row for row, _, _ in calls} == set(range(ROWS))
     kills = len(lost)
@@ -116,12 +119,9 @@ def test_an_actor_and_the_job_killed(tmp_path, shared, nodes):
         f"{before} calls before the restart, {again} computed again (bound {bound}), "
         f"{records} records in {segments} segments, then {(left := merge_segments(shared.path))}"
     )
-    assert left < (4 if isinstance(shared, Folder) else 8)  # those of two writers do not merge
+    assert left < (4 if isinstance(shared, Folder) else 12)  # those of two writers do not merge
     assert results == collections.Counter(n * 2 for n in range(ROWS))
     assert again <= bound
-    job.start()  # all of it is there
-    job.finish()
-    assert len(job.calls()) == len(calls)
 
 
 @pytest.mark.slow
@@ -145,8 +145,9 @@ def test_the_example(tmp_path, shared):
 
 @pytest.mark.slow
 def test_a_bucket_and_another_machine(tmp_path, url):
-    """All of a job is killed and its disk lost; then nothing is paid for that was shipped. The next
-    job, on a third machine, pays for nothing, and each node has fetched each segment once."""
+    """All of a job is killed and its disk lost; then only what was not shipped is paid for again.
+    Nor has Ray to give the actors of a job that ends the time to ship the rest. Each node has one
+    copy of the bucket."""
     rows, seconds, log = 5000, 0.5, tmp_path / "calls.log"
     for machine in "one", "two", "three":
         scratch = tmp_path / machine
@@ -159,13 +160,12 @@ def test_a_bucket_and_another_machine(tmp_path, url):
             shutil.rmtree(scratch)
             continue
         job.finish()
-        if machine == "two":
-            last = float(before[-1][2])
-            kept = {row for row, _, at in before if float(at) < last - seconds - SLACK / 2}
-            paid = {row for row, _, _ in job.calls()[len(before) :]}
-            assert {row for row, _, _ in before} | paid == set(range(rows))
-            assert kept and not kept & paid
+        paid = {row for row, _, _ in job.calls()[len(before) :]}
+        last = float(before[-1][2])
+        kept = {row for row, _, at in before if float(at) < last - seconds - SLACK / 2}
+        assert {row for row, _, _ in before} | paid == set(range(rows))
+        assert kept and not kept & paid
         assert len(glob.glob(f"{scratch}/*.shared/*.ckpt")) == 1
-    assert len(job.calls()) == len(before)
     results, _ = merged(Prefix(url), str(tmp_path / "all.ckpt"))
-    assert results == collections.Counter(n * 2 for n in range(rows))
+    assert results.keys() <= {n * 2 for n in range(rows)} and set(results.values()) == {1}
+    assert results.keys() >= {row * 2 for row in kept}
