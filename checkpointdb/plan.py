@@ -160,8 +160,7 @@ def _keys(
     held: dict[bytes, list[int]] = {}
     if separate and reader is not None:
         held = reader.held_occurrences(keys, settings.shared)
-    for row, key in zip(batch, keys, strict=True):
-        n = seen.count(key)
+    for row, key, n in zip(batch, keys, seen.count(keys), strict=True):
         if separate or not n:
             yield row, keyer.nth(key, _nth_free(n, held.get(key, ())))
 

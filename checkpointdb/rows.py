@@ -79,7 +79,7 @@ class Rows(Generic[P, R]):
             numbers = [0] * len(batch)
             if spec.separate:
                 contents = map(spec.binder.content, batch)
-                numbers = [seen.count(spec.keyer.identify(content)[0]) for content in contents]
+                numbers = seen.count([spec.keyer.identify(content)[0] for content in contents])
             yield from self._direct.get_all(batch, numbers)
 
     def put(

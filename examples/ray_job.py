@@ -1,9 +1,11 @@
-"""A job of Ray Data whose actors share what they compute through a folder that all of them see.
+"""A job of Ray Data whose actors share what they compute, through a folder or a bucket.
 
     python examples/ray_job.py reviews.jsonl /shared/reviews out/
+    python examples/ray_job.py reviews.jsonl s3://bucket/reviews out/
 
 Kill it, or an actor, and run it again: what was shipped, or lies on a node that lives, is not
-computed again. Afterwards, `ckpt merge reviews.ckpt /shared/reviews/*.ckpt` makes one store of all.
+computed again. Afterwards, `ckpt merge reviews.ckpt /shared/reviews/*.ckpt`, or
+`ckpt pull s3://bucket/reviews reviews.ckpt`, makes one store of all.
 """
 
 from __future__ import annotations

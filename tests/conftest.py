@@ -17,6 +17,7 @@ import warnings
 import apsw
 import hypothesis
 import pytest
+from s3_server import s3, s3_proxy, url  # noqa: F401 - fixtures
 
 from checkpointdb import CheckpointError, Store
 from checkpointdb.engine.current import calling_now

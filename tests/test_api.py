@@ -159,6 +159,7 @@ def test_the_modules_that_know_the_file_open_nothing_by_path():
         # before SQLite sees it; one that a kill left; a segment before it is read
         ("file/temporary.py", "os.open"): 3,
         ("integrations/folder.py", "open"): 2,  # a copy that is closed, and its copy before SQLite
+        ("integrations/mirror.py", "os.open"): 1,  # a lock next to a store
         ("integrations/scratch.py", "os.open"): 2,  # directories
     }
 

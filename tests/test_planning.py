@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import random
 
+import apsw
 import pytest
 from paid import Paid, label
 from stores import files_beside
 
 import checkpointdb as ckpt
 from checkpointdb import EncodeError, Store
+from checkpointdb.engine import occurrences
 from checkpointdb.file import alike, read
 
 
@@ -117,6 +120,48 @@ def test_a_plan_made_beside_a_run_sees_what_is_committed(store_path, paid):
         next(run)
     assert step.plan(paid.rows(6)).hits >= 3
     assert len(list(run)) == 3
+
+
+@pytest.fixture
+def statements():
+    """What is sent to SQLite, on all connections that are opened from now on."""
+    sent = []
+
+    def trace(connection):
+        connection.exec_trace = lambda cursor, sql, bindings: sent.append(sql) or True
+
+    apsw.connection_hooks.append(trace)
+    yield sent
+    apsw.connection_hooks.remove(trace)
+
+
+@pytest.mark.parametrize("duplicates", ["share", "separate"])
+def test_a_plan_asks_for_many_rows_at_once(store_path, statements, duplicates):
+    """Not a statement a row, whether rows are hits or misses, on disk or in memory, alike or not:
+    with as many statements a million rows take minutes."""
+    step = ckpt.step(store_path, version=1, name="s", duplicates=duplicates)(str)
+    list(step.run(range(60_000)))
+    step.store.close()
+    statements.clear()
+    plan = step.plan([*range(50_000, 70_000), *range(5_000)])
+    assert (plan.hits, plan.misses) == (15_000, 10_000)
+    assert len(statements) < 25_000 / 50
+    statements.clear()
+    list(step.results(range(50_000, 70_000)))
+    assert len(statements) < 20_000 / 50
+
+
+def test_keys_are_counted_right_and_in_bounded_memory(monkeypatch):
+    """Equal ones within a batch, ones that went to the disk, ones that came again since then."""
+    monkeypatch.setattr(occurrences, "MOST_RECENT", 500)
+    chance, counts, before = random.Random(5), occurrences.Counts(), collections.Counter()
+    for _ in range(200):
+        batch = [chance.randrange(20_000).to_bytes(16) for _ in range(chance.randrange(100))]
+        for key, n in zip(batch, counts.count(batch), strict=True):
+            assert n == before[key]
+            before[key] += 1
+        assert len(counts._recent) < 500
+    assert len(before) > 5_000
 
 
 # --- why

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import cloud_life as life
 import pytest
+from s3_server import call
 from stores import Log
 from test_cloud import expected, pulled, push, remove
 from test_merge import rows_of
@@ -27,67 +23,21 @@ pytest.importorskip("flask", reason="flask is not installed: uv sync --group clo
 from checkpointdb.cloud import bucket, segment, shipper
 
 pytestmark = pytest.mark.slow
-PROXY = os.path.join(os.path.dirname(__file__), "faulty_proxy.py")
-
-
-@contextlib.contextmanager
-def process(*args, **options):
-    with subprocess.Popen([sys.executable, *args], stderr=subprocess.DEVNULL, **options) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """The port of an S3 of moto's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with process("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), stdout=-3):
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield port
-
-
-@pytest.fixture(scope="module")
-def proxy(s3):
-    with process(PROXY, str(s3), stdout=subprocess.PIPE, text=True) as started:
-        yield int(started.stdout.readline())
 
 
 @pytest.fixture
-def faults(proxy):
+def faults(s3_proxy):
     def say(*faults):
-        call(proxy, "/_faults", json.dumps(faults).encode())
+        call(s3_proxy, "/_faults", json.dumps(faults).encode())
 
     yield say
     say()
 
 
-def call(port, path, data=b""):
-    url = f"http://127.0.0.1:{port}{path}"
-    urllib.request.urlopen(urllib.request.Request(url, data, method="PUT"), timeout=30).close()
-
-
-@pytest.fixture
-def url(proxy, request, monkeypatch):
-    name = f"b{abs(hash(request.node.name)) % 10**9}"
-    call(proxy, f"/{name}")
-    for variable, value in (
-        ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy}"), ("AWS_ALLOW_HTTP", "true"),
-    ):  # fmt: skip
-        monkeypatch.setenv(variable, value)
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
     monkeypatch.setattr(shipper, "SOONEST", 0.02)
     monkeypatch.setattr(shipper, "LONGEST", 0.05)
-    return f"s3://{name}/a/prefix"
 
 
 def test_pushed_and_pulled_and_compacted(at, url, monkeypatch):

@@ -89,7 +89,7 @@ def of_file(reader: Look, info: StepInfo, choice: Choice, source: Source) -> Cho
     while batch := list(itertools.islice(placed, _BATCH)):
         keys = [_key_of(keyer, *pair) for pair in batch]
         if seen is not None:
-            keys = [keyer.nth(key, seen.count(key)) for key in keys]
+            keys = list(map(keyer.nth, keys, seen.count(keys)))
         for (row, place), record in zip(batch, reader.newest_of(keys), strict=True):
             is_meant = record is not None and choice.run in (None, record.run)
             yield row, place, record if is_meant else None

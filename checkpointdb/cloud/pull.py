@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import msgspec
 
@@ -20,6 +21,7 @@ from .names import Name, in_order
 from .note import Note
 from .segment import mark_of
 
+_MERGED = "merged"  # the row of `system_state`: JSON, {writer: number}
 MOST_LISTS = 10  # of names that are gone when they are asked for
 
 
@@ -71,7 +73,7 @@ def pull_from(bucket: Bucket, manifest: Manifest, path: str, progress: OnProgres
         with half_made(path) as temporary:
             with mapped(path):
                 files.lay(temporary)
-            done = _Pulling(bucket, temporary, progress).pull(manifest)
+            done = _Pulling(bucket, temporary, progress, {}).pull(manifest)
             _check(temporary, bucket.url, progress)
     except FileExistsError as error:
         raise taken(path) from error
@@ -80,23 +82,49 @@ def pull_from(bucket: Bucket, manifest: Manifest, path: str, progress: OnProgres
     return done
 
 
-class _Pulling:
-    """Segments on their way into a new store."""
+def refresh(bucket: Bucket, path: str) -> None:
+    """Bring what is new in a bucket into a store that nothing else is written to.
 
-    def __init__(self, bucket: Bucket, path: str, progress: OnProgress) -> None:
+    Promise: each segment is asked for once, after a kill too. The store is made if it is not there.
+
+    Args:
+        bucket: only read.
+        path: of the store; one process at a time may do this.
+
+    Raises:
+        BucketError: as `pull`. What was read before is there.
+    """
+    if not os.path.lexists(path):
+        files.create(path)
+    log = Log(path, "process")
+    try:
+        known = log.state(_MERGED).get(_MERGED, "{}")
+        _Pulling(bucket, path, unseen, msgspec.json.decode(known, type=dict[str, int])).merge(log)
+    finally:
+        log.close()
+
+
+class _Pulling:
+    """Segments on their way into a store.
+
+    Args:
+        bucket: where they are.
+        path: of the store.
+        progress: what is told.
+        merged: the last segment of each writer that is in the store.
+    """
+
+    def __init__(
+        self, bucket: Bucket, path: str, progress: OnProgress, merged: Mapping[str, int]
+    ) -> None:
         self._bucket, self._path, self._progress = bucket, path, progress
-        self._done = Pulled()
-        self._merged: dict[str, int] = {}  # writer: the last of its segments that is here
+        self._done, self._merged = Pulled(), dict(merged)
 
     def pull(self, manifest: Manifest) -> Pulled:
         """Merge all segments, and note where what is new begins."""
         log = Log(self._path, "process")
         try:
-            for _ in range(MOST_LISTS):
-                if self._merge_all(log):
-                    break
-            else:
-                raise BucketError(f"{self._bucket.url}: segments vanish while they are read")
+            self.merge(log)
             with Reader(self._path) as reader:
                 mark = mark_of(reader.connection)
             notes.write(log, Note(manifest.id, self._bucket.url, mark))
@@ -104,6 +132,13 @@ class _Pulling:
         finally:
             log.close()
         return self._done
+
+    def merge(self, log: Log) -> None:
+        """Merge all segments that are not here."""
+        for _ in range(MOST_LISTS):
+            if self._merge_all(log):
+                return
+        raise BucketError(f"{self._bucket.url}: segments vanish while they are read")
 
     def _merge_all(self, log: Log) -> bool:
         """Merge what is listed now; False if something of it was gone when it was asked for.
@@ -121,6 +156,7 @@ class _Pulling:
                 return False
             self._merge(log, name, data)
             self._merged[name.writer] = name.last
+            log.set_state(_MERGED, msgspec.json.encode(self._merged).decode())
             self._done.segments += 1
             self._done.bytes += len(data)
             self._progress("segments", (n + 1) / len(left))

@@ -50,6 +50,7 @@ class Shipper:
         self._shipping = threading.Lock()
         self._asked, self._ending = threading.Event(), False
         self._run_ended = False
+        self.only_by_policy = False  # ends of runs are no reason to ship: each batch is one, say
         self._known = self._last = time.monotonic()  # all was shipped; a shipment was tried
         self._took = 0.0  # the last shipment
         self._failing: float | None = None  # since when nothing is shipped, on the wall clock
@@ -63,8 +64,9 @@ class Shipper:
 
     def wake(self) -> None:
         """Ship soon: a run has ended."""
-        self._run_ended = True
-        self._asked.set()
+        if not self.only_by_policy:
+            self._run_ended = True
+            self._asked.set()
 
     def push(self) -> Pushed:
         """Ship all that is committed, in this thread."""

@@ -101,7 +101,7 @@ class Folder:
             if not missing:
                 return
             with self._may_be_gone(step.path):
-                results = _saved(step, [rows[i] for i in missing])
+                results = saved(step, [rows[i] for i in missing])
                 for i, result in zip(missing, results, strict=True):
                     found[i] = result
 
@@ -236,7 +236,8 @@ def merge_segments(folder: str) -> int:
     return len(segments(folder))
 
 
-def _saved(step: Step[Any, Any], rows: list[Any]) -> list[Any]:
+def saved(step: Step[Any, Any], rows: list[Any]) -> list[Any]:
+    """Return the saved result of each row, or `MISS`: for a row that is none, too."""
     try:
         return list(step.results(rows))
     except EncodeError:  # of one of them, which the run will refuse

@@ -52,6 +52,12 @@ class Scratch:
         """Return the path for another store."""
         return os.path.join(self._path, f"{os.urandom(8).hex()}.ckpt")
 
+    def shared(self) -> str:
+        """Return a directory next to it for all processes of this user that ship to one place."""
+        path = f"{self._all}.shared"
+        _make_ours(path)
+        return path
+
     def empty_others(self, take: Callable[[str], bool]) -> None:
         """Have `take` each store that a killed process left; what it takes is deleted."""
         for path in glob.glob(os.path.join(glob.escape(self._all), "*")):
@@ -66,6 +72,11 @@ class Scratch:
         """Delete it. Can be repeated."""
         if self._descriptor >= 0:
             shutil.rmtree(self._path, ignore_errors=True)
+            self.release()
+
+    def release(self) -> None:
+        """Leave it, and what is in it, to whoever comes next."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 

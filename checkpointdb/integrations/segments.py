@@ -91,7 +91,6 @@ class Segmented(Tabular):
         is_restarted: in the middle of a job.
 
     Raises:
-        ValueError: the step counts equal rows, which no process can do for the others.
         StoreError: the folder or `scratch` cannot be used; a file in the folder is not a store.
     """
 
@@ -104,11 +103,6 @@ class Segmented(Tabular):
         is_restarted: bool = False,
     ) -> None:
         self.name, self._settings, self._step = step.name, step._settings, step
-        if self._settings.duplicates == "separate":
-            raise ValueError(
-                f"step {self.name!r} has duplicates='separate', and equal rows of several "
-                "processes have no common count: put a number into the row instead"
-            )
         self._policy, self._lock = check_policy(ship), threading.Lock()
         self._folder = Folder(folder, step, is_restarted)
         self._scratch = Scratch(scratch, self._folder.path)
