@@ -378,3 +378,45 @@ def test_beside_a_damaged_index_what_is_found_counts_and_nothing_is_called_missi
     for wanted in (11, 99):
         with pytest.raises(StoreCorruptError, match="up to record 12, but does not: a requested"):
             again.found(3, wanted)
+
+
+def test_an_empty_store_has_no_last_record_and_none_of_it_is_indexed(open_store):
+    """An extension that has nothing to do notes nothing: the first record has id 1."""
+    store = open_store()
+    writer = store.log._writer
+    assert key_index.last_id(writer) == 0
+    key_index.extend(writer)
+    assert key_index.indexed_to(writer) == 0
+    Log(store).add(0)
+    assert key_index.last_id(writer) == 1 and Log(open_store()).found(0) == [entry(0).result]
+
+
+def kept_of_dropped(writer, value):
+    """Put a value where a compaction keeps what was paid for the records that it dropped."""
+    writer.execute("insert or replace into system_state values (?, ?)", (key_index.DROPPED, value))
+
+
+@pytest.mark.damages_store
+def test_what_a_compaction_dropped_is_what_it_wrote_or_an_error(open_store):
+    """Nothing at first; seconds, dollars and tokens by step; never a guess."""
+    store = open_store()
+    writer = store.log._writer
+    assert key_index.dropped(writer) == {}
+    kept_of_dropped(writer, '{"1":[2.5,0.5,{"tokens":7}]}')
+    assert key_index.dropped(writer) == {1: (2.5, 0.5, {"tokens": 7})}
+    for damage in ('{"1":[2.5]}', "{", 7, b"\xff"):
+        kept_of_dropped(writer, damage)
+        with pytest.raises(apsw.CorruptError, match=r"^its state is not what was written$"):
+            key_index.dropped(writer)
+
+
+@pytest.mark.damages_store
+@pytest.mark.parametrize("damage", ["delete from", "update"])
+def test_a_state_that_is_no_number_is_an_error(open_store, damage):
+    """Of 0 all records would be read again, and of anything else some would not be found."""
+    store = open_store()
+    writer = store.log._writer
+    change = " set value = '1'" if damage == "update" else ""
+    writer.execute(f"{damage} system_state{change} where name = 'indexed_to'")
+    with pytest.raises(apsw.CorruptError, match=r"^its state is missing or not a number$"):
+        key_index.indexed_to(writer)
