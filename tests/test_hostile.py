@@ -167,6 +167,16 @@ def test_a_path_is_a_path_and_nothing_else(tmp_path, monkeypatch, path):
         assert done.exit_code == 0 and not UNSAFE.search(done.stdout)
 
 
+@pytest.mark.linux
+@pytest.mark.parametrize("opener", [ckpt.Store, Reader])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, opener):
+    """Whoever opens one for reading waits until somebody writes to it."""
+    path = str(tmp_path / "rows.ckpt")
+    os.mkfifo(path)
+    with pytest.raises(ckpt.StoreError, match="not a regular file; give the path of one"):
+        opener(path)
+
+
 def test_a_rollback_journal_is_not_played_back(whole, tmp_path):
     """SQLite would: it cuts the file to the size that the journal says, before anybody asks."""
     path = str(tmp_path / "rows.ckpt")
