@@ -17,7 +17,7 @@ from stores import Log
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
-from checkpointdb.file import pragmas
+from checkpointdb.file import connection, pragmas
 from checkpointdb.file.read import Reader
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -320,6 +320,35 @@ def test_after_a_failed_sync_nothing_is_acknowledged_that_is_not_on_the_disk(
         assert {record.position for record in reader.records()} == set(range(10))
         assert reader.verify() == []
     store.close()
+    vfs.unregister()
+
+
+@pytest.mark.parametrize("when", ["saving", "closing"])
+def test_a_store_that_could_not_be_closed_is_closed_by_the_next_try(store_path, monkeypatch, when):
+    """The error is the user's to see; until then it is open, and all is there afterwards."""
+    Store(store_path).close()
+    vfs, close = Forgetful(f"forgetful-close-{when}"), connection.close
+    store = Store(store_path, durability="process", vfs=vfs.name)
+    Log(store).add(*range(10))
+
+    def close_without_memory(writer):
+        monkeypatch.setattr(connection, "close", close)
+        close(writer)
+        raise MemoryError
+
+    if when == "saving":
+        vfs.failing = "x"
+    else:
+        monkeypatch.setattr(connection, "close", close_without_memory)
+    with pytest.raises(StoreError if when == "saving" else MemoryError):
+        store.close()
+    assert not store.closed
+    store.close()
+    assert store.closed
+    after = store_path.replace("rows", "after")
+    vfs.cut(store_path, after)
+    with Reader(after) as reader:
+        assert len(list(reader.records())) == 10
     vfs.unregister()
 
 
