@@ -420,3 +420,35 @@ def test_a_state_that_is_no_number_is_an_error(open_store, damage):
     writer.execute(f"{damage} system_state{change} where name = 'indexed_to'")
     with pytest.raises(apsw.CorruptError, match=r"^its state is missing or not a number$"):
         key_index.indexed_to(writer)
+
+
+def test_what_an_append_supersedes_is_told_whoever_wrote_it(open_store):
+    """Records of others, which are read first, and our own of the same commit; never the newest."""
+    store = open_store()
+    Log(store).add(0)
+    Log(store).add(entry(0, result="1"), 1)
+    index = KeyIndex(store.log._reader)
+    assert index.added([key(0), key(1), key(0)], 4, 6) == [1, 2, 3, 2, 4]
+    assert (index.in_tail(key(0)), index.in_tail(key(1)), index.in_tail(key(2))) == (6, 5, None)
+    assert index.added([key(2)], 7, 7) == []
+
+
+def test_what_a_look_up_has_read_already_supersedes_nothing(open_store):
+    """It may come between a commit and the note of it."""
+    store = open_store()
+    Log(store).add(0, 1)
+    index = KeyIndex(store.log._reader)
+    index.catch_up()
+    assert index.added([key(0), key(1)], 1, 2) == []
+
+
+def test_an_index_is_current_until_anybody_appends_or_deletes(open_store):
+    """Both count."""
+    store = open_store()
+    Log(store).add(0, 1)
+    index = KeyIndex(store.log._reader)
+    index.catch_up()
+    known = index.generation
+    assert index.is_current(2, known)
+    assert not index.is_current(3, known) and not index.is_current(2, known + 1)
+    assert not index.is_current(3, known + 1)
