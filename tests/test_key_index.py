@@ -452,3 +452,15 @@ def test_an_index_is_current_until_anybody_appends_or_deletes(open_store):
     assert index.is_current(2, known)
     assert not index.is_current(3, known) and not index.is_current(2, known + 1)
     assert not index.is_current(3, known + 1)
+
+
+@pytest.mark.damages_store
+def test_a_store_that_has_lost_all_its_records_does_not_look_like_a_new_one(open_store):
+    """Ids were given that are not there, and nobody forgot or compacted: nothing is paid again."""
+    log = Log(open_store())
+    log.add(0, 1)
+    log.store.log._writer.execute("delete from records")
+    log.store.close()
+    again = Log(open_store())
+    with pytest.raises(StoreCorruptError, match="records after 0 are gone, to 2: a requested row"):
+        again.found(0)
