@@ -16,11 +16,11 @@ soak *args:
     uv run pytest -m soak {{args}}
 
 # the test files that belong to file/, values/ and the committer
-cover_tests := "absent bad_day canonical captured cli_change cli_inspect codec collisions committer \
-    connection direct doctor exact_tables failures formats handles hostile inputs keeper key_index \
-    keys ledger left_behind lookups merge migrations mounts parts planning private_data redact \
-    replay salvage samples seldom shared stale step store system timeouts travel unstorable values \
-    verbs"
+cover_tests := "absent bad_day canonical captured cli_change cli_inspect cloud codec collisions \
+    committer connection direct doctor exact_tables failures formats handles hostile \
+    inputs keeper key_index keys ledger left_behind lookups merge migrations mounts \
+    parts planning private_data redact replay salvage samples seldom shared shipping \
+    stale step store system timeouts travel unstorable usage values verbs"
 
 # branch coverage of the file, the values and the committer by these; fails below 100 %
 cover *args:

@@ -1,7 +1,7 @@
 """Open, read, export and run over store files, many in one process with little room.
 
 Reads lines `path`, writes for each a line of JSON: what every act ended with, seconds of processor
-time, and megabytes more than before.
+time, megabytes more than before, and whether a store is still open.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pandas  # noqa: F401 - and numpy: what a value may have imported has its 
 
 import checkpointdb as ckpt
 from checkpointdb.cli import cli, watch
+from checkpointdb.file import lifetime
 
 ROOM = 256 << 20
 # whatever steers a terminal, or turns what is shown on it round
@@ -133,7 +134,9 @@ def handle(path, names):
         with contextlib.suppress(OSError):
             os.unlink(f"{path}.out.{ending}")
     seconds = time.process_time() - began
-    return {"wrong": wrong, "ends": ends, "seconds": seconds, "more": (used() - before) >> 20}
+    more = (used() - before) >> 20
+    is_open = bool(lifetime._open)
+    return {"wrong": wrong, "ends": ends, "seconds": seconds, "more": more, "open": is_open}
 
 
 def main():

@@ -261,6 +261,23 @@ def test_a_record_whose_key_is_not_the_one_looked_for_is_told(filled):
         assert Log(store).found(28) == [entry(28).result]
 
 
+@pytest.mark.damages_store
+@pytest.mark.parametrize("counter", ["'many'", "x'00'", "null"])
+def test_records_are_read_without_the_help_of_a_damaged_counter(filled, counter):
+    """Each row once, by its newest record: counters only say whether one has older ones."""
+    declared = "records     integer not null", "records     integer"
+    with contextlib.closing(apsw.Connection(filled)) as db:
+        for before, after in (declared, declared[::-1]):  # SQL alone makes no null of it
+            db.pragma("writable_schema", True)
+            changed = "update sqlite_schema set sql = replace(sql, ?, ?) where name = 'steps'"
+            db.execute(changed, (before, after))
+            db.pragma("writable_schema", "reset")
+            if after == declared[1]:
+                db.execute(f"update steps set records = {counter}")
+    with Reader(filled) as reader:
+        assert [record.position for record in reader.records()] == list(range(40))
+
+
 def test_rows_that_others_delete_meanwhile_are_no_damage(filled):
     with Store(filled) as store, Store(filled) as other:
         assert found(store, 0, 99)[1] is None

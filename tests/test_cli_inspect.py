@@ -463,7 +463,8 @@ def test_an_export_while_a_run_writes_is_one_moment_of_the_store(here, monkeypat
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(here):
     fill(n=3000)
     (here / "out.jsonl").write_text("old")
-    script = (
+    script = (  # Python would keep what fits of a module's bytecode, and no test could import it
+        "import sys; sys.dont_write_bytecode = True\n"
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from checkpointdb.cli import cli\n"
         "for ending in ('jsonl', 'csv', 'parquet'):\n"

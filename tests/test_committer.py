@@ -235,6 +235,33 @@ def test_a_timer_commits_what_nobody_adds_to(store, policy):
     assert not timer.is_alive()
 
 
+class StoppedMeanwhile(threading.Event):
+    """What wakes a timer; the timer is stopped at the very moment at which it notes that."""
+
+    def __init__(self, timer):
+        super().__init__()
+        self.timer = timer
+
+    def clear(self):
+        self.timer.stop()
+        super().clear()
+
+
+def test_a_timer_that_is_stopped_just_as_it_wakes_ends(store):
+    """Not after the policy's five minutes: its thread keeps the store and all its parts alive."""
+    committer = committer_of(store, every(seconds=300))
+    timer = committer._timer
+    timer.stop()
+    timer.join(20)
+    timer._stopped, timer._woken = False, StoppedMeanwhile(timer)
+    timer._woken.set()
+    again = threading.Thread(target=timer.run, daemon=True)
+    again.start()
+    again.join(5)
+    assert not again.is_alive()
+    committer.close()
+
+
 def test_a_policy_without_a_clock_has_no_timer(store):
     """There is nothing to ask."""
     committer = committer_of(store, on_exit())

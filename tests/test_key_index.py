@@ -378,3 +378,89 @@ def test_beside_a_damaged_index_what_is_found_counts_and_nothing_is_called_missi
     for wanted in (11, 99):
         with pytest.raises(StoreCorruptError, match="up to record 12, but does not: a requested"):
             again.found(3, wanted)
+
+
+def test_an_empty_store_has_no_last_record_and_none_of_it_is_indexed(open_store):
+    """An extension that has nothing to do notes nothing: the first record has id 1."""
+    store = open_store()
+    writer = store.log._writer
+    assert key_index.last_id(writer) == 0
+    key_index.extend(writer)
+    assert key_index.indexed_to(writer) == 0
+    Log(store).add(0)
+    assert key_index.last_id(writer) == 1 and Log(open_store()).found(0) == [entry(0).result]
+
+
+def kept_of_dropped(writer, value):
+    """Put a value where a compaction keeps what was paid for the records that it dropped."""
+    writer.execute("insert or replace into system_state values (?, ?)", (key_index.DROPPED, value))
+
+
+@pytest.mark.damages_store
+def test_what_a_compaction_dropped_is_what_it_wrote_or_an_error(open_store):
+    """Nothing at first; seconds, dollars and tokens by step; never a guess."""
+    store = open_store()
+    writer = store.log._writer
+    assert key_index.dropped(writer) == {}
+    kept_of_dropped(writer, '{"1":[2.5,0.5,{"tokens":7}]}')
+    assert key_index.dropped(writer) == {1: (2.5, 0.5, {"tokens": 7})}
+    for damage in ('{"1":[2.5]}', "{", 7, b"\xff"):
+        kept_of_dropped(writer, damage)
+        with pytest.raises(apsw.CorruptError, match=r"^its state is not what was written$"):
+            key_index.dropped(writer)
+
+
+@pytest.mark.damages_store
+@pytest.mark.parametrize("damage", ["delete from", "update"])
+def test_a_state_that_is_no_number_is_an_error(open_store, damage):
+    """Of 0 all records would be read again, and of anything else some would not be found."""
+    store = open_store()
+    writer = store.log._writer
+    change = " set value = '1'" if damage == "update" else ""
+    writer.execute(f"{damage} system_state{change} where name = 'indexed_to'")
+    with pytest.raises(apsw.CorruptError, match=r"^its state is missing or not a number$"):
+        key_index.indexed_to(writer)
+
+
+def test_what_an_append_supersedes_is_told_whoever_wrote_it(open_store):
+    """Records of others, which are read first, and our own of the same commit; never the newest."""
+    store = open_store()
+    Log(store).add(0)
+    Log(store).add(entry(0, result="1"), 1)
+    index = KeyIndex(store.log._reader)
+    assert index.added([key(0), key(1), key(0)], 4, 6) == [1, 2, 3, 2, 4]
+    assert (index.in_tail(key(0)), index.in_tail(key(1)), index.in_tail(key(2))) == (6, 5, None)
+    assert index.added([key(2)], 7, 7) == []
+
+
+def test_what_a_look_up_has_read_already_supersedes_nothing(open_store):
+    """It may come between a commit and the note of it."""
+    store = open_store()
+    Log(store).add(0, 1)
+    index = KeyIndex(store.log._reader)
+    index.catch_up()
+    assert index.added([key(0), key(1)], 1, 2) == []
+
+
+def test_an_index_is_current_until_anybody_appends_or_deletes(open_store):
+    """Both count."""
+    store = open_store()
+    Log(store).add(0, 1)
+    index = KeyIndex(store.log._reader)
+    index.catch_up()
+    known = index.generation
+    assert index.is_current(2, known)
+    assert not index.is_current(3, known) and not index.is_current(2, known + 1)
+    assert not index.is_current(3, known + 1)
+
+
+@pytest.mark.damages_store
+def test_a_store_that_has_lost_all_its_records_does_not_look_like_a_new_one(open_store):
+    """Ids were given that are not there, and nobody forgot or compacted: nothing is paid again."""
+    log = Log(open_store())
+    log.add(0, 1)
+    log.store.log._writer.execute("delete from records")
+    log.store.close()
+    again = Log(open_store())
+    with pytest.raises(StoreCorruptError, match="records after 0 are gone, to 2: a requested row"):
+        again.found(0)

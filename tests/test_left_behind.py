@@ -17,7 +17,7 @@ from stores import Log
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
-from checkpointdb.file import pragmas
+from checkpointdb.file import connection, pragmas
 from checkpointdb.file.read import Reader
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -134,6 +134,22 @@ def test_a_log_torn_as_it_is_begun_anew_has_lost_nothing(store_path, opener, tor
         expected = pytest.warns(UserWarning, match="the header is damaged")
     with expected, opener(copy):
         pass
+
+
+def test_a_commit_cut_short_behind_a_torn_header_is_not_missed(store_path):
+    """It was never acknowledged: all others are in the main file, and nothing is said."""
+    copy = left_behind(store_path)
+    with contextlib.closing(apsw.Connection(copy)) as db:
+        db.pragma("journal_mode")
+        db.wal_checkpoint()
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    log = pathlib.Path(copy + "-wal")
+    data = bytearray(log.read_bytes())
+    begun = (1 << 20).to_bytes(4, "big") + data[36 : 32 + FRAME // 2]  # of a page far behind
+    log.write_bytes(data[:8] + os.urandom(4) + data[12:] + begun)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Reader(copy).close()
 
 
 def test_what_was_never_committed_is_no_damage(store_path):
@@ -304,4 +320,70 @@ def test_after_a_failed_sync_nothing_is_acknowledged_that_is_not_on_the_disk(
         assert {record.position for record in reader.records()} == set(range(10))
         assert reader.verify() == []
     store.close()
+    vfs.unregister()
+
+
+@pytest.mark.parametrize("when", ["saving", "closing"])
+def test_a_store_that_could_not_be_closed_is_closed_by_the_next_try(store_path, monkeypatch, when):
+    """The error is the user's to see; until then it is open, and all is there afterwards."""
+    Store(store_path).close()
+    vfs, close = Forgetful(f"forgetful-close-{when}"), connection.close
+    store = Store(store_path, durability="process", vfs=vfs.name)
+    Log(store).add(*range(10))
+
+    def close_without_memory(writer):
+        monkeypatch.setattr(connection, "close", close)
+        close(writer)
+        raise MemoryError
+
+    if when == "saving":
+        vfs.failing = "x"
+    else:
+        monkeypatch.setattr(connection, "close", close_without_memory)
+    with pytest.raises(StoreError if when == "saving" else MemoryError):
+        store.close()
+    assert not store.closed
+    store.close()
+    assert store.closed
+    after = store_path.replace("rows", "after")
+    vfs.cut(store_path, after)
+    with Reader(after) as reader:
+        assert len(list(reader.records())) == 10
+    vfs.unregister()
+
+
+class FullFile(ForgetfulFile):
+    """A file of a disk that has no room for the main file, but for its log."""
+
+    def xWrite(self, data, offset):
+        if self.vfs.is_full and not self.path.endswith("-wal"):
+            raise apsw.FullError("no room")
+        super().xWrite(data, offset)
+
+
+class Full(Forgetful):
+    is_full = False
+
+    def xOpen(self, name, flags):
+        return FullFile(self, name, flags)
+
+
+def test_a_log_that_cannot_be_moved_for_want_of_room_takes_commits_all_the_same(
+    store_path, monkeypatch
+):
+    """And is moved by the first commit that finds room."""
+    Store(store_path).close()
+    monkeypatch.setattr(pragmas, "WAL_PAGES", 1)
+    vfs = Full("full")
+    with Store(store_path, vfs=vfs.name) as store:
+        log, size = Log(store), os.path.getsize(store_path)
+        vfs.is_full = True
+        for n in range(0, 300, 100):
+            log.add(*range(n, n + 100))
+        assert os.path.getsize(store_path) == size
+        assert not store.log._file.is_doubtful
+        vfs.is_full = False
+        log.add(300)
+        assert os.path.getsize(store_path) > size
+        assert [record.position for record in store.records()] == list(range(301))
     vfs.unregister()

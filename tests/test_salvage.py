@@ -207,6 +207,46 @@ def test_rows_that_were_forgotten_stay_so(store_path, tmp_path):
         assert b"secret" not in file.read()
 
 
+def test_rows_that_were_forgotten_are_told_where_others_were_lost(store_path, tmp_path):
+    """Of a damaged file nobody can tell what was deleted from what is gone."""
+    with Store(store_path) as store:
+        log = Log(store)
+        log.add(*range(100))
+        assert store.forget(where="position >= 50 and position < 60") == 10
+    assert ckpt.salvage(store_path, tmp_path / "whole.ckpt").problems == []
+    with contextlib.closing(sqlite3.connect(store_path)) as db:
+        db.execute("update records set result = '{}' where id = 3")
+        db.commit()
+    done = ckpt.salvage(store_path, tmp_path / "new.ckpt")
+    assert (done.records, done.lost) == (89, 1)
+    told = {problem.what: problem.means for problem in done.problems}
+    assert told["records 51 to 60 are not there"] == "deleted (forget, compact), or lost"
+
+
+def test_a_file_that_was_cut_is_said_to_be(rows_path, tmp_path):
+    """First, and by how much: what was on those pages nobody can name."""
+    os.truncate(rows_path, os.path.getsize(rows_path) - 2 * PAGE)
+    done = ckpt.salvage(rows_path, tmp_path / "new.ckpt")
+    assert done.problems[0].what == "the file ends 2 pages early"
+    assert 0 < done.records <= 100
+
+
+def test_rows_are_found_on_a_page_that_has_lost_its_list_of_them(store_path, tmp_path):
+    """By how they begin; the number of a row stands before that, in two bytes from 128 on."""
+    with Store(store_path) as store:
+        Log(store).add(*range(500))
+    with open(store_path, "rb") as file:
+        data = file.read()
+    pages = range(PAGE, len(data), PAGE)
+    leaf = next(at for at in pages if data[at] == 13 and key(250) in data[at : at + PAGE])
+    count = int.from_bytes(data[leaf + 3 : leaf + 5], "big")
+    spoil(store_path, leaf, bytes(8 + 2 * count))
+    done = ckpt.salvage(store_path, tmp_path / "new.ckpt")
+    assert (done.records, done.lost) == (500, 0)
+    with Store(tmp_path / "new.ckpt") as store:
+        assert Log(store).found(250, 499) == [entry(250).result, entry(499).result]
+
+
 @pytest.mark.parametrize("size", [200, 40_000])
 def test_bytes_in_a_result_are_no_record(store_path, tmp_path, size, monkeypatch):
     """A result that holds a page of a store, checksums and all, adds nothing to the new one."""

@@ -88,6 +88,41 @@ def test_a_store_that_cannot_be_saved_before_a_signal_keeps_no_other_from_it(tmp
     assert results(paths[0]) == [10]
 
 
+class Beside:
+    """What runs next to a store, as the shipper to a bucket does."""
+
+    worker = "0 beside 0 0"
+
+    def __init__(self, error=None):
+        self.error, self.ended = error, 0
+
+    def wake(self):
+        pass
+
+    def finish(self):
+        self.ended += 1
+        if self.error is not None:
+            raise self.error
+
+
+def test_what_runs_next_to_a_store_ends_before_a_signal_kills_whatever_another_does(
+    tmp_path, caplog
+):
+    """One that cannot be ended is logged, and keeps no other from it."""
+    stores = [Store(str(tmp_path / f"{name}.ckpt")) for name in "abc"]
+    bad, good = Beside(OSError("no bucket")), Beside()
+    stores[0].log.companion, stores[1].log.companion = bad, good
+    for act in interrupts.last_acts:
+        act()
+    assert (bad.ended, good.ended) == (1, 1)
+    assert "what runs next to a store could not be ended" in caplog.text
+    assert "no bucket" in caplog.text
+    bad.error = None
+    for store in stores:
+        store.close()
+    assert (bad.ended, good.ended) == (2, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.linux
 def test_a_pools_process_that_closed_its_store_ends_in_peace(tmp_path):

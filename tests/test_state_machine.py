@@ -11,6 +11,7 @@ import random
 import shutil
 import tempfile
 import threading
+import warnings
 
 import hypothesis
 import pytest
@@ -396,7 +397,10 @@ class StoreMachine(RuleBasedStateMachine):
         files = replay.now() if mode == "kill" else replay.cut(mode, random.Random(seed))
         past = self.past[-1:] if mode == "kill" else self.past
         self.leave()
-        self.lay(files, policy)
+        with warnings.catch_warnings():
+            if mode != "kill":  # commits that were never synced, left in part, look like rot
+                warnings.filterwarnings("ignore", ".*SQLite reads nothing after it", UserWarning)
+            self.lay(files, policy)
         self.saved = self.found()
         assert any(map(self.is_between, past, [*past[1:], past[-1]])), (self.saved, past)
         self.past, self.forgotten = [dict(self.saved)], self.tombstones()

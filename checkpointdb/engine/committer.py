@@ -268,10 +268,13 @@ class _Timer(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self._woken.wait(self._wait)
-        while not self._stopped:
-            self._woken.clear()
-            self._woken.wait(self._committer.tick())
+        wait = self._wait
+        while True:
+            self._woken.wait(wait)
+            self._woken.clear()  # before looking: what comes from now on wakes it again
+            if self._stopped:
+                return
+            wait = self._committer.tick()
 
     def wake(self) -> None:
         """Look now."""

@@ -162,9 +162,16 @@ def render(reports: list[dict[str, Any]]) -> str:
 def _counted(report: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {value[:12]}" for name, value in report["versions"].items())
     day = time.strftime("%d %B %Y", time.gmtime(report["at"]))
-    totals = ", ".join(f"{count:,} {what}" for what, count in report.get("totals", {}).items())
+    totals = ", ".join(
+        f"{count:,} {what}"
+        for what, count in report.get("totals", {}).items()
+        if count or what == "violations"
+    )
+    every = ""
+    if kinds := report.get("everywhere"):
+        every = f", each operation of {len(kinds)} kinds of lives fails in turn (`--everywhere`)"
     lines = [
-        f"Seed {report['seed']}, {day}: {totals or 'see below'}. {versions}.",
+        f"Seed {report['seed']}, {day}{every}: {totals or 'see below'}. {versions}.",
         "",
         "| experiment | counted | broken promises | seconds |",
         "|---|---|---:|---:|",
@@ -173,7 +180,7 @@ def _counted(report: dict[str, Any]) -> list[str]:
         told = ", ".join(
             f"{count:,} {what}"
             for what, count in counts.items()
-            if type(count) is int and what != "violations"
+            if type(count) is int and count and what != "violations"
         )
         lines.append(f"| `{name}` | {told} | {counts['violations']:,} | {counts['seconds']:,.0f} |")
     return [*lines, ""]

@@ -23,6 +23,7 @@ class Report(msgspec.Struct):
     Attributes:
         seed: of every choice.
         states: how many were asked for.
+        everywhere: instead, kinds of lives in which each operation failed in turn.
         experiments: by name, what was counted, and the seconds it took.
         totals: the same over all experiments.
         violations: broken promises.
@@ -32,6 +33,7 @@ class Report(msgspec.Struct):
 
     seed: int
     states: int
+    everywhere: list[str] = []
     experiments: dict[str, dict[str, Any]] = {}
     totals: dict[str, int] = {}
     violations: list[Any] = []

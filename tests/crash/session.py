@@ -224,7 +224,7 @@ def run(
         jobs: how many parts are done at the same time.
         everywhere: kinds of lives; do nothing but let each of their operations fail.
     """
-    report, running = Report(seed, states), dict[int, Any]()
+    report, running = Report(seed, states, list(everywhere)), dict[int, Any]()
     each = (Part("faults", seed, 0, kind) for kind in everywhere)
     waiting = each if everywhere else parts(seed, states, only)
     with power.scratch() as directory:
