@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..file.records import Record
-from ..file.sql import ids_array, rows
+from ..file.sql import ERROR_TYPE, ids_array, rows
 from ..file.sqlite_errors import mapped
 from .store_view import Look, retried
 
@@ -83,7 +83,7 @@ class Totals(Look):
     def kinds(self) -> list[Kind]:
         """Return why rows failed whose newest record is a failure, the most frequent first."""
         sql = f"""
-        select step, coalesce(error_type, '?'), count(*), max(id), max(attempts)
+        select step, coalesce({ERROR_TYPE}, '?'), count(*), max(id), max(attempts)
           from records where error is not null and {_IS_NEWEST} group by 1, 2 order by 3 desc
         """
         with mapped(self.path):

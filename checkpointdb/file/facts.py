@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from .sql import rows
+from .sql import ERROR_TYPE, rows
 
 TABLES = (
     *("steps", "step_code", "runs", "records", "sent_calls", "system_claims", "system_counters"),
@@ -45,7 +45,7 @@ def facts(connection: apsw.Connection) -> dict[str, Any]:
         "rows": {table: _one(connection, f"select count(*) from {table}") for table in TABLES},
         "runs": {name: _counted(connection, "runs", name, words) for name, words in _WORDS.items()},
         "records": _records(connection),
-        "failures": _counted(connection, "records", "error_type", _ERRORS),
+        "failures": _counted(connection, "records", ERROR_TYPE, _ERRORS),
         "steps": [
             dict(zip(("results", "failures", "records"), map(_number, counts), strict=True))
             for counts in rows(connection, "select results, failures, records from steps")

@@ -1,4 +1,4 @@
-"""Ask SQLite for rows. Knows nothing else."""
+"""Ask SQLite for rows. Knows one expression, that of an error's type, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import apsw
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+# Of a record that failed; null where a flipped bit left no JSON.
+ERROR_TYPE = "iif(json_valid(error), error ->> 'type', null)"
 
 
 def rows(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
