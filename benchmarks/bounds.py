@@ -40,8 +40,8 @@ FIRST_RUN = (
     "encoding of input and result, keeping it. A commit in a second thread while rows go on was "
     "built and measured (16.3 to 14.6 µs a row) and taken out again: it gains too little for the "
     "trust that it costs. Since the target was set, what guards a row (its identity against "
-    "collisions, more looks at it before and after its call) made it 1.3 times as dear: see \"Then "
-    "and now\". Some of it was won back."
+    'collisions, more looks at it before and after its call) made it 1.3 times as dear: see "Then '
+    'and now". Some of it was won back.'
 )
 RESUME = (
     "The point select has its keys made beforehand and returns bytes. A hit cannot take less than "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from . import interrupts
 from .cloud.shipment import Pushed
@@ -20,9 +20,11 @@ from .file.read import Reader, Status
 from .file.read_log import ReadLog
 from .file.records import Record, RunInfo, StepInfo
 from .file.verify import OnProgress, Problem
-from .frames.saved import Saved
 from .policy import SavePolicy, check_policy
 from .wording import duration, moment, money
+
+if TYPE_CHECKING:
+    from .frames.saved import Saved
 
 LAST_RUNS = 5  # that a notebook shows
 
@@ -188,6 +190,8 @@ class Store:
         return self._saved(step, version, prefix).to_pandas()
 
     def _saved(self, step: str | None, version: int | str | None, prefix: str) -> Saved:
+        from .frames.saved import Saved  # a tenth of the package's import, and used seldom
+
         found = self._one_step(step, version)
         return Saved(self._pairs(found), found.name, prefix)
 

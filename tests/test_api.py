@@ -130,7 +130,19 @@ def test_nothing_of_the_process_is_changed_at_import():
             assert "bestpractice" not in called, f"{name}:{line}"
             assert called not in ("apsw.config", "apsw.initialize", "apsw.set_default_vfs")
         assert "connection_hooks" not in ast.unparse(tree), name
-    heavy = ["rich", "click", "pyarrow", "pydantic", "numpy", "sqlite3", "asyncio", "ssl", "email"]
+    heavy = [
+        "rich",
+        "click",
+        "pyarrow",
+        "pydantic",
+        "numpy",
+        "sqlite3",
+        "asyncio",
+        "ssl",
+        "email",
+        "tempfile",
+        "hashlib",
+    ]
     code = f"""
         import os, sys
         before = sorted(os.listdir("."))
