@@ -54,11 +54,15 @@ class Finder:
         index = self.index
         try:
             row: Any = self._reader.execute(_SAVED, (index.in_tail(key), key)).get
-            if row is None or not index.is_current(row[0], row[1]) or row[6] is not None:
-                return None
-            return self._found(row[2:], key)
         except (apsw.Error, UnicodeDecodeError):
             return None
+        if row is None:
+            return None
+        last, generation, id, attempts, its_key, result, error, checksum, run, identity = row
+        is_newest = error is None and its_key == key and index.is_current(last, generation)
+        if not (is_newest and is_intact(key, result, None, checksum)):
+            return None
+        return Found(id, identity, attempts, None, result, run)
 
     def row_digests(self, ids: Sequence[int]) -> dict[int, bytes | None]:
         """Return the digest of the whole row of some records, by id; None where there is none."""
