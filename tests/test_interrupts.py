@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -460,9 +461,12 @@ def interrupted(at, act, but=()):
 
 @pytest.fixture
 def ctrl_c():
+    gc.collect()  # in a finalizer, of another test's store, Python ignores what Ctrl-C raises
+    gc.disable()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+    gc.enable()
 
 
 @pytest.mark.slow

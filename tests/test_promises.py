@@ -6,7 +6,7 @@ import ast
 import os
 
 import pytest
-from crash import promises
+from crash import guards, promises
 
 
 def test_the_page_is_what_the_reports_say():
@@ -30,3 +30,13 @@ def test_each_promise_has_a_test_that_exists(test):
     with open(os.path.join(promises.ROOT, "tests", file), encoding="utf-8") as source:
         tree = ast.parse(source.read())
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_page_of_guards_names_those_that_were_seen_red():
+    """A guard that was rewritten must be seen again: `python -m tests.crash.guards`."""
+    with open(guards.PAGE, encoding="utf-8") as file:
+        assert file.read() == guards.page()
+    for guard in guards.GUARDS:
+        path = os.path.join(guards.ROOT, "checkpointdb", guard.file)
+        with open(path, encoding="utf-8") as file:
+            assert file.read().count(guard.line) == 1, guard
