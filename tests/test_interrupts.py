@@ -362,7 +362,13 @@ IN_KEEPING = """
 
     ckpt.register(Answer, to=to, back=Answer)
 
-    @ckpt.step(sys.argv[1] + "/rows.ckpt", version=1, save=ckpt.on_exit())
+    path = sys.argv[1] + "/rows.ckpt"
+
+    @ckpt.step(path, version=1, save=ckpt.on_exit())
+    def called(row):
+        return Answer(row)
+
+    @ckpt.step(path, version=1, save=ckpt.on_exit())
     async def label(row):
         return Answer(row)
 
@@ -370,16 +376,20 @@ IN_KEEPING = """
         async for _ in label.arun(range(10), concurrency=1):
             pass
 
-    if sys.argv[2] == "own":
+    if sys.argv[2] == "calls":
+        for row in range(10):
+            called(row)
+    elif sys.argv[2] == "own":
         asyncio.run(main())
     else:  # a loop without a handler of its own: KeyboardInterrupt comes at any place
         asyncio.new_event_loop().run_until_complete(main())
 """
 
 
-@pytest.mark.parametrize("loop", ["own", "bare"])
-def test_ctrl_c_waits_until_the_result_of_an_async_call_is_kept(tmp_path, loop):
-    process = start(tmp_path, IN_KEEPING, loop)
+@pytest.mark.parametrize("how", ["own", "bare", "calls"])
+def test_ctrl_c_waits_until_the_result_of_a_call_is_kept(tmp_path, how):
+    """Of an async call, in a loop with a handler of its own and without; of a direct call."""
+    process = start(tmp_path, IN_KEEPING, how)
     status, _, errors = end(process)
     assert status == -signal.SIGINT and "KeyboardInterrupt" in errors
     with Store(tmp_path / "rows.ckpt", create=False) as store:

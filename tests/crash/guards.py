@@ -1,4 +1,4 @@
-"""Take each guard out of a copy of the product and see its test fail: `python -m tests.crash.guards`.
+"""Take each guard out of a copy of the product and see a test fail: `python -m tests.crash.guards`.
 
 The page docs/guards.md is written from what was seen. A test holds this list against the source, so
 that a guard that was rewritten is seen again.
@@ -155,14 +155,14 @@ GUARDS = [
         "loops/signals.py",
         "        if interrupts.is_whole(frame) or interrupts.in_step(frame) is False:\n",
         "        if False:\n",
-        "test_interrupts.py::test_ctrl_c_waits_until_the_result_of_an_async_call_is_kept",
+        "test_interrupts.py::test_ctrl_c_waits_until_the_result_of_a_call_is_kept",
     ),
     Guard(
         "No signal comes between a direct call's return and its keeping.",
         "interrupts.py",
         "    return _guarded(fn, _calls)\n",
         "    return fn\n",
-        "test_interrupts.py::test_a_signal_to_calls_of_single_rows_loses_nothing",
+        "test_interrupts.py::test_ctrl_c_waits_until_the_result_of_a_call_is_kept[calls]",
     ),
     Guard(
         "What `redact=` names is not stored.",
