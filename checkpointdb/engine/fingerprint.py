@@ -128,7 +128,7 @@ def _def_of(code: types.CodeType) -> Tree | None:
 def _lines_of(code: types.CodeType) -> list[str]:
     """Return the lines of the file that a code is in.
 
-    `inspect.findsource` first asks every module that is loaded which one the code is of: a third of
+    `inspect.findsource` first asks every module that is loaded which one the code is of: half of
     a run's start, and more where more is loaded. So it is asked only about what is in no file.
     """
     linecache.checkcache(code.co_filename)

@@ -40,7 +40,7 @@ KeepLate = Callable[[list[Slot], list[Slot], Any, float], None]
 
 def in_time(fn: Callable[..., Any], step: str, seconds: float) -> Callable[[Any], Any]:
     """Return an async step that is cancelled when its time is over."""
-    import asyncio  # with it come ssl and 8 MB, which synchronous code need not have
+    import asyncio  # with it comes ssl, which synchronous code need not have
 
     async def call(argument: Any) -> Any:
         slots, _ = calling.get()  # type: ignore[misc]

@@ -8,24 +8,20 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Generator
 from typing import Any
 
 from ..cloud.bucket import Bucket
 from ..cloud.compaction import compact
 from ..decorator import Step
-from ..engine.arguments import args
-from ..engine.job import Spec
 from ..errors import BucketError, StoreCorruptError
-from ..loops.direct import MISS
 from ..policy import SavePolicy, check_policy
 from ..store import Store
-from ..tabular import Tabular
+from .divided import Divided
 from .mirror import Mirror
 from .scratch import Scratch
 
 
-class Bucketed(Tabular):
+class Bucketed(Divided):
     """A step that takes what is in a bucket, and ships the rest from a store of its own.
 
     Promise: what was committed is in the bucket when the policy is due, plus a second and an
@@ -47,7 +43,7 @@ class Bucketed(Tabular):
     def __init__(
         self, step: Step[Any, Any], url: str, ship: SavePolicy, scratch: str | None = None
     ) -> None:
-        self.name, self._settings, self._step = step.name, step._settings, step
+        super().__init__(step)
         self._url, self._policy, self._lock = url, check_policy(ship, "ship"), threading.Lock()
         bucket = Bucket(url)
         self._scratch = Scratch(scratch, url)
@@ -58,30 +54,16 @@ class Bucketed(Tabular):
             raise
         self._own: Step[Any, Any] | None = None
 
-    @property
-    def _spec(self) -> Spec:
-        return self._step._spec
+    def _found(self, rows: list[Any]) -> list[Any]:
+        return self._mirror.results(rows)
 
-    @property
-    def _batch_spec(self) -> Spec:
-        return self._step._batch_spec
+    def _computing(
+        self, rows: list[Any], options: dict[str, Any]
+    ) -> contextlib.AbstractContextManager[Any]:
+        run: contextlib.AbstractContextManager[Any] = self._here().run(rows, **options)
+        return run
 
-    def run(self, rows: Any, **options: Any) -> contextlib.closing[Generator[Any]]:
-        """Return the results of rows, in order, as a context manager; options as of `Step.run`."""
-        return contextlib.closing(self._results(list(rows), options))
-
-    def _results(self, rows: list[Any], options: dict[str, Any]) -> Generator[Any]:
-        given = options.get("given")
-        found = self._mirror.results([args(row, **given) for row in rows] if given else rows)
-        misses = [row for row, result in zip(rows, found, strict=True) if result is MISS]
-        if not misses:
-            yield from found
-            return
-        with self._computing().run(misses, **options) as run:
-            for result in found:
-                yield next(run) if result is MISS else result
-
-    def _computing(self) -> Step[Any, Any]:
+    def _here(self) -> Step[Any, Any]:
         """Return the step with the store of this process, begun when it is first needed."""
         with self._lock:
             if self._own is None:

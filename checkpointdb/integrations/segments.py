@@ -13,17 +13,14 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..decorator import Step
-from ..engine.arguments import args
-from ..engine.job import Spec
 from ..errors import StoreCorruptError, StoreError
 from ..events import Report
-from ..loops.direct import MISS
 from ..policy import POLL_SECONDS, Pending, SavePolicy, check_policy
-from ..tabular import Tabular
+from .divided import Divided
 from .folder import Folder, put, size_of
 from .scratch import Scratch
 
@@ -74,7 +71,7 @@ class Segment:
         self._took = self._sent_at - start
 
 
-class Segmented(Tabular):
+class Segmented(Divided):
     """A step that takes what is in the folder, and computes the rest into a segment of its own.
 
     Promise: what was computed is in the folder when the policy is due, plus a second and the time
@@ -102,7 +99,7 @@ class Segmented(Tabular):
         scratch: str | None = None,
         is_restarted: bool = False,
     ) -> None:
-        self.name, self._settings, self._step = step.name, step._settings, step
+        super().__init__(step)
         self._policy, self._lock = check_policy(ship), threading.Lock()
         self._folder = Folder(folder, step, is_restarted)
         self._scratch = Scratch(scratch, self._folder.path)
@@ -116,29 +113,8 @@ class Segmented(Tabular):
         )  # fmt: skip
         timer.start()
 
-    @property
-    def _spec(self) -> Spec:
-        return self._step._spec
-
-    @property
-    def _batch_spec(self) -> Spec:
-        return self._step._batch_spec
-
-    def run(self, rows: Any, **options: Any) -> contextlib.closing[Generator[Any]]:
-        """Return the results of rows, in order, as a context manager; options as of `Step.run`."""
-        return contextlib.closing(self._results(list(rows), options))
-
-    def _results(self, rows: list[Any], options: dict[str, Any]) -> Generator[Any]:
-        given = options.get("given")
-        found = self._folder.results([args(row, **given) for row in rows] if given else rows)
-        misses = [row for row, result in zip(rows, found, strict=True) if result is MISS]
-        if not misses:
-            yield from found
-            return
-        with self._computing(misses, options) as run:
-            for result in found:
-                yield next(run) if result is MISS else result
-                self.ship_if_due()
+    def _found(self, rows: list[Any]) -> list[Any]:
+        return self._folder.results(rows)
 
     @contextlib.contextmanager
     def _computing(self, rows: list[Any], options: dict[str, Any]) -> Iterator[Any]:
