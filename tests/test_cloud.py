@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
 import sys
 
 import cloud_life as life
@@ -390,6 +391,37 @@ def test_killed_at_a_request_of_a_pull(at, url, all):
         assert not os.path.exists(at("b"))
     assert life.ends(life.pull, at("b"), url) == 5
     assert len(rows_of(at("b"))) == 20
+
+
+FORKED = """
+import multiprocessing, sys
+import checkpointdb as ckpt
+
+@ckpt.step("{path}", version=1, remote="{url}")
+def double(row):
+    return row * 2
+
+def child(row):
+    try:
+        double(row)
+    except ckpt.BucketError as error:
+        return str(error)
+
+if __name__ == "__main__":
+    list(double.run([1]))
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        print(pool.apply(child, [2]))
+"""
+
+
+@pytest.mark.parametrize("method, said", [("fork", "'spawn'"), ("spawn", "None")])
+def test_a_process_that_was_forked_after_a_request_is_told_and_does_not_hang(
+    at, url, tmp_path, method, said
+):
+    script = tmp_path / "script.py"
+    script.write_text(FORKED.format(path=at("a.ckpt"), url=url))
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script), method]
+    assert said in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
 
 class TestCompaction:

@@ -10,8 +10,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from checkpointdb import StoreCorruptError, StoreError, every
 from checkpointdb.integrations import folder as folders
 from checkpointdb.integrations import segments
 from checkpointdb.integrations.ray import Checkpointed, merge_segments
+from checkpointdb.integrations.scratch import Scratch
 
 
 class Cluster:
@@ -136,6 +139,7 @@ def test_equal_rows_of_an_actor_are_computed_once_before_and_after_they_are_ship
 LIFE = """
 import sys, numpy, checkpointdb as ckpt
 from checkpointdb.integrations.ray import Checkpointed
+from checkpointdb.integrations.scratch import Scratch
 
 def doubled(row):
     print(row["id"], flush=True)
@@ -423,3 +427,29 @@ def test_a_damaged_store_that_was_left_is_named_and_stays_where_it_is(cluster):
     assert os.path.exists(path)
     with pytest.raises(StoreCorruptError):
         segmented._folder.take(path)
+
+
+def test_a_directory_that_another_process_took_for_one_that_was_left_is_made_again(
+    tmp_path, monkeypatch
+):
+    made, make = [], tempfile.mkdtemp
+
+    def taken(**where):
+        made.append(make(**where))
+        if len(made) < 3:
+            os.rmdir(made[-1])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    Scratch(str(tmp_path), "folder").remove()
+    assert len(made) == 3
+
+
+def test_many_that_begin_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    def begin(_):
+        scratch = Scratch(str(tmp_path), "folder")
+        scratch.empty_others(lambda store: True)
+        scratch.remove()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(500)))

@@ -25,6 +25,8 @@ FORMAT = 1
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "https", "file")
 _RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 
+_user: int | None = None  # the process that has obstore's threads; a request without them hangs
+
 
 class Manifest(msgspec.Struct, frozen=True):
     """What says that a prefix is one of ours, and which. Written once."""
@@ -167,10 +169,24 @@ class Bucket:
     def _mapped(self) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
+        _check_process(self.url)
         try:
             yield
         except (BaseError, OSError) as error:
             raise _ours(self.url, error) from error
+
+
+def _check_process(url: str) -> None:
+    global _user
+    if _user is None:
+        _user = os.getpid()
+    elif _user != os.getpid():
+        raise BucketError(
+            f"{url}: cannot be reached from process {os.getpid()}, which was forked after process "
+            f"{_user} had used a bucket: obstore does not work there. Start processes by 'spawn' "
+            "or 'forkserver' (multiprocessing.set_start_method), or fork before the first run",
+            url,
+        )
 
 
 def _checked(url: str) -> str | None:

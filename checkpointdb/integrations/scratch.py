@@ -42,10 +42,12 @@ class Scratch:
     def _mine(self) -> tuple[str, int]:
         for _ in range(_TRIES):
             path = tempfile.mkdtemp(dir=self._all)
-            descriptor = os.open(path, os.O_RDONLY)
-            if system.lock(descriptor) and os.path.isdir(path):
-                return path, descriptor
-            os.close(descriptor)  # another process took it for one that was left
+            # Until it is locked, another process may take it for one that was left, and delete it.
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                if system.lock(descriptor) and os.path.isdir(path):
+                    return path, descriptor
+                os.close(descriptor)
         raise StoreError(f"{self._all}: has no locks; give a directory of a local disk", self._all)
 
     def new(self) -> str:
