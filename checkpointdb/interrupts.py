@@ -12,6 +12,7 @@ import _signal  # type: ignore[import-not-found]
 import functools
 import itertools
 import logging
+import operator
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ class _State:
     urgent = False  # a second signal came: nobody waits for another process's lock any more
     ending = False  # the process is about to die by a signal: no further call begins
     taken: Any = ()  # handlers replaced while something is whole
+    deferring: Any = (_NOTHING,) * len(_HELD)  # handlers seen last of which none need be replaced
 
 
 state = _State()
@@ -128,15 +130,19 @@ _callers.add(in_the_open.__code__)
 
 def _take() -> None:
     """Replace the program's handlers by ours."""
+    handlers = (*map(_get, _HELD),)
+    if all(map(operator.is_, handlers, state.deferring)):  # in a run nearly always, for each row
+        return
     taken = {}
-    for number in _HELD:
-        handler = _get(number)
+    for number, handler in zip(_HELD, handlers, strict=True):
         if callable(handler) and handler is not handle and not isinstance(handler, Deferring):
             taken[number] = handler
     if taken:
         state.taken = taken
         for number in taken:
             _set(number, handle)
+    else:
+        state.deferring = handlers
 
 
 def _give_back(taken: Any) -> None:

@@ -150,7 +150,7 @@ def _begin_call(running: Running, row: Any) -> tuple[Running, Place, asyncio.Tas
 _in_flight: set[asyncio.Task[Any]] = set()
 _beating: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 BEAT_EVERY = 1.0  # seconds
-GIVE_WAY_EVERY = 64  # rows: a stretch of hits must not starve the other tasks of the loop
+GIVE_WAY_EVERY = 256  # rows: a stretch of hits must not starve the other tasks of the loop
 
 
 def paid(call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -193,13 +193,19 @@ class Tasks:
     A task that finds its next row, or waits for it, costs less than a new task for each row. The
     calls are never made in the consumer's own task, so that cancelling it does not cancel a call
     that is paid for.
+
+    Twice as many calls wait as may be made at once: a task that has to wait for its next row takes
+    a tenth longer. Calls that another worker could make, or whose rows a loop may change, do not.
     """
 
     def __init__(self, running: Running, concurrency: int, signals: Signals) -> None:
         self._running, self._concurrency, self._signals = running, concurrency, signals
         self._intake, self._calls, self._source = running.intake, running.calls, running.source
         self._passes = running.passes
-        self._order = Reorder(running.in_flight, running.options, concurrency)
+        options = running.options
+        self._order = Reorder(running.in_flight, options, concurrency)
+        is_bound = options.shared or concurrency == 1
+        self._most_todo = concurrency if is_bound else 2 * concurrency
         self._todo: deque[list[Slot]] = deque()
         self._unbegun: list[list[Slot]] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -278,7 +284,7 @@ class Tasks:
     @property
     def _crowded(self) -> bool:
         is_full = self._order.full and not self._intake.ahead
-        return is_full or len(self._todo) >= self._concurrency
+        return is_full or len(self._todo) >= self._most_todo
 
     @property
     def _is_calling(self) -> bool:

@@ -68,6 +68,7 @@ class Signals(Deferring):
             if now is self:
                 signal.signal(number, self.living(number))
         self._ended = True
+        self._wake = self._save = _nothing  # whoever remembers the handler keeps no run alive
         self.deliver()
 
     def living(self, number: int) -> Any:
@@ -129,3 +130,7 @@ class Signals(Deferring):
 def always() -> bool:
     """Return True: the loop of async code cannot tell whose code is on the stack."""
     return True
+
+
+def _nothing() -> None:
+    return None
