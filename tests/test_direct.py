@@ -331,3 +331,18 @@ def test_a_rotten_hit_is_named_however_it_is_found(echo, store_path):
         assert echo(0) == echo(0)
         with pytest.raises(ckpt.StoreCorruptError, match=f"record {n + 1} .* bits have rotted"):
             echo(n)
+
+
+@pytest.mark.damages_store
+def test_no_hit_comes_from_a_file_that_lost_its_name(echo, store_path, monkeypatch):
+    """Deleted or replaced, it is not the store any more; without its log it still is."""
+    os.rename(store_path + "-wal", store_path + "-away")
+    assert found_at_once(echo, monkeypatch, 3) == {"row": 3, "more": 0}
+    os.rename(store_path + "-away", store_path + "-wal")
+    os.rename(store_path, store_path + "-away")
+    for put in (lambda: None, lambda: open(store_path, "xb").close()):
+        put()
+        with pytest.raises(ckpt.StoreError, match="was deleted or replaced while it was open"):
+            echo(3)
+    os.rename(store_path + "-away", store_path)
+    assert echo(3) == {"row": 3, "more": 0} and echo.calls == []

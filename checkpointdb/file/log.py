@@ -169,7 +169,7 @@ class Log(Registry):
         """Return the result of a key if it is found at once; None proves nothing: see `find`."""
         with self._reading:
             self._check_open()
-            self._file.check()
+            self._file.check_name()
             for buffer in list(self._buffers):
                 if key in buffer.pending:
                     return None

@@ -64,20 +64,29 @@ class LogFile:
         if not os.path.lexists(self._path + "-wal"):
             self._writer.wal_checkpoint()
 
+    def check_name(self) -> None:
+        """Raise if the path names another file by now, or none."""
+        if files.identity(self._path) != self._main:
+            raise self._replaced()
+
     def check_replaced(self) -> bool:
         """Raise if writing would go to a file that nobody can find, or against another one.
 
         Returns:
             whether the log is there.
         """
+        self.check_name()
         log = files.identity(self._path + "-wal")
-        if files.identity(self._path) != self._main or log not in (self._log, None):
-            raise StoreError(
-                f"{self._path}: the file was deleted or replaced while it was open, or its -wal "
-                "was replaced; what is pending is kept in memory. Put the file back to go on",
-                self._path,
-            )
+        if log not in (self._log, None):
+            raise self._replaced()
         return log is not None
+
+    def _replaced(self) -> StoreError:
+        return StoreError(
+            f"{self._path}: the file was deleted or replaced while it was open, or its -wal was "
+            "replaced; what is pending is kept in memory. Put the file back to go on",
+            self._path,
+        )
 
     def check(self) -> None:
         """Raise if the file or its log is not what was opened."""
