@@ -133,10 +133,11 @@ def _take() -> None:
     handlers = (*map(_get, _HELD),)
     if all(map(operator.is_, handlers, state.deferring)):  # in a run nearly always, for each row
         return
-    taken = {}
-    for number, handler in zip(_HELD, handlers, strict=True):
-        if callable(handler) and handler is not handle and not isinstance(handler, Deferring):
-            taken[number] = handler
+    taken = {
+        number: handler
+        for number, handler in zip(_HELD, handlers, strict=True)
+        if callable(handler) and handler is not handle and not isinstance(handler, Deferring)
+    }
     if taken:
         state.taken = taken
         for number in taken:

@@ -17,7 +17,9 @@ from stores import Log
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
-from checkpointdb.file import connection, pragmas
+from checkpointdb.file import connection, pragmas, wal
+from checkpointdb.file.locks import lockers
+from checkpointdb.file.probe import uri
 from checkpointdb.file.read import Reader
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -96,6 +98,49 @@ def test_a_damaged_frame_before_whole_commits_is_said(store_path, opener, where,
     assert pathlib.Path(copy + "-wal").read_bytes() == before
     with pytest.warns(UserWarning, match="copy the store with its -wal and -shm"), opener(copy):
         pass
+
+
+@pytest.mark.parametrize("is_torn", [False, True], ids=["damage", "no log at all"])
+def test_a_log_that_somebody_writes_to_while_it_is_looked_at_is_not_damaged(
+    store_path, monkeypatch, is_torn
+):
+    """Two halves were read then. It is looked at again, and found whole."""
+    copy, looked, look = left_behind(store_path), [], wal.look
+    whole = pathlib.Path(copy + "-wal").read_bytes()
+
+    def too_early(*where):
+        looked.append(1)
+        if len(looked) < 3:
+            damage(copy + "-wal", 32 + 9 * FRAME)
+        try:
+            if is_torn and len(looked) < 3:
+                raise apsw.IOError("short read")
+            return look(*where)
+        finally:
+            pathlib.Path(copy + "-wal").write_bytes(whole)
+
+    monkeypatch.setattr(wal, "look", too_early)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Reader(copy) as reader:
+            assert len(list(reader.records())) == 120
+    assert len(looked) == 3
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("opener", [Reader, lambda path: Store(path, readonly=True)])
+def test_whoever_reads_without_locks_leaves_those_of_this_process_alone(store_path, opener):
+    """A writer that lost its lock would have its log deleted by whoever comes and goes."""
+    copy = left_behind(store_path)
+    os.unlink(copy + "-shm")
+    reader = opener(copy)
+    with Store(copy) as store:
+        held = lockers(copy)
+        reader.close()
+        assert lockers(copy) == held == {os.getpid()}
+        wal.look(uri(copy, "mode=ro"), "")
+        assert lockers(copy) == held
+        assert store.verify() == []
 
 
 @pytest.mark.parametrize("opener", [Store, Reader])

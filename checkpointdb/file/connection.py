@@ -26,6 +26,7 @@ from .probe import (
 )
 from .sqlite_errors import mapped
 from .temporary import half_made
+from .unlocked import unlocked
 
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE
 
@@ -117,7 +118,7 @@ def open_reader(
 
     A store that is open somewhere has a -shm next to it, and is read under SQLite's locks. Where
     there is none, SQLite would create it: the store is read without locks instead, which is sound
-    as long as nobody opens it and checkpoints meanwhile (`unchanged` tells).
+    as long as nobody opens it and checkpoints meanwhile (`mark` tells).
     """
     probe(path, vfs)
     refuse_other_name(path)
@@ -126,7 +127,7 @@ def open_reader(
     shared = log is not None and size(path + "-shm") is not None
     with mapped(path):
         if log and not shared:  # left by a run that was killed: index it in memory
-            connection = open_uri(path, "mode=ro", vfs or "unix-none")
+            connection = open_uri(path, "mode=ro", vfs or unlocked().name)
         else:
             connection = open_uri(path, "mode=ro" if shared else "immutable=1", vfs)
         try:
@@ -226,9 +227,3 @@ def identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def unchanged(path: str) -> tuple[int, int, int]:
-    """Return a mark that differs once somebody has written to the main file."""
-    status = os.stat(path)
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import time
 import urllib.parse
 import warnings
@@ -24,6 +25,7 @@ from .sqlite_errors import mapped, mapped_error, not_sqlite
 
 OLDEST_SQLITE = (3, 51, 3)
 SETTLING_SECONDS = 1.0  # more than it takes to open or close a store
+TICK_SECONDS = 0.05  # a file's times move on more often than that
 SMALLEST_SQLITE = 512  # SQLite takes anything shorter for a new, empty database
 _READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 
@@ -41,12 +43,19 @@ def check_sqlite(version: str | None = None) -> None:
         )
 
 
-def size(path: str) -> int | None:
-    """Return a file's bytes; None if it is not there."""
+def mark(path: str) -> tuple[int, int, int] | None:
+    """Return what differs once somebody has written to a file; None if it is not there."""
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return status.st_size, status.st_ino, status.st_mtime_ns
+
+
+def size(path: str) -> int | None:
+    """Return a file's bytes; None if it is not there."""
+    found = mark(path)
+    return found and found[0]
 
 
 def open_uri(path: str, options: str, vfs: str | None) -> apsw.Connection:
@@ -166,8 +175,8 @@ def _identify(path: str, vfs: str | None) -> tuple[int, int]:
     except (apsw.NotADBError, apsw.CorruptError):
         if not size(path + "-wal"):
             raise
-    if left_behind(path):
-        return wal.look(uri(path, "mode=ro"), vfs or "unix-none")[0]
+    if (found := _left(path, vfs)) is not None:
+        return found[0]
     return _ask(open_uri(path, "mode=ro", vfs))  # pragma: no cover - a checkpoint in between
 
 
@@ -192,13 +201,35 @@ def left_behind(path: str) -> bool:
 
 def check_log(path: str, vfs: str | None) -> wal.Damage | None:
     """Say that commits in the log cannot be read, before anything is written over them."""
-    if not left_behind(path):
-        return None
     with mapped(path):
-        damage = wal.look(uri(path, "mode=ro"), vfs or "unix-none")[1]
-    if damage is not None:
-        warnings.warn(": ".join(lost_in_log(path, damage)), stacklevel=4)
-    return damage
+        found = _left(path, vfs)
+    if found is None or found[1] is None:
+        return None
+    warnings.warn(": ".join(lost_in_log(path, found[1])), stacklevel=4)
+    return found[1]
+
+
+def _left(path: str, vfs: str | None) -> tuple[tuple[int, int], wal.Damage | None] | None:
+    """Return what `wal.look` says of a store whose log nobody has open; None if somebody has.
+
+    Whoever opens, writes and closes meanwhile shows us two halves. So a fault is one only if
+    nobody touches the files for longer than a tick of their times.
+    """
+    until = time.monotonic() + SETTLING_SECONDS
+    while left_behind(path) and time.monotonic() < until:
+        before, error = (mark(path), mark(path + "-wal")), None
+        try:
+            found = wal.look(uri(path, "mode=ro"), vfs or "")
+            if found[1] is None:
+                return found
+        except (apsw.Error, struct.error) as problem:
+            error = problem
+        time.sleep(TICK_SECONDS)
+        if left_behind(path) and (mark(path), mark(path + "-wal")) == before:
+            if error is not None:
+                raise error
+            return found
+    return None
 
 
 def lost_in_log(path: str, damage: wal.Damage) -> tuple[str, str]:

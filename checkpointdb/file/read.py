@@ -59,9 +59,7 @@ class Reader:
 
     def __init__(self, path: str | os.PathLike[str], vfs: str | None = None) -> None:
         self.path = os.path.realpath(os.fspath(path))
-        self._mark = None
-        if os.path.exists(self.path):
-            self._mark = files.unchanged(self.path)
+        self._mark = probe.mark(self.path)
         self._connection, self._immutable, self._damage = files.open_reader(self.path, vfs)
         self._format: int = self._connection.pragma("user_version")
         self._index: KeyIndex | None = None
@@ -83,7 +81,7 @@ class Reader:
 
     def is_unchanged(self) -> bool:
         """Tell whether it still reads the current file: without locks, that nobody wrote to it."""
-        return not self._immutable or files.unchanged(self.path) == self._mark
+        return not self._immutable or probe.mark(self.path) == self._mark
 
     def check_unchanged(self) -> None:
         """Raise if the file was read without locks and somebody wrote to it meanwhile."""

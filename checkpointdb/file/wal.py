@@ -7,7 +7,6 @@ log is read through SQLite's VFS alone.
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import apsw
 import msgspec
 
+from .unlocked import Unlocked, UnlockedFile
+
 HEADER, FRAME_HEADER = 32, 24
 _FIRST = struct.Struct(">IIIIIIII")  # magic, version, page, count, salt, checksum: two each
 _FRAME = struct.Struct(">IIIIII")  # page, 0 or pages after a commit, salt, checksum: two each
 _MAGIC = 0x377F0682  # | 1: the checksums are over big-endian words
 MOST_SEEDS = 4
-_numbers = itertools.count()
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -31,15 +31,12 @@ class Damage(msgspec.Struct, frozen=True):
     commits: int
 
 
-class _Watched(apsw.VFS):
+class _Watched(Unlocked):
     """A VFS that notes how far SQLite reads a log when it takes stock of it."""
 
-    def __init__(self, base: str) -> None:
-        self.base, self.last = base, 0
-        self.log: Any = None
-        self.main: Any = None
-        self.name = f"checkpointdb-{next(_numbers)}"
-        super().__init__(self.name, base)
+    last = 0
+    log: Any = None
+    main: Any = None
 
     def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - apsw's name
         file = _File(self, name, flags)
@@ -50,7 +47,7 @@ class _Watched(apsw.VFS):
         return file
 
 
-class _File(apsw.VFSFile):
+class _File(UnlockedFile):
     def __init__(self, vfs: _Watched, name: Any, flags: list[int]) -> None:
         self._vfs, self._is_log = vfs, bool(flags[0] & apsw.SQLITE_OPEN_WAL)
         super().__init__(vfs.base, name, flags)
@@ -60,16 +57,6 @@ class _File(apsw.VFSFile):
         if self._is_log and offset and amount & (amount - 1):
             self._vfs.last = max(self._vfs.last, (offset - HEADER) // amount + 1)
         return super().xRead(amount, offset)
-
-    # Nobody else has it open, and a lock for writing cannot be had on what is open for reading.
-    def xLock(self, level: int) -> None:  # noqa: N802 - apsw's name
-        pass
-
-    def xUnlock(self, level: int) -> None:  # noqa: N802 - apsw's name
-        pass
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802 - apsw's name
-        return False  # pragma: no cover - SQLite asks beside a rollback journal only
 
 
 def look(uri: str, base: str) -> tuple[tuple[int, int], Damage | None]:
