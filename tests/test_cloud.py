@@ -246,6 +246,72 @@ def many(at, url, tmp_path, seed, acts):
     assert pulled(url, at("all")) == expected(*shipped)
 
 
+# --- at the same moment
+
+
+@pytest.mark.parametrize("have", ["a manifest", "a segment, too"])
+def test_a_bucket_that_another_process_begins_meanwhile_is_one_of_ours(at, url, monkeypatch, have):
+    """Between being asked for its manifest and for what else it holds."""
+    read = Bucket._read
+
+    def too_early(self, name):
+        monkeypatch.undo()
+        found = read(self, name)
+        push(at("other"), url, *([1] if have == "a segment, too" else []))
+        return found
+
+    monkeypatch.setattr(Bucket, "_read", too_early)
+    push(at("a"), url, 2)
+    assert pulled(url, at("b")) == expected(*([1, 2] if have == "a segment, too" else [2]))
+
+
+def test_a_file_that_another_process_pulls_meanwhile_is_kept(at, url, monkeypatch):
+    """Both go on with it, under `shared=True` say."""
+    push(at("other"), url, 1, 2)
+    get = Bucket.get
+
+    def too_late(self, name):
+        monkeypatch.undo()
+        Store(at("a"), remote=url).close()
+        return get(self, name)
+
+    monkeypatch.setattr(Bucket, "get", too_late)
+    with Store(at("a"), remote=url) as store:
+        Log(store).add(3)
+    assert rows_of(at("a")) == pulled(url, at("b")) == expected(1, 2, 3)
+
+
+WORKER = """
+import sys
+import checkpointdb as ckpt
+
+@ckpt.step("{path}", version=1, shared=True, remote="{url}")
+def double(row):
+    return row * 2
+
+print("ready", flush=True)
+sys.stdin.readline()
+assert list(double.run(range(20))) == [row * 2 for row in range(20)]
+double.store.close()
+"""
+
+
+def test_processes_that_share_a_new_store_and_a_new_bucket_may_begin_at_once(at, url, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WORKER.format(path=at("a.ckpt"), url=url))
+    command = [sys.executable, "-W", "ignore", str(script)]
+    workers = [
+        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    assert [worker.communicate(timeout=60)[1] for worker in workers] == [""] * 4
+    assert len(pulled(url, at("b"))) == 20
+
+
 class TestErrors:
     @pytest.mark.parametrize("bad", ["bucket/prefix", "s4://b/p", "s3://", "file://here/x", ""])
     def test_no_bucket(self, at, bad):

@@ -283,6 +283,24 @@ def test_merging_the_folder_between_jobs_and_under_one(cluster, tmp_path):
     assert cluster.merged(str(tmp_path / "all.ckpt")) == [0, 1, 2, 3, 4]
 
 
+def test_a_segment_that_is_merged_away_while_it_is_shipped(cluster, monkeypatch):
+    """What it had is found in the one that took its place; the job goes on."""
+    cluster.actor()(batch(0))
+    cluster.end()
+    put = segments.put
+
+    def merged_at_once(store, target):
+        put(store, target)
+        assert merge_segments(cluster.folder) == 1
+
+    monkeypatch.setattr(segments, "put", merged_at_once)
+    actor = cluster.actor()
+    for n in range(1, 12):
+        assert twice(actor(batch(n))) == [2 * n]
+    assert twice(actor(batch(*range(12)))) == [2 * n for n in range(12)]
+    assert len(cluster.calls) == 12
+
+
 def test_a_large_segment_is_not_written_anew_for_small_ones(cluster):
     def long(row):
         return {"twice": str(row["id"]) * 500_000}

@@ -75,8 +75,11 @@ class Bucket:
             with self._mapped():
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
         found = self._read(MANIFEST)
+        if found is None and (other := self._any_object()) is not None:
+            found = self._read(MANIFEST)  # another process may have begun since we asked
+            if found is None:
+                raise self._foreign(f"{other!r} is there, and no {MANIFEST}")
         if found is None:
-            self._check_empty()
             if not create:
                 return None
             made = Manifest(FORMAT, os.urandom(16).hex())
@@ -98,11 +101,13 @@ class Bucket:
             )
         return manifest
 
-    def _check_empty(self) -> None:
+    def _any_object(self) -> str | None:
+        """Return the path of an object, None if there is none."""
         with self._mapped():
             for page in self._objects.list(chunk_size=10):
                 for it in page:
-                    raise self._foreign(f"{it['path']!r} is there, and no {MANIFEST}")
+                    return str(it["path"])
+        return None
 
     def _foreign(self, why: str) -> BucketError:
         return BucketError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BucketError
+from ..errors import BucketError, StoreError
 from ..file.log import Log
 from ..file.verify import unseen
 from ..policy import SavePolicy, every
@@ -19,6 +19,8 @@ from .shipper import Shipper
 def fetch(url: str, path: str) -> None:
     """Make the file of what is in the bucket, perhaps nothing, if it is not there.
 
+    If another process makes it first, theirs is kept.
+
     Raises:
         BucketError: the bucket cannot be reached, say: what it has would be paid for again.
     """
@@ -27,7 +29,11 @@ def fetch(url: str, path: str) -> None:
     bucket = Bucket(url)
     manifest = bucket.manifest(create=True)
     assert manifest is not None
-    pull_from(bucket, manifest, path, unseen)
+    try:
+        pull_from(bucket, manifest, path, unseen)
+    except StoreError:
+        if not os.path.lexists(path):
+            raise
 
 
 def ship(log: Log, url: str, policy: SavePolicy | None) -> Shipper:

@@ -14,6 +14,7 @@ from typing import Any
 from .. import system
 from ..decorator import Step
 from ..errors import EncodeError, StoreError
+from ..file import probe
 from ..file.temporary import half_made
 from ..loops.direct import MISS
 from ..store import Store
@@ -74,6 +75,10 @@ class Folder:
         now = time.monotonic()
         self._next_look = now + (now - start) / LOOK_SHARE
         return list(new.values())
+
+    def _look_into(self, path: str) -> None:
+        with self._may_be_gone(path):
+            self._steps[path] = self._opened(path)
 
     def _opened(self, path: str) -> Step[Any, Any]:
         return self._step.replace(store=Store(path, readonly=True))
@@ -139,14 +144,14 @@ class Folder:
             if any(step.records for step in store.steps()):
                 put(store, target := self.target(path))
                 self._own.append(target)
-                self._steps[target] = self._opened(target)
+                self._look_into(target)
 
     def add_own(self, path: str, scratch: Scratch) -> None:
         """Look results up in a segment of this process too, and keep the number of these small."""
         self._own = [it for it in self._own if os.path.exists(it)]
         self._own.append(path)
-        self._steps[path] = self._opened(path)
-        count = small_ones([os.path.getsize(it) for it in self._own])
+        self._look_into(path)
+        count = small_ones([size_of(it) for it in self._own])
         if count >= FAN:
             made = scratch.new()
             with contextlib.suppress(OSError, StoreError):  # they are all still there
@@ -166,7 +171,7 @@ def _named(folder: str) -> list[str]:
 
 def size_of(path: str) -> int:
     """Return the bytes of a store with its log; 0 if it is gone."""
-    return sum(os.path.getsize(it) for it in (path, f"{path}-wal") if os.path.exists(it))
+    return sum(probe.size(it) or 0 for it in (path, f"{path}-wal"))
 
 
 def small_ones(sizes: Sequence[int]) -> int:
