@@ -83,15 +83,17 @@ def test_results_in_flight_are_kept_in_the_same_way(store_path):
 
 def test_no_call_is_begun_while_the_loop_waits_for_rows(store_path):
     """The thread whose result could not be stored does not take the next row, which is ready."""
-    calls = []
+    calls, waiting = [], threading.Event()
 
     def rows():
         yield from range(3)
+        waiting.set()
         time.sleep(0.5)
         yield 3
 
     def step(row):
         calls.append(row)
+        waiting.wait(20)
         time.sleep(0.25 * row)
         return Odd(row)
 

@@ -123,6 +123,20 @@ GUARDS = [
         "test_left_behind.py::test_a_log_deleted_under_an_open_store_is_noticed_before_more_is_paid",
     ),
     Guard(
+        "A log is called damaged only if it is while nobody writes to it.",
+        "file/probe.py",
+        '        if left_behind(path) and (mark(path), mark(path + "-wal")) == before:\n',
+        "        if True:\n",
+        "test_left_behind.py::test_a_log_that_somebody_writes_to_while_it_is_looked_at_is_not_damaged",
+    ),
+    Guard(
+        "Whoever reads without locks drops none of this process.",
+        "file/connection.py",
+        'open_uri(path, "mode=ro", vfs or unlocked().name)\n',
+        'open_uri(path, "mode=ro", vfs or "unix-none")\n',
+        "test_left_behind.py::test_whoever_reads_without_locks_leaves_those_of_this_process_alone",
+    ),
+    Guard(
         "A forked child does not use its parent's connections.",
         "file/processes.py",
         "        if self.is_forked:\n            raise",
