@@ -334,6 +334,18 @@ def test_a_rotten_hit_is_named_however_it_is_found(echo, store_path):
 
 
 @pytest.mark.damages_store
+def test_a_rotten_hit_of_a_run_in_order_is_named(store_path):
+    """One that the scan of the log finds, which goes by the rows before it."""
+    step = ckpt.step(store_path, version=1, name="echo")(lambda row: {"row": row})
+    list(step.run(range(600)))
+    step.store.close()
+    with contextlib.closing(apsw.Connection(store_path)) as db:
+        db.execute("update records set result = '{\"row\":8}' where position = 500")
+    with pytest.raises(ckpt.StoreCorruptError, match=r"record 501 .* bits have rotted"):
+        list(step.run(range(600)))
+
+
+@pytest.mark.damages_store
 def test_no_hit_comes_from_a_file_that_lost_its_name(echo, store_path, monkeypatch):
     """Deleted or replaced, it is not the store any more; without its log it still is."""
     os.rename(store_path + "-wal", store_path + "-away")

@@ -17,7 +17,7 @@ from stores import Log
 
 import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
-from checkpointdb.file import connection, pragmas, wal
+from checkpointdb.file import connection, pragmas, probe, wal
 from checkpointdb.file.locks import lockers
 from checkpointdb.file.probe import uri
 from checkpointdb.file.read import Reader
@@ -125,6 +125,25 @@ def test_a_log_that_somebody_writes_to_while_it_is_looked_at_is_not_damaged(
         with Reader(copy) as reader:
             assert len(list(reader.records())) == 120
     assert len(looked) == 3
+
+
+def test_a_log_that_is_written_to_all_the_time_is_in_use(store_path, monkeypatch):
+    """Who looks at it each time just between two others finds no damage, and is done in time."""
+    copy, look = left_behind(store_path), wal.look
+
+    def always(*where):
+        damage(copy + "-wal", 32 + 9 * FRAME)
+        try:
+            return look(*where)
+        finally:
+            damage(copy + "-wal", 32 + 9 * FRAME)
+
+    monkeypatch.setattr(wal, "look", always)
+    monkeypatch.setattr(probe, "SETTLING_SECONDS", 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Reader(copy) as reader:
+            assert len(list(reader.records())) == 120
 
 
 @pytest.mark.linux
@@ -273,6 +292,22 @@ def test_a_log_deleted_under_an_open_store_is_noticed_before_more_is_paid(store_
     with Store(store_path) as store:
         assert sorted(record.input for record in store.records()) == sorted(calls)
         assert store.verify() == []
+
+
+def test_a_log_replaced_under_an_open_store_is_noticed_before_more_is_written(store_path):
+    """What is written then would be read against pages that are not there."""
+    with Store(store_path) as store:
+        log = Log(store)
+        log.add(1)
+        os.rename(store_path + "-wal", store_path + "-away")
+        shutil.copy(store_path + "-away", store_path + "-wal")
+        with pytest.raises(StoreError, match="its -wal was replaced"):
+            log.add(2)
+        os.rename(store_path + "-away", store_path + "-wal")
+        log.add(3)
+    with Reader(store_path) as reader:
+        assert len(list(reader.records())) == 2
+        assert reader.verify() == []
 
 
 class Forgetful(apsw.VFS):

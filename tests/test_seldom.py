@@ -8,6 +8,7 @@ import gc
 import glob
 import os
 import shutil
+import weakref
 
 import apsw
 import msgspec
@@ -54,6 +55,17 @@ paths = sys.argv[1:]
 kept = [run(path) for path in paths]
 os.rename(paths[0], paths[0] + ".gone")
 """
+
+
+def test_a_store_that_is_gone_is_not_closed_at_the_end_of_a_pools_worker(store_path):
+    store = Store(store_path)
+    reference = weakref.ref(store.log)
+    lifetime._close(reference)
+    assert store.log.closed
+    del store
+    gc.collect()
+    assert reference() is None
+    lifetime._close(reference)
 
 
 def results(path):
