@@ -305,7 +305,8 @@ class Store:
             other.log.commit_buffers()
             other = other.path
         with Reader(other) as reader:
-            if os.path.samefile(reader.path, self.path):
+            there = files.identity(reader.path)
+            if there is not None and there == files.identity(self.path):
                 raise ValueError(f"{self.path}: a store cannot be merged into itself")
             if on_progress is None:
                 return self.log.merge(reader)

@@ -282,6 +282,27 @@ def test_a_fetch_that_is_killed_goes_on(job, monkeypatch):
     assert job.calls == [0, 1, 2]
 
 
+KILLED = """
+import os, signal, sys, checkpointdb as ckpt
+from checkpointdb.file.log import Log
+from checkpointdb.integrations.ray import Checkpointed
+
+Log.merge = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+url, scratch = sys.argv[1:]
+Checkpointed(ckpt.step("nowhere.ckpt", version=1, name="doubled")(len), url, scratch=scratch)
+"""
+
+
+def test_a_segment_that_a_killed_process_had_fetched_is_in_nobodys_way(job):
+    job.actor()(batch(1))
+    job.end()
+    command = [sys.executable, "-c", KILLED, job.url, str(job.directory / "two")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert twice(job.actor("two")(batch(1))) == [2]
+    assert job.calls == [1]
+    assert glob.glob(f"{job.directory}/two/**/*-segment", recursive=True) == []
+
+
 def test_a_bucket_that_is_away_ends_no_job_and_what_is_left_is_shipped_by_the_next_one(
     job, monkeypatch
 ):

@@ -281,6 +281,30 @@ def test_a_file_that_another_process_pulls_meanwhile_is_kept(at, url, monkeypatc
     assert rows_of(at("a")) == pulled(url, at("b")) == expected(1, 2, 3)
 
 
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_folder_that_is_compacted_while_it_is_listed(at, tmp_path, monkeypatch, nth):
+    """A list has neither what was deleted meanwhile nor what was put in its place."""
+    url, lists = f"file://{tmp_path}/bucket", []
+    with Store(at("a"), remote=url) as store:
+        for row in (1, 2, 3):
+            Log(store).add(row)
+            store.push()
+    real = Bucket._list
+
+    def torn(self):
+        names, is_of_a_moment = real(self)
+        lists.append(names)
+        if len(lists) == nth:
+            monkeypatch.undo()
+            assert compaction.compact(self, names, all=True) == len(names) > 1
+            left = set(real(self)[0])
+            names = [name for name in names if name in left]
+        return names, is_of_a_moment
+
+    monkeypatch.setattr(Bucket, "_list", torn)
+    assert pulled(url, at("b")) == expected(1, 2, 3)
+
+
 WORKER = """
 import sys
 import checkpointdb as ckpt
@@ -452,10 +476,10 @@ def shipped_records(url):
 def test_killed_at_a_request_of_a_pull(at, url, all):
     for numbers in (10,), (10, 20):
         life.ends(life.ship, at("a"), url, *numbers)
-    for k, before in moments(5, all):
+    for k, before in moments(6, all):  # a folder is listed twice
         assert life.ends(life.pull, at("b"), url, die_at=k, before=before) == -9
         assert not os.path.exists(at("b"))
-    assert life.ends(life.pull, at("b"), url) == 5
+    assert life.ends(life.pull, at("b"), url) == 6
     assert len(rows_of(at("b"))) == 20
 
 

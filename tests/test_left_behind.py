@@ -19,6 +19,7 @@ import checkpointdb as ckpt
 from checkpointdb import Store, StoreError
 from checkpointdb.file import connection, pragmas, probe, wal
 from checkpointdb.file.locks import lockers
+from checkpointdb.file.log_file import LogFile
 from checkpointdb.file.probe import uri
 from checkpointdb.file.read import Reader
 
@@ -467,3 +468,75 @@ def test_a_log_that_cannot_be_moved_for_want_of_room_takes_commits_all_the_same(
         assert os.path.getsize(store_path) > size
         assert [record.position for record in store.records()] == list(range(301))
     vfs.unregister()
+
+
+@pytest.mark.parametrize(
+    "module, name, readonly",
+    [
+        (probe, "check_file", True),
+        (probe, "check_file", False),
+        (connection, "_warn_of_network", False),
+    ],
+)
+def test_a_store_that_is_deleted_while_it_is_opened(
+    store_path, monkeypatch, module, name, readonly
+):
+    Store(store_path).close()
+    real = getattr(module, name)
+
+    def deleted(path):
+        found = real(path)
+        os.unlink(path)
+        return found
+
+    monkeypatch.setattr(module, name, deleted)
+    with pytest.raises(StoreError, match="unable to open"):
+        Store(store_path, readonly=readonly)
+
+
+def test_a_store_that_is_deleted_while_it_is_merged(store_path, tmp_path):
+    """Whoever has it open reads all of it."""
+    other = str(tmp_path / "other.ckpt")
+    with Store(other) as store:
+        Log(store).add(1, 2)
+    with Store(store_path) as store, pytest.MonkeyPatch.context() as patch:
+        opened = Reader.__enter__
+
+        def deleted(reader):
+            os.unlink(other)
+            return opened(reader)
+
+        patch.setattr(Reader, "__enter__", deleted)
+        assert store.merge(other).added == 2
+
+
+def test_a_store_that_another_thread_closes_is_closed_and_nobody_deleted_its_log(
+    store_path, monkeypatch
+):
+    store, check = Store(store_path), LogFile.check
+
+    def closed(file):
+        monkeypatch.undo()
+        store.close()
+        check(file)
+
+    monkeypatch.setattr(LogFile, "check", closed)
+    with pytest.raises(StoreError, match="the store is closed"):
+        store.log.find([bytes(16)])
+
+
+def test_a_run_that_another_thread_ends_while_its_store_is_closed(store_path, monkeypatch):
+    store = Store(store_path)
+    step = store.log.register_step("s", 1, "{}").id
+    run = store.log.begin_run(step, "", "", None)
+    writing = type(store.log)._writing
+
+    def ended(log):
+        monkeypatch.undo()
+        log.end_run(run, {"hits": 0}, "finished")
+        return writing(log)
+
+    monkeypatch.setattr(type(store.log), "_writing", ended)
+    store.log._give_up_the_rest()
+    assert [it.ended for it in store.runs()] == ["finished"]
+    store.close()

@@ -25,6 +25,7 @@ import checkpointdb as ckpt
 from checkpointdb import StoreCorruptError, StoreError, every
 from checkpointdb.integrations import folder as folders
 from checkpointdb.integrations import segments
+from checkpointdb.integrations.folder import put
 from checkpointdb.integrations.ray import Checkpointed, merge_segments
 from checkpointdb.integrations.scratch import Scratch
 
@@ -299,6 +300,51 @@ def test_a_segment_that_is_merged_away_while_it_is_shipped(cluster, monkeypatch)
         assert twice(actor(batch(n))) == [2 * n]
     assert twice(actor(batch(*range(12)))) == [2 * n for n in range(12)]
     assert len(cluster.calls) == 12
+
+
+def test_a_segment_that_is_shipped_again_while_it_is_merged_away(cluster, monkeypatch, tmp_path):
+    """What came after the merge had read it is not deleted with it."""
+    cluster.actor()(batch(0))
+    cluster.end()
+    go = threading.Event()
+
+    def doubled(row):
+        assert row["id"] != 3 or go.wait(60)
+        return {"twice": row["id"] * 2}
+
+    actor = cluster.actor(of=doubled)
+    thread = threading.Thread(target=actor, args=[batch(1, 2, 3, 4)])
+    thread.start()
+    while len(cluster.files()) < 2:
+        time.sleep(0.01)
+
+    def shipped_meanwhile(store, target):
+        put(store, target)
+        go.set()
+        thread.join()
+
+    monkeypatch.setattr(folders, "put", shipped_meanwhile)
+    merge_segments(cluster.folder)
+    assert cluster.merged(str(tmp_path / "all.ckpt")) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_two_that_merge_a_folder_at_the_same_time(cluster, monkeypatch, tmp_path, at):
+    for n in range(3):
+        cluster.actor()(batch(n))
+        cluster.end()
+    merge, merged = ckpt.Store.merge, []
+
+    def too_late(self, path):
+        if len(merged) == at:
+            monkeypatch.undo()
+            assert merge_segments(cluster.folder) == 1
+        merged.append(path)
+        return merge(self, path)
+
+    monkeypatch.setattr(ckpt.Store, "merge", too_late)
+    assert merge_segments(cluster.folder) == (2 if at else 1)
+    assert cluster.merged(str(tmp_path / "all.ckpt")) == [0, 1, 2]
 
 
 def test_a_large_segment_is_not_written_anew_for_small_ones(cluster):

@@ -117,12 +117,26 @@ class Bucket:
         )
 
     def segments(self) -> list[Name]:
-        """Return the names of all segments, one request a thousand."""
-        names = []
+        """Return the names of all segments, one request a thousand.
+
+        A list of a folder, or of many requests, is of no one moment: what a compaction deletes may
+        be gone from it, and what takes its place not be in it. So it is one after which nothing
+        was gone in the next.
+        """
+        names, is_of_a_moment = self._list()
+        while not is_of_a_moment:
+            before = set(names)
+            names, is_of_a_moment = self._list()
+            is_of_a_moment |= before <= set(names)
+        return names
+
+    def _list(self) -> tuple[list[Name], bool]:
+        """Return what one list has, and whether all of it was there at one moment."""
+        names, pages = [], 0
         with self._mapped():
-            for page in self._objects.list(chunk_size=1000):
+            for pages, page in enumerate(self._objects.list(chunk_size=1000), 1):  # noqa: B007
                 names += [Name.parse(it["path"], it["size"]) for it in page]
-        return list(filter(None, names))
+        return list(filter(None, names)), pages <= 1 and self._folder is None
 
     def put(self, name: Name, data: bytes) -> None:
         """Create a segment. One of that name is this very one: a lost answer, and tried again."""

@@ -155,7 +155,11 @@ def close(connection: apsw.Connection) -> None:
 
 def _warn_of_others(path: str) -> None:
     """Warn of a place where another user can put another file in the store's place."""
-    status, directory = os.stat(path), os.path.dirname(path)
+    directory = os.path.dirname(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:  # deleted meanwhile; SQLite says so
+        return
     mode, shared = os.stat(directory).st_mode, stat.S_IWGRP | stat.S_IWOTH
     if mode & shared and not mode & stat.S_ISVTX:  # as in /tmp, where nobody takes others' files
         why = f"other users may write to its directory {directory}: chmod go-w it"

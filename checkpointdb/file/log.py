@@ -152,7 +152,7 @@ class Log(Registry):
             StoreCorruptError: a record is not what was written; the message names it.
         """
         self._check_open()
-        self._file.check()  # before the next call is paid
+        self.check_file()  # before the next call is paid
         # pending before committed: a row passes from here to there, never back
         here: dict[bytes, tuple[int, Entry]] = {}
         for run, pending in [(buffer.id, buffer.pending) for buffer in list(self._buffers)]:
@@ -281,10 +281,6 @@ class Log(Registry):
         self._unsynced = self.durability != "power"
         self._file.save_if_gone()
         return Appended(last - len(keys) + 1, last, late) if keys else Appended(late=late)
-
-    def check_file(self) -> None:
-        """Raise if the file or its -wal is not what was opened."""
-        self._file.check()
 
     @interrupts.whole
     def append_all(self, step: int, run: int, batches: Iterable[Sequence[Entry]]) -> int:

@@ -121,6 +121,15 @@ class Opened(OfProcess):
             finally:
                 pragmas.set_durability(writer, self.durability)
 
+    def check_file(self) -> None:
+        """Raise if the file or its -wal is not what was opened, or if it is closed meanwhile."""
+        try:
+            self._file.check()
+        except StoreError:
+            with self.lock:  # whoever closes it removes the -wal, and holds this until it is closed
+                self._check_open()
+            raise
+
     def _check_open(self) -> None:
         if self._writer is None:
             raise StoreError(f"{self.path}: the store is closed", self.path)

@@ -71,8 +71,7 @@ def uri(path: str, options: str) -> str:
 def probe(path: str, vfs: str | None) -> None:
     """Refuse whatever is not a store of ours, before anything could write to it."""
     check_sqlite()
-    check_file(path)
-    _check_beside(path)
+    _check_beside(path, check_file(path).st_uid)
     try:
         application_id, present = _identify(path, vfs)
     except apsw.NotADBError as error:
@@ -110,8 +109,8 @@ def probe(path: str, vfs: str | None) -> None:
         )
 
 
-def check_file(path: str) -> None:
-    """Raise unless it is a file that may be one of SQLite's."""
+def check_file(path: str) -> os.stat_result:
+    """Return a file's status; raise unless it may be one of SQLite's."""
     check_name(path)
     try:
         status = os.stat(path)
@@ -129,6 +128,7 @@ def check_file(path: str) -> None:
             "Delete it, or give another path",
             path,
         )
+    return status
 
 
 def check_name(path: str) -> None:
@@ -140,7 +140,7 @@ def check_name(path: str) -> None:
         raise StoreError(text, path) from error
 
 
-def _check_beside(path: str) -> None:
+def _check_beside(path: str, owner: int) -> None:
     """Refuse what would have SQLite wait for ever, write elsewhere, or undo what is saved.
 
     A rollback journal, which no store has, would be played back into it before anybody asks.
@@ -152,7 +152,7 @@ def _check_beside(path: str) -> None:
             "away if you do not know it",
             path,
         )
-    owners = {os.stat(path).st_uid, os.geteuid(), 0}
+    owners = {owner, os.geteuid(), 0}
     for ending in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             status = os.lstat(path + ending)

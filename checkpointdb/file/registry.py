@@ -210,7 +210,7 @@ class Registry(Opened):
                     """,
                     (time.time(), run, started),
                 )
-                del self._open_runs[run]
+                self._open_runs.pop(run, None)  # another thread may have ended it
                 self._unsynced = self.durability != "power"
         self._end_all_counters()
 
@@ -322,7 +322,7 @@ class Registry(Opened):
         """Record, durably, that calls are about to be made."""
         now = time.time()
         with self._writing() as writer, transaction(writer):
-            self._file.check()
+            self.check_file()
             for call in calls:
                 writer.execute(
                     "insert or replace into sent_calls values (?, ?, ?, ?, ?, ?, ?)",

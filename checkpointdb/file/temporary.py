@@ -50,11 +50,13 @@ def half_made(path: str, replace: bool = False) -> Iterator[str]:
 
 @contextlib.contextmanager
 def beside(temporary: str, data: bytes) -> Iterator[str]:
-    """Give the name of a file of these bytes, mode 0600, next to one that `half_made` gave.
+    """Give the name of a file of these bytes, mode 0600, next to one that nobody else writes to.
 
-    It is removed after the block or, after a kill, together with the other one.
+    It is removed after the block or, after a kill, by the next one of its name, or together with
+    the other file if `half_made` gave that.
     """
     path = f"{temporary}-segment"
+    _remove(path)
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         try:

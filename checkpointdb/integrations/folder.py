@@ -205,19 +205,41 @@ def put(store: Store, target: str) -> None:
 def fold(paths: Sequence[str], into: str, scratch: str) -> None:
     """Merge segments into one, then delete them. After a kill they are all still there.
 
+    Another process may do the same meanwhile, or ship more under the name of one of them: what was
+    not merged as it is stays.
+
     Args:
         paths: of the segments; where two differ, the earlier one counts.
         into: the new one.
         scratch: where it is made, on a local disk.
     """
+    merged = {}
     with Store(scratch) as store:
         for path in paths:
-            store.merge(path)
-        put(store, into)
+            before = probe.mark(path)
+            try:
+                store.merge(path)
+                merged[path] = before
+            except (OSError, StoreError):
+                if probe.mark(path) == before is not None:
+                    raise
+        if merged:
+            put(store, into)
     os.unlink(scratch)
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    for path, before in merged.items():
+        _delete(path, before)
+
+
+def _delete(path: str, merged: object) -> None:
+    """Delete a segment, but not a newer one that its process has put in its place meanwhile.
+
+    That one is a segment like any other under the name by which nobody replaces it.
+    """
+    aside = os.path.join(os.path.dirname(path), f"{os.urandom(8).hex()}.ckpt")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        if probe.mark(aside) == merged:
+            os.unlink(aside)
 
 
 def merge_segments(folder: str) -> int:
