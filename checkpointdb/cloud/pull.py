@@ -68,7 +68,7 @@ def pull(
 def pull_from(bucket: Bucket, manifest: Manifest, path: str, progress: OnProgress) -> Pulled:
     """Make a new store of all that is in a bucket, perhaps nothing: see `pull`."""
     check_sqlite()
-    check_target(path, path, force=False)
+    check_target(path, path, force=None)
     try:
         with half_made(path) as temporary:
             with mapped(path):
@@ -76,7 +76,7 @@ def pull_from(bucket: Bucket, manifest: Manifest, path: str, progress: OnProgres
             done = _Pulling(bucket, temporary, progress, {}).pull(manifest)
             _check(temporary, bucket.url, progress)
     except FileExistsError as error:
-        raise taken(path) from error
+        raise taken(path, has_force=False) from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror})", path) from error
     return done

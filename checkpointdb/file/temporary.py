@@ -117,8 +117,13 @@ def _remove(*paths: str) -> None:
             os.unlink(path)
 
 
-def check_target(source: str, target: str, force: bool) -> None:
+def check_target(source: str, target: str, force: bool | None) -> None:
     """Raise if a new file must not take this name.
+
+    Args:
+        source: what it is made of.
+        target: the name.
+        force: whether it may take the place of another one; None if it never may.
 
     Raises:
         StoreError: there is something, and no `force`; it is the source, or not a plain file, or
@@ -126,7 +131,7 @@ def check_target(source: str, target: str, force: bool) -> None:
     """
     if os.path.lexists(target):
         if not force:
-            raise taken(target)
+            raise taken(target, has_force=force is not None)
         if os.path.islink(target) or not os.path.isfile(target):
             raise StoreError(f"{target}: not a plain file; it is left as it is", target)
         if os.path.exists(source) and os.path.samefile(source, target):
@@ -141,6 +146,7 @@ def check_target(source: str, target: str, force: bool) -> None:
         )
 
 
-def taken(target: str) -> StoreError:
+def taken(target: str, has_force: bool = True) -> StoreError:
     """Say that there is something of that name."""
-    return StoreError(f"{target}: exists; nothing was written. Give another path, or force", target)
+    what_to_do = "Give another path" + ", or force" * has_force
+    return StoreError(f"{target}: exists; nothing was written. {what_to_do}", target)
