@@ -25,6 +25,7 @@ from checkpointdb import Store, StoreCorruptError, StoreError
 from checkpointdb.file import key_index
 from checkpointdb.file.backup import backup
 from checkpointdb.file.read import Reader
+from checkpointdb.file.salvage import salvage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PAGE = 8192
@@ -366,6 +367,30 @@ def test_a_backup_replaces_nothing_unasked(filled, tmp_path):
         assert "open; close it" in invoke("backup", filled, copy, "--force").stderr
     assert not os.path.lexists(tmp_path / "elsewhere")
     verify(copy)
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("make", [backup, salvage])
+def test_a_store_that_somebody_opens_while_it_is_to_be_replaced_is_left_alone(store_path, make):
+    """Its log would be deleted under them, and with it what they write."""
+    with Store(store_path) as store:
+        Log(store).add(1)
+    old, opened = store_path.replace(".ckpt", "-old.ckpt"), []
+    Store(old).close()
+
+    def somebody_opens(what, share):
+        if not opened:
+            opened.append(Store(old))
+            Log(opened[0]).add(2, 3)
+
+    with pytest.raises(StoreError, match="a store that is open"):
+        make(store_path, old, force=True, on_progress=somebody_opens)
+    opened[0].close()
+    with Store(old) as store:
+        assert len(list(store.records())) == 2 and store.verify() == []
+    make(store_path, old, force=True)
+    with Store(old) as store:
+        assert len(list(store.records())) == 1
 
 
 def test_the_log_of_what_a_backup_replaces_goes_with_it(filled, tmp_path):

@@ -388,7 +388,7 @@ class TestErrors:
 
     def test_a_store_is_there(self, at, url):
         push(at("a"), url, 1)
-        with pytest.raises(StoreError, match="exists; nothing was written. Give another path$"):
+        with pytest.raises(StoreError, match=r"exists; nothing was written\. Give another path$"):
             pull(url, at("a"))
 
     def test_a_folder_that_cannot_be_made(self, at, tmp_path):

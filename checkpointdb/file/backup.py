@@ -39,6 +39,7 @@ def backup(
         with half_made(target, force) as temporary:
             _copy(source, temporary, vfs, progress)
             _check_copy(source, temporary, vfs, progress)
+            check_target(source, target, force)  # somebody may have opened it meanwhile
     except FileExistsError as error:
         raise taken(target) from error
     except OSError as error:

@@ -77,6 +77,7 @@ def salvage(
                 files.lay(temporary)
             done = _salvage(source, temporary, progress)
             _check(temporary, target, progress)
+            check_target(source, target, force)  # somebody may have opened it meanwhile
     except FileExistsError as error:
         raise taken(target) from error
     except OSError as error:
