@@ -254,8 +254,11 @@ def test_nothing_is_paid_for_while_the_folder_is_away(cluster):
 
 @pytest.mark.parametrize(
     ("sizes", "count"),
-    [([5], 1), ([6, 5, 4], 3), ([9, 1, 1], 2), ([4, 1, 1], 3), ([20] + [1] * 8, 8)],
-)
+    [
+        ([5], 1), ([6, 5, 4], 3), ([9, 1, 1], 2), ([4, 1, 1], 3), ([20] + [1] * 8, 8),
+        ([20, 20, 20, 1], 4), ([9, 3, 1], 1), ([1, 20, 1], 1),
+    ],
+)  # fmt: skip
 def test_which_segments_become_one(sizes, count):
     assert folders.small_ones(sizes) == count
 

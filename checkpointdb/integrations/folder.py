@@ -175,14 +175,16 @@ def size_of(path: str) -> int:
 
 
 def small_ones(sizes: Sequence[int]) -> int:
-    """Return how many of the last are to become one: each is at most twice all after it.
+    """Return how many of the last are to become one: the largest is at most twice the others.
 
-    So a record is written anew only when what it lies in grows by half.
+    So a record is written anew only when what it lies in grows by half. As many as may: a tiny one
+    at the end keeps no others apart.
     """
-    count, total = 1, sizes[-1]
-    while count < len(sizes) and sizes[-count - 1] <= 2 * total:
-        count += 1
-        total += sizes[-count]
+    count, total, largest = 1, sizes[-1], sizes[-1]
+    for n, size in enumerate(reversed(sizes[:-1]), 2):
+        total, largest = total + size, max(largest, size)
+        if largest <= 2 * (total - largest):
+            count = n
     return count
 
 
