@@ -76,7 +76,8 @@ def test_a_limited_row_is_called_again_and_is_no_failure(store_path, driver):
     assert (limited.count(2), limited.count(5), len(limited.calls)) == (2, 4, 13)
     assert run.report.failed == 0
     paused = [event for event in events if isinstance(event, ckpt.Paused)]
-    assert {event.position for event in paused} == {2, 5}
+    positions = {event.position for event in paused}  # of two at a time, the pause may be one
+    assert positions == {2, 5} or (driver.concurrency > 1 and positions == {5})
     assert [event.nth for event in paused] == list(range(1, len(paused) + 1))
     assert {record.attempts for record in step.store.records()} == {1}
 
