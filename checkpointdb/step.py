@@ -241,7 +241,10 @@ class Step(Runs[P, R], Rows[P, R], Tabular):
 
     @functools.cached_property
     def _direct(self) -> Direct:
-        return Direct(self._where, lambda: self._spec, self._direct_job)
+        # from Python 3.12 on two threads may come to be here; they must get the same one
+        made = Direct(self._where, lambda: self._spec, self._direct_job)
+        direct: Direct = self.__dict__.setdefault("_direct", made)
+        return direct
 
     @functools.cached_property
     def _spec(self) -> Spec:

@@ -358,3 +358,26 @@ def test_no_hit_comes_from_a_file_that_lost_its_name(echo, store_path, monkeypat
             echo(3)
     os.rename(store_path + "-away", store_path)
     assert echo(3) == {"row": 3, "more": 0} and echo.calls == []
+
+
+def test_the_first_calls_of_two_threads_share_one_session(store_path, monkeypatch):
+    """Else one row is paid for twice: `cached_property` has no lock from Python 3.12 on."""
+    both, calls = threading.Barrier(2), []
+
+    class Slow(direct.Direct):
+        def __init__(self, *args):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            super().__init__(*args)
+
+    monkeypatch.setattr(sys.modules["checkpointdb.step"], "Direct", Slow)
+
+    @ckpt.step(store_path, version=1)
+    def label(row):
+        calls.append(row)
+        time.sleep(0.2)
+        return row * 2
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(label, [1, 1])) == [2, 2]
+    assert calls == [1]
