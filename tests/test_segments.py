@@ -140,7 +140,6 @@ def test_equal_rows_of_an_actor_are_computed_once_before_and_after_they_are_ship
 LIFE = """
 import sys, numpy, checkpointdb as ckpt
 from checkpointdb.integrations.ray import Checkpointed
-from checkpointdb.integrations.scratch import Scratch
 
 def doubled(row):
     print(row["id"], flush=True)
